@@ -1,0 +1,279 @@
+/*
+ * The block engine as its users see it: opening a graph of nodes, requests on it, and roots.
+ *
+ *     export, job           src/export, src/job
+ *        |
+ *     block_root            statistics, limits, drain, cache mode, the top that can be replaced
+ *        |
+ *     block_node  qcow2     format driver:   image container -> linear device
+ *        |    \
+ *        |     backing ---> block_node qcow2 ---> ...
+ *        |
+ *     block_node  file      backend driver:  bytes from somewhere
+ *
+ * Offsets and lengths are bytes. Data-path calls return 0 or a negative errno. Any queue thread may
+ * issue requests on a node; structural changes (open, close, resize, replace) come from one coroutine
+ * at a time, the one that controls the graph.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef BLOCK_BLOCK_H
+#define BLOCK_BLOCK_H
+
+#include "base/common.h"
+#include "base/histogram.h"
+#include "base/sgl.h"
+#include "hawser/error.h"
+#include "rt/rt.h"
+#include <jansson.h>
+
+struct block_node;
+struct block_root;
+struct block_context;
+struct block_driver;
+
+/** Chains deeper than this are refused: public clouds have seen 1,000 files. */
+#define BLOCK_DEPTH_MAX 4096
+
+/** Virtual sizes end at the largest offset that the kernel takes. */
+#define BLOCK_SIZE_MAX ((uint64_t)INT64_MAX & ~(uint64_t)4095)
+
+/* ---- opening ------------------------------------------------------------------------------- */
+
+/* Cache modes, as qemu's: how a root treats flushes, how the backend opens its file. */
+enum block_cache {
+    BLOCK_CACHE_WRITEBACK,    /* page cache; durable at flush */
+    BLOCK_CACHE_NONE,         /* O_DIRECT; durable at flush */
+    BLOCK_CACHE_WRITETHROUGH, /* page cache; every write is durable when it completes */
+    BLOCK_CACHE_UNSAFE,       /* flushes are ignored: for scratch data only */
+};
+
+enum block_discard { BLOCK_DISCARD_UNMAP, BLOCK_DISCARD_IGNORE };
+
+enum block_detect_zeroes { BLOCK_DETECT_OFF, BLOCK_DETECT_ON, BLOCK_DETECT_UNMAP };
+
+enum block_open_flags {
+    BLOCK_OPEN_WRITE = 1 << 0,      /* else read-only */
+    BLOCK_OPEN_NO_BACKING = 1 << 1, /* leave out what the image names as backing file */
+    BLOCK_OPEN_NO_LOCK = 1 << 2,    /* do not take or test the image locks (--force-share) */
+    BLOCK_OPEN_CHECK = 1 << 3,      /* for check/repair: open images that are marked corrupt */
+    BLOCK_OPEN_PROBE = 1 << 4,      /* find the format of the top image out; never answers raw */
+    BLOCK_OPEN_RESIZE = 1 << 5,     /* the caller will resize: take that permission too */
+};
+
+/** What one open call shares between all nodes that it opens. All fields may be zero. */
+struct block_policy {
+    enum block_cache cache;
+    const char *const *allow; /* folders that images may name files in; NULL-terminated. NULL: the
+                                 folder of the image that does the naming. {"/", NULL}: anything */
+    uint64_t cache_bytes;     /* metadata cache budget of the whole chain; 0: 16 MiB */
+};
+
+/**
+ * An open description from what a user typed:
+ *   qcow2:file:/a/b.qcow2     drivers named, outermost first
+ *   /a/b.qcow2 or b.qcow2     a plain path: {"driver": <probe>, "file": {"driver": "file", ...}}
+ *   file:///a/b, null://1G    a URI: the scheme is the driver
+ *   json:{...} or {...}       {"driver": "qcow2", "file": {...}, "backing": {...}|null, option: value}
+ * @format NULL, or the driver to put on top of a plain path or URI ("raw" included).
+ * @ret a new reference: json_decref().
+ */
+HWS_MUST_CHECK int block_describe(const char *text, const char *format, json_t **ret,
+                                  struct hws_error *err);
+
+/**
+ * Opens the graph that @description describes. Backing and data files that images name are opened
+ * too, read-only, where @policy allows. @ret one reference, ended by co_block_close().
+ */
+HWS_MUST_CHECK int co_block_open(const json_t *description, unsigned flags,
+                                 const struct block_policy *policy, struct block_node **ret,
+                                 struct hws_error *err);
+
+/**
+ * Drops a reference; the last one flushes (when writable), marks the image clean and closes the
+ * children. The node is gone whatever is returned. @return 0 or what the final flush or clean mark
+ * failed with, told in @err (may be NULL). @node may be NULL.
+ */
+int co_block_close(struct block_node *node, struct hws_error *err);
+
+struct block_node *block_ref(struct block_node *node);
+
+/* ---- what a node is ------------------------------------------------------------------------ */
+
+enum block_role { BLOCK_FILE, BLOCK_BACKING, BLOCK_DATA, BLOCK_ROLES };
+
+uint64_t block_size(const struct block_node *node);
+bool block_is_read_only(const struct block_node *node);
+const char *block_driver_name(const struct block_node *node);
+/** Path or description for messages. */
+const char *block_filename(const struct block_node *node);
+/** NULL where there is none. Not a new reference. */
+struct block_node *block_child(const struct block_node *node, enum block_role role);
+
+/**
+ * Everything worth knowing, for `info`: driver, filename, virtual-size, actual-size, cluster-size,
+ * backing-filename, format-specific{...}, children. @ret a new reference.
+ */
+HWS_MUST_CHECK int co_block_info(struct block_node *node, json_t **ret, struct hws_error *err);
+
+/* ---- requests on a node ---------------------------------------------------------------------- */
+
+enum block_request_flags {
+    BLOCK_FUA = 1 << 0,       /* durable before it completes */
+    BLOCK_MAY_UNMAP = 1 << 1, /* write-zeroes may deallocate */
+    BLOCK_NO_FALLBACK = 1 << 2, /* write-zeroes: -ENOTSUP rather than writing zeroes slowly */
+};
+
+/*
+ * The core checks the range, splits at the driver's limits, pads what is not aligned, and emulates
+ * what the driver has not got. Requests past the end: -EINVAL (reads and writes of 0 bytes succeed).
+ */
+HWS_MUST_CHECK int co_block_read(struct block_node *node, uint64_t offset, struct sgl buffer,
+                                 unsigned flags);
+HWS_MUST_CHECK int co_block_write(struct block_node *node, uint64_t offset, struct sgl buffer,
+                                  unsigned flags);
+HWS_MUST_CHECK int co_block_write_zeroes(struct block_node *node, uint64_t offset, uint64_t length,
+                                         unsigned flags);
+/** A hint; parts that the driver cannot discard are left. */
+HWS_MUST_CHECK int co_block_discard(struct block_node *node, uint64_t offset, uint64_t length);
+/** All writes completed before are durable on return, in the node and what it writes to. */
+HWS_MUST_CHECK int co_block_flush(struct block_node *node);
+
+enum block_status_flags {
+    BLOCK_STATUS_DATA = 1 << 0,       /* the bytes are stored somewhere */
+    BLOCK_STATUS_ZERO = 1 << 1,       /* reads as zeroes */
+    BLOCK_STATUS_ALLOCATED = 1 << 2,  /* this layer answers; else look at the backing node */
+    BLOCK_STATUS_MAPPED = 1 << 3,     /* `file` and `host_offset` are valid */
+    BLOCK_STATUS_COMPRESSED = 1 << 4,
+};
+
+struct block_extent {
+    uint64_t length; /* > 0 */
+    unsigned flags;
+    uint64_t host_offset;          /* where the bytes lie in `file` */
+    const struct block_node *file;
+    unsigned depth;                /* layers below the asked node that answered; 0: itself */
+};
+
+/** What lies at @offset: one extent of at most @length bytes, looking into this layer only. */
+HWS_MUST_CHECK int co_block_status(struct block_node *node, uint64_t offset, uint64_t length,
+                                   struct block_extent *ret);
+/** The same through the whole chain: `depth` tells the layer. Past a short backing file: ZERO. */
+HWS_MUST_CHECK int co_block_status_chain(struct block_node *node, uint64_t offset, uint64_t length,
+                                         struct block_extent *ret);
+
+/** Changes the virtual size. The new end reads as zeroes, whatever a backing file holds there. */
+HWS_MUST_CHECK int co_block_resize(struct block_node *node, uint64_t size_bytes,
+                                   struct hws_error *err);
+
+/* ---- making and checking images ---------------------------------------------------------------- */
+
+/**
+ * Makes an image: @options {"driver": "qcow2", "file": {...}, "size": ..., option: value}. Existing
+ * files are replaced only with @overwrite. A failure leaves no file that this call made.
+ */
+HWS_MUST_CHECK int co_block_create(const json_t *options, bool overwrite,
+                                   const struct block_policy *policy, struct hws_error *err);
+
+enum block_repair { BLOCK_REPAIR_LEAKS = 1 << 0, BLOCK_REPAIR_ERRORS = 1 << 1 };
+
+struct block_check {
+    uint64_t corruptions, leaks, errors; /* errors: parts that could not be checked */
+    uint64_t corruptions_fixed, leaks_fixed;
+    uint64_t image_end_offset;
+    uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+    /** One line a finding, if set; the first ones, then a count. */
+    void (*report)(void *arg, const char *line);
+    void *report_arg;
+};
+
+/** @repair bits of enum block_repair. @return 0 when the check ran (look at @check), or -errno. */
+HWS_MUST_CHECK int co_block_check(struct block_node *node, unsigned repair,
+                                  struct block_check *check, struct hws_error *err);
+
+/* ---- drivers ------------------------------------------------------------------------------------ */
+
+/** NULL-terminated table of all drivers, and look-up by name. */
+const struct block_driver *const *block_drivers(void);
+const struct block_driver *block_driver_find(const char *name);
+
+/* ---- roots ----------------------------------------------------------------------------------------- */
+
+enum block_op { BLOCK_OP_READ, BLOCK_OP_WRITE, BLOCK_OP_ZERO, BLOCK_OP_DISCARD, BLOCK_OP_FLUSH,
+                BLOCK_OPS };
+
+/** Counters of one root; summed over its queues by block_root_stats(). */
+struct block_stats {
+    uint64_t operations[BLOCK_OPS];
+    uint64_t bytes[BLOCK_OPS];
+    uint64_t failures[BLOCK_OPS];
+    uint64_t latency_ns_total[BLOCK_OPS];
+    uint64_t latency_ns_p50[BLOCK_OPS], latency_ns_p99[BLOCK_OPS];
+    uint64_t in_flight;
+};
+
+struct block_root_options {
+    enum block_cache cache;
+    enum block_discard discard;
+    enum block_detect_zeroes detect_zeroes;
+    bool read_only;
+};
+
+/** Takes its own reference to @node. @return NULL when out of memory. */
+HWS_MUST_CHECK struct block_root *block_root_new(struct block_node *node,
+                                                 const struct block_root_options *options);
+/** Drains, then drops the reference. @return as co_block_close(). */
+int co_block_root_free(struct block_root *root, struct hws_error *err);
+
+/** The top node now; not a new reference; only the controlling coroutine may keep it. */
+struct block_node *block_root_node(const struct block_root *root);
+uint64_t block_root_size(const struct block_root *root);
+
+/* Requests of users. They wait while the root is drained, are counted, and follow the root's modes. */
+HWS_MUST_CHECK int co_root_read(struct block_root *root, uint64_t offset, struct sgl buffer,
+                                unsigned flags);
+HWS_MUST_CHECK int co_root_write(struct block_root *root, uint64_t offset, struct sgl buffer,
+                                 unsigned flags);
+HWS_MUST_CHECK int co_root_write_zeroes(struct block_root *root, uint64_t offset, uint64_t length,
+                                        unsigned flags);
+HWS_MUST_CHECK int co_root_discard(struct block_root *root, uint64_t offset, uint64_t length);
+HWS_MUST_CHECK int co_root_flush(struct block_root *root);
+HWS_MUST_CHECK int co_root_status(struct block_root *root, uint64_t offset, uint64_t length,
+                                  struct block_extent *ret);
+
+/**
+ * Stops new requests and waits for those in flight. Nests. Requests that arrive meanwhile wait until
+ * the last co_root_undrain().
+ */
+void co_root_drain(struct block_root *root);
+void co_root_undrain(struct block_root *root);
+
+/** Resizes with the root drained. Exports learn of it from their own size callback (below). */
+HWS_MUST_CHECK int co_root_resize(struct block_root *root, uint64_t size_bytes,
+                                  struct hws_error *err);
+
+/**
+ * Takes an overlay snapshot of a live chain: drains and flushes, then @overlay, which was created with
+ * the present top as its backing file and opened with BLOCK_OPEN_NO_BACKING, becomes the top, and the
+ * old top its backing child, read-only. On failure the chain is as it was.
+ */
+HWS_MUST_CHECK int co_root_push(struct block_root *root, struct block_node *overlay,
+                                struct hws_error *err);
+
+/**
+ * Replaces the top by @node of the same or another chain, with the root drained; the old top is
+ * closed. Used to go back to a snapshot. @node's reference passes to the root on success.
+ */
+HWS_MUST_CHECK int co_root_replace(struct block_root *root, struct block_node *node,
+                                   struct hws_error *err);
+
+void block_root_stats(const struct block_root *root, struct block_stats *ret);
+/** The whole latency histogram of one kind of request, summed over queues. */
+void block_root_histogram(const struct block_root *root, enum block_op op,
+                          uint64_t ret_count[HISTOGRAM_BUCKETS]);
+
+/** @fn runs on the controlling coroutine after the size changed. One listener an export. */
+void block_root_on_resize(struct block_root *root, void (*fn)(void *arg, uint64_t size_bytes),
+                          void *arg);
+
+#endif

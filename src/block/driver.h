@@ -1,0 +1,129 @@
+/*
+ * What a driver is: the one table that a format, backend or filter fills in. For driver authors;
+ * users of the engine include block/block.h.
+ *
+ * The core calls a driver only with requests that are inside the node's size, aligned to its limits
+ * and no larger than them, never with length 0, never with a flag that the driver does not support,
+ * and never writes on a read-only node. Drivers assert nothing of this again.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef BLOCK_DRIVER_H
+#define BLOCK_DRIVER_H
+
+#include "block/block.h"
+#include "block/options.h"
+#include <stdatomic.h>
+
+enum block_kind { BLOCK_FORMAT, BLOCK_BACKEND, BLOCK_FILTER };
+
+/** Filled by co_open, constant afterwards. Zero means no limit (1 for alignments). */
+struct block_limits {
+    uint32_t request_alignment; /* offsets and lengths of reads and writes; power of two */
+    uint32_t memory_alignment;  /* addresses of buffers; power of two */
+    uint32_t zero_alignment;    /* write-zeroes that deallocate work on multiples of this */
+    uint32_t discard_alignment; /* smaller discards do nothing */
+    uint32_t optimal_bytes;     /* best request size and alignment (a cluster) */
+    uint64_t transfer_max;      /* bytes a read or write */
+    uint64_t zero_max, discard_max;
+};
+
+struct block_node {
+    const struct block_driver *driver;
+    void *state;    /* the driver's, allocated zeroed by the core (state_bytes), freed after co_close */
+    char *filename; /* path, or a short description; set by the core before co_open, may be replaced */
+    _Atomic uint64_t size_bytes; /* set by co_open, changed by co_resize */
+    struct block_limits limits;
+    unsigned write_flags; /* enum block_request_flags that co_write takes; the core emulates FUA */
+    unsigned zero_flags;  /* the same for co_write_zeroes */
+    bool read_only;
+    bool check_only;      /* opened for check/repair: tolerate what the checker is there to find */
+    unsigned open_flags;  /* enum block_open_flags */
+    struct block_node *child[BLOCK_ROLES];
+    struct block_context *context; /* shared by the whole graph: policy, cache budget */
+    struct block_core *core;       /* the core's own: references, serialised requests, permissions */
+};
+
+struct block_driver {
+    const char *name;
+    const char *help; /* one line */
+    enum block_kind kind;
+    bool needs_file;  /* the description must have a "file" child; opened before co_open */
+    size_t state_bytes;
+    const struct option_desc *options; /* of open descriptions */
+    size_t options_bytes;
+    const struct option_desc *create_options;
+    size_t create_options_bytes;
+
+    /** How surely the first @length bytes of a file are this format, 0..100. Pure. Formats only. */
+    int (*probe)(const uint8_t *head, size_t length);
+
+    /**
+     * Opens. @options points to a parsed struct of the `options` table, valid during the call.
+     * node->child[BLOCK_FILE] is open where needs_file. Sets size_bytes and limits. On failure frees
+     * what it took (not node->state, not the children).
+     */
+    int (*co_open)(struct block_node *node, const void *options, struct hws_error *err);
+    /** Writes back and marks clean where writable, frees what co_open took, whatever happens. */
+    int (*co_close)(struct block_node *node, struct hws_error *err);
+
+    int (*co_read)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags);
+    int (*co_write)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags);
+    /* NULL: the core writes zeroes. -ENOTSUP: the core writes zeroes for this request. */
+    int (*co_write_zeroes)(struct block_node *node, uint64_t offset, uint64_t length,
+                           unsigned flags);
+    int (*co_discard)(struct block_node *node, uint64_t offset, uint64_t length);
+    /* NULL: nothing to write back. The core flushes BLOCK_FILE and BLOCK_DATA afterwards, unless
+       flushes_children says that the driver has done that itself, in its own order. */
+    int (*co_flush)(struct block_node *node);
+    bool flushes_children;
+    /* NULL: all of it is data in this layer (filters: what the file child answers). */
+    int (*co_status)(struct block_node *node, uint64_t offset, uint64_t length,
+                     struct block_extent *ret);
+    int (*co_resize)(struct block_node *node, uint64_t size_bytes, struct hws_error *err);
+    int (*co_create)(const void *create_options, struct block_node *file, struct hws_error *err);
+    int (*co_check)(struct block_node *node, unsigned repair, struct block_check *check,
+                    struct hws_error *err);
+    /** Adds the driver's own members to @info. */
+    int (*co_info)(struct block_node *node, json_t *info, struct hws_error *err);
+
+    /** A live push changes roles: the node loses or regains the right to write. Writes back first. */
+    int (*co_set_read_only)(struct block_node *node, bool read_only, struct hws_error *err);
+};
+
+/*
+ * Backends create and open their own storage: `co_create` gets file == NULL and makes the file that
+ * its create options name. Formats get the opened, writable, empty file.
+ */
+
+/**
+ * Opens the file that an image names, as child @role of @node: resolves @name against the folder of
+ * @node's own file, holds it to the policy, refuses loops and chains past BLOCK_DEPTH_MAX.
+ * @format the driver that the image records, or NULL: then the format is probed, and a file without
+ * a known header is refused (raw is never found by probing), with a hint on what to do.
+ */
+HWS_MUST_CHECK int co_block_open_named(struct block_node *node, enum block_role role,
+                                       const char *name, const char *format,
+                                       struct hws_error *err);
+
+/**
+ * Reads from a child that may be shorter than its parent (a backing file): bytes past its end, or all
+ * of them where @child is NULL, are zeroes.
+ */
+HWS_MUST_CHECK int co_block_read_padded(struct block_node *child, uint64_t offset,
+                                        struct sgl buffer);
+
+/** Takes @bytes from the chain's metadata cache budget. @return false where it is used up. */
+bool block_cache_reserve(struct block_context *context, uint64_t bytes);
+void block_cache_release(struct block_context *context, uint64_t bytes);
+/** The whole budget. */
+uint64_t block_cache_budget(const struct block_context *context);
+
+/**
+ * The one path for corrupt input: counts it on the node, logs it once a place, and returns -EIO
+ * (data path) with the text in @err (may be NULL). @offset where in the file the bad bytes lie.
+ */
+HWS_MUST_CHECK int block_corrupt(struct block_node *node, uint64_t offset, struct hws_error *err,
+                                 const char *format, ...) HWS_PRINTF(4, 5);
+
+#endif
