@@ -26,7 +26,8 @@ struct hws_error {
 };
 
 /**
- * Records a failure and returns -code, so that a caller writes `return hws_fail(err, EINVAL, "...")`.
+ * Records a failure and returns -code, so that a caller writes `return hws_fail(err, EINVAL,
+ * "...")`.
  * @code positive errno. @err may be NULL. An earlier failure in @err is overwritten.
  */
 int hws_fail(struct hws_error *err, int code, const char *format, ...)

@@ -18,16 +18,24 @@ static void sizes_parse_as_people_write_them(void **state)
     static const struct {
         const char *text;
         uint64_t bytes;
-    } good[] = {{"0", 0},         {"512", 512},         {"4k", 4096},   {"64KiB", 65536},
-                {"10G", 10 * GiB}, {"1.5T", 1536 * GiB}, {"7E", 7 * (GiB << 30)},
-                {"2MB", 2 * MiB}, {"0.5M", 512 * KiB},  {"100b", 100}};
+    } good[] = {{"0", 0},
+                {"512", 512},
+                {"4k", 4096},
+                {"64KiB", 65536},
+                {"10G", 10 * GiB},
+                {"1.5T", 1536 * GiB},
+                {"7E", 7 * (GiB << 30)},
+                {"2MB", 2 * MiB},
+                {"0.5M", 512 * KiB},
+                {"100b", 100}};
     for (size_t i = 0; i < ARRAY_LEN(good); i++) {
         uint64_t bytes;
         assert_int_equal(size_parse(good[i].text, &bytes, NULL), 0);
         assert_true(bytes == good[i].bytes);
     }
-    static const char *const bad[] = {"",   "-1",  "k",  "1x",  "1.5", "16E", "99999999999999999999",
-                                      " 1", "1kk", "1 ", "0x10", "1Kbit", "+5"};
+    static const char *const bad[] = {
+        "",   "-1",  "k",  "1x",   "1.5",   "16E", "99999999999999999999",
+        " 1", "1kk", "1 ", "0x10", "1Kbit", "+5"};
     for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
         uint64_t bytes = 77;
         struct hws_error err = {0};
@@ -84,7 +92,8 @@ static void slices_see_the_same_bytes_as_a_flat_copy(void **state)
         }
         struct sgl list = sgl_of(iov, count);
         assert_int_equal(list.length, at);
-        size_t offset = random_below(&random, at + 1), length = random_below(&random, at - offset + 1);
+        size_t offset = random_below(&random, at + 1),
+               length = random_below(&random, at - offset + 1);
         struct sgl slice = sgl_slice(list, offset, length);
         sgl_to_buffer(slice, out);
         assert_memory_equal(out, bytes + offset, length);

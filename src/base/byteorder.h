@@ -12,34 +12,35 @@
 #include "base/common.h"
 #include <endian.h>
 
-#define ENDIAN_TYPE(order, bits)                                                                   \
-    struct order##bits {                                                                           \
-        uint8_t byte[bits / 8];                                                                    \
-    };                                                                                             \
-    static_assert(sizeof(struct order##bits) == bits / 8 && _Alignof(struct order##bits) == 1, ""); \
-    static inline uint##bits##_t order##bits##_get(struct order##bits wire)                       \
-    {                                                                                              \
-        uint##bits##_t value;                                                                      \
-        memcpy(&value, wire.byte, sizeof(value));                                                  \
-        return order##bits##toh(value);                                                            \
-    }                                                                                              \
-    static inline struct order##bits order##bits##_of(uint##bits##_t value)                        \
-    {                                                                                              \
-        struct order##bits wire;                                                                   \
-        value = hto##order##bits(value);                                                           \
-        memcpy(wire.byte, &value, sizeof(value));                                                  \
-        return wire;                                                                               \
-    }                                                                                              \
-    static inline uint##bits##_t load_##order##bits(const void *bytes)                             \
-    {                                                                                              \
-        struct order##bits wire;                                                                   \
-        memcpy(&wire, bytes, sizeof(wire));                                                        \
-        return order##bits##_get(wire);                                                            \
-    }                                                                                              \
-    static inline void store_##order##bits(void *bytes, uint##bits##_t value)                      \
-    {                                                                                              \
-        struct order##bits wire = order##bits##_of(value);                                         \
-        memcpy(bytes, &wire, sizeof(wire));                                                        \
+#define ENDIAN_TYPE(order, bits)                                                               \
+    struct order##bits {                                                                       \
+        uint8_t byte[bits / 8];                                                                \
+    };                                                                                         \
+    static_assert(sizeof(struct order##bits) == bits / 8 && _Alignof(struct order##bits) == 1, \
+                  "");                                                                         \
+    static inline uint##bits##_t order##bits##_get(struct order##bits wire)                    \
+    {                                                                                          \
+        uint##bits##_t value;                                                                  \
+        memcpy(&value, wire.byte, sizeof(value));                                              \
+        return order##bits##toh(value);                                                        \
+    }                                                                                          \
+    static inline struct order##bits order##bits##_of(uint##bits##_t value)                    \
+    {                                                                                          \
+        struct order##bits wire;                                                               \
+        value = hto##order##bits(value);                                                       \
+        memcpy(wire.byte, &value, sizeof(value));                                              \
+        return wire;                                                                           \
+    }                                                                                          \
+    static inline uint##bits##_t load_##order##bits(const void *bytes)                         \
+    {                                                                                          \
+        struct order##bits wire;                                                               \
+        memcpy(&wire, bytes, sizeof(wire));                                                    \
+        return order##bits##_get(wire);                                                        \
+    }                                                                                          \
+    static inline void store_##order##bits(void *bytes, uint##bits##_t value)                  \
+    {                                                                                          \
+        struct order##bits wire = order##bits##_of(value);                                     \
+        memcpy(bytes, &wire, sizeof(wire));                                                    \
     }
 
 ENDIAN_TYPE(be, 16)

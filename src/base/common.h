@@ -21,31 +21,31 @@
 #error "assertions guard data and stay on in release builds"
 #endif
 
-#define HWS_MUST_CHECK __attribute__((warn_unused_result))
-#define HWS_PRINTF(text, first) __attribute__((format(printf, text, first)))
-#define HWS_COLD __attribute__((cold, noinline))
+#define HWS_MUST_CHECK                  __attribute__((warn_unused_result))
+#define HWS_PRINTF(text, first)         __attribute__((format(printf, text, first)))
+#define HWS_COLD                        __attribute__((cold, noinline))
 
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
+#define likely(x)                       __builtin_expect(!!(x), 1)
+#define unlikely(x)                     __builtin_expect(!!(x), 0)
 
-#define KiB ((uint64_t)1 << 10)
-#define MiB ((uint64_t)1 << 20)
-#define GiB ((uint64_t)1 << 30)
+#define KiB                             ((uint64_t)1 << 10)
+#define MiB                             ((uint64_t)1 << 20)
+#define GiB                             ((uint64_t)1 << 30)
 
-#define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
-#define MIN(a, b)                                                                                  \
-    ({                                                                                             \
-        __auto_type min_a_ = (a);                                                                  \
-        __auto_type min_b_ = (b);                                                                  \
-        min_a_ < min_b_ ? min_a_ : min_b_;                                                         \
+#define MIN(a, b)                          \
+    ({                                     \
+        __auto_type min_a_ = (a);          \
+        __auto_type min_b_ = (b);          \
+        min_a_ < min_b_ ? min_a_ : min_b_; \
     })
-#define MAX(a, b)                                                                                  \
-    ({                                                                                             \
-        __auto_type max_a_ = (a);                                                                  \
-        __auto_type max_b_ = (b);                                                                  \
-        max_a_ > max_b_ ? max_a_ : max_b_;                                                         \
+#define MAX(a, b)                          \
+    ({                                     \
+        __auto_type max_a_ = (a);          \
+        __auto_type max_b_ = (b);          \
+        max_a_ > max_b_ ? max_a_ : max_b_; \
     })
 
 /* Overflow-checked arithmetic: true when the result did not fit. */
@@ -97,7 +97,8 @@ static inline bool ranges_overlap(uint64_t a, uint64_t a_length, uint64_t b, uin
     return a < b + b_length && b < a + a_length;
 }
 
-/* Cleanup attributes. A descriptor starts at -1, a pointer at NULL; steal_*() hands ownership on. */
+/* Cleanup attributes. A descriptor starts at -1, a pointer at NULL; steal_*() hands ownership on.
+ */
 static inline void cleanup_free_(void *p)
 {
     free(*(void **)p);
@@ -110,7 +111,7 @@ static inline void cleanup_fd_(int *fd)
 }
 
 #define autofree __attribute__((cleanup(cleanup_free_)))
-#define autofd __attribute__((cleanup(cleanup_fd_)))
+#define autofd   __attribute__((cleanup(cleanup_fd_)))
 
 static inline int steal_fd(int *fd)
 {
@@ -119,11 +120,11 @@ static inline int steal_fd(int *fd)
     return taken;
 }
 
-#define steal_ptr(p)                                                                               \
-    ({                                                                                             \
-        __auto_type taken_ = *(p);                                                                 \
-        *(p) = NULL;                                                                               \
-        taken_;                                                                                    \
+#define steal_ptr(p)               \
+    ({                             \
+        __auto_type taken_ = *(p); \
+        *(p) = NULL;               \
+        taken_;                    \
     })
 
 #endif

@@ -38,11 +38,11 @@ static inline size_t cursor_left(const struct cursor *c)
     return c->failed ? 0 : c->length - c->position;
 }
 
-#define CURSOR_READ(order, bits)                                                                   \
-    static inline uint##bits##_t cursor_##order##bits(struct cursor *c)                            \
-    {                                                                                              \
-        const uint8_t *at = cursor_take(c, bits / 8);                                              \
-        return at ? load_##order##bits(at) : 0;                                                    \
+#define CURSOR_READ(order, bits)                                        \
+    static inline uint##bits##_t cursor_##order##bits(struct cursor *c) \
+    {                                                                   \
+        const uint8_t *at = cursor_take(c, bits / 8);                   \
+        return at ? load_##order##bits(at) : 0;                         \
     }
 
 CURSOR_READ(be, 16)

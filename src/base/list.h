@@ -13,9 +13,9 @@ struct list {
     struct list *next, *prev;
 };
 
-#define LIST_INIT(name)                                                                            \
-    {                                                                                              \
-        &(name), &(name)                                                                           \
+#define LIST_INIT(name)  \
+    {                    \
+        &(name), &(name) \
     }
 
 static inline void list_init(struct list *node)
@@ -75,10 +75,10 @@ static inline void list_splice_back(struct list *to, struct list *from)
 }
 
 #define list_entry(node, type, member) container_of(node, type, member)
-#define list_for_each(node, head)                                                                  \
+#define list_for_each(node, head) \
     for (struct list *node = (head)->next; node != (head); node = node->next)
-#define list_for_each_safe(node, head)                                                             \
-    for (struct list *node = (head)->next, *node##_next = node->next; node != (head);              \
+#define list_for_each_safe(node, head)                                                \
+    for (struct list *node = (head)->next, *node##_next = node->next; node != (head); \
          node = node##_next, node##_next = node->next)
 
 #endif

@@ -21,7 +21,8 @@ struct sgl {
     size_t length;
 };
 
-/** A view over one buffer; @iov is the caller's storage for it and must live as long as the view. */
+/** A view over one buffer; @iov is the caller's storage for it and must live as long as the view.
+ */
 static inline struct sgl sgl_one(struct iovec *iov, void *buffer, size_t length)
 {
     *iov = (struct iovec){.iov_base = buffer, .iov_len = length};

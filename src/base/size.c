@@ -29,7 +29,8 @@ int size_parse(const char *text, uint64_t *ret_bytes, struct hws_error *err)
     const char *at = text;
     uint64_t whole = 0;
     if (!isdigit((unsigned char)*at))
-        return hws_fail(err, EINVAL, "'%.64s' is not a size: write a number such as 512M or 10G", text);
+        return hws_fail(err, EINVAL, "'%.64s' is not a size: write a number such as 512M or 10G",
+                        text);
     for (; isdigit((unsigned char)*at); at++)
         if (mul_overflows(whole, 10, &whole) || add_overflows(whole, (unsigned)(*at - '0'), &whole))
             return hws_fail(err, ERANGE, "size '%.64s' does not fit in 64 bits", text);
@@ -46,7 +47,8 @@ int size_parse(const char *text, uint64_t *ret_bytes, struct hws_error *err)
     }
     int shift = suffix_shift(at);
     if (shift < 0)
-        return hws_fail(err, EINVAL, "'%.64s' is not a size: the suffixes are k, M, G, T, P and E", text);
+        return hws_fail(err, EINVAL, "'%.64s' is not a size: the suffixes are k, M, G, T, P and E",
+                        text);
     if (denominator > 1 && shift == 0)
         return hws_fail(err, EINVAL, "'%.64s' is not a size: a fraction needs a suffix", text);
 

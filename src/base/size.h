@@ -10,9 +10,10 @@
 #include "hawser/error.h"
 
 /**
- * Reads a size in bytes. Suffixes b, k, M, G, T, P, E (either case, powers of 1024, optional "iB" or
- * "B"); a decimal fraction is allowed with a suffix. Negative, empty, overlong and overflowing text is
- * refused. @ret_bytes untouched on failure. @return 0 or -EINVAL / -ERANGE with the reason in @err.
+ * Reads a size in bytes. Suffixes b, k, M, G, T, P, E (either case, powers of 1024, optional "iB"
+ * or "B"); a decimal fraction is allowed with a suffix. Negative, empty, overlong and overflowing
+ * text is refused. @ret_bytes untouched on failure. @return 0 or -EINVAL / -ERANGE with the reason
+ * in @err.
  */
 HWS_MUST_CHECK int size_parse(const char *text, uint64_t *ret_bytes, struct hws_error *err);
 
