@@ -162,6 +162,16 @@ HWS_MUST_CHECK int co_block_status(struct block_node *node, uint64_t offset, uin
 HWS_MUST_CHECK int co_block_status_chain(struct block_node *node, uint64_t offset, uint64_t length,
                                          struct block_extent *ret);
 
+/**
+ * Copies @length bytes inside the storage (reflink, copy_file_range, server-side copy), as far as it
+ * goes; both ranges must lie inside their nodes. Formats pass it on where their clusters allow.
+ * @ret_copied bytes copied, also on failure; the rest is the caller's to read and write.
+ * @return 0 when all was copied, -ENOTSUP where no offload is possible, or another -errno.
+ */
+HWS_MUST_CHECK int co_block_copy_range(struct block_node *from, uint64_t from_offset,
+                                       struct block_node *to, uint64_t to_offset, uint64_t length,
+                                       uint64_t *ret_copied);
+
 /** Changes the virtual size. The new end reads as zeroes, whatever a backing file holds there. */
 HWS_MUST_CHECK int co_block_resize(struct block_node *node, uint64_t size_bytes,
                                    struct hws_error *err);

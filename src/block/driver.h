@@ -40,6 +40,8 @@ struct block_node {
     bool check_only;      /* opened for check/repair: tolerate what the checker is there to find */
     unsigned open_flags;  /* enum block_open_flags */
     struct block_node *child[BLOCK_ROLES];
+    const char *beneath; /* not NULL: the file must resolve below this folder (rt_open.beneath);
+                            set by the core for files that images name */
     struct block_context *context; /* shared by the whole graph: policy, cache budget */
     struct block_core *core;       /* the core's own: references, serialised requests, permissions */
 };
@@ -82,6 +84,14 @@ struct block_driver {
                      struct block_extent *ret);
     int (*co_resize)(struct block_node *node, uint64_t size_bytes, struct hws_error *err);
     int (*co_create)(const void *create_options, struct block_node *file, struct hws_error *err);
+    /** Backends: takes away what co_create, which returned 1, has made. */
+    int (*co_remove)(const void *create_options, struct hws_error *err);
+    /**
+     * Copies inside the storage: @to's driver is this driver too. May copy less than @length.
+     * @return bytes copied, > 0, or -ENOTSUP: the caller reads and writes. NULL: not offered.
+     */
+    int64_t (*co_copy_range)(struct block_node *from, uint64_t from_offset, struct block_node *to,
+                             uint64_t to_offset, uint64_t length);
     int (*co_check)(struct block_node *node, unsigned repair, struct block_check *check,
                     struct hws_error *err);
     /** Adds the driver's own members to @info. */
@@ -93,8 +103,14 @@ struct block_driver {
 
 /*
  * Backends create and open their own storage: `co_create` gets file == NULL and makes the file that
- * its create options name. Formats get the opened, writable, empty file.
+ * its create options name. Their create table holds the open options too, and `overwrite`, a bool that
+ * the core fills in. It returns 1 where the file is new, so that the core calls co_remove when a later
+ * step fails, and 0 where it replaced the content of one. Formats get the opened, writable, empty
+ * file.
  */
+
+/** What the open call that made @node shares between its nodes; never NULL. */
+const struct block_policy *block_policy_of(const struct block_node *node);
 
 /**
  * Opens the file that an image names, as child @role of @node: resolves @name against the folder of
