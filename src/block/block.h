@@ -58,7 +58,8 @@ enum block_open_flags {
     BLOCK_OPEN_NO_LOCK = 1 << 2,    /* do not take or test the image locks (--force-share) */
     BLOCK_OPEN_CHECK = 1 << 3,      /* for check/repair: open images that are marked corrupt */
     BLOCK_OPEN_PROBE = 1 << 4,      /* find the format of the top image out; never answers raw */
-    BLOCK_OPEN_RESIZE = 1 << 5,     /* the caller will resize: take that permission too */
+    BLOCK_OPEN_RESIZE = 1 << 5,     /* the node will be resized: take that permission too. The core
+                                       sets it for the file below a writable format */
 };
 
 /** What one open call shares between all nodes that it opens. All fields may be zero. */
@@ -203,7 +204,13 @@ HWS_MUST_CHECK int co_block_check(struct block_node *node, unsigned repair,
 
 /* ---- drivers ------------------------------------------------------------------------------------ */
 
-/** NULL-terminated table of all drivers, and look-up by name. */
+/**
+ * Hands the table of all drivers to the core, once, at the start of the program and before anything
+ * is opened: drivers_register() of src/drivers, or a test's own table. NULL-terminated, not copied.
+ */
+void block_drivers_register(const struct block_driver *const *table);
+
+/** NULL-terminated table of all drivers, and look-up by name (NULL where there is none). */
 const struct block_driver *const *block_drivers(void);
 const struct block_driver *block_driver_find(const char *name);
 
@@ -265,7 +272,8 @@ HWS_MUST_CHECK int co_root_resize(struct block_root *root, uint64_t size_bytes,
 /**
  * Takes an overlay snapshot of a live chain: drains and flushes, then @overlay, which was created with
  * the present top as its backing file and opened with BLOCK_OPEN_NO_BACKING, becomes the top, and the
- * old top its backing child, read-only. On failure the chain is as it was.
+ * old top its backing child, read-only. @overlay's reference passes to the root on success. On failure
+ * the chain is as it was.
  */
 HWS_MUST_CHECK int co_root_push(struct block_root *root, struct block_node *overlay,
                                 struct hws_error *err);

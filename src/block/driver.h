@@ -4,7 +4,15 @@
  *
  * The core calls a driver only with requests that are inside the node's size, aligned to its limits
  * and no larger than them, never with length 0, never with a flag that the driver does not support,
- * and never writes on a read-only node. Drivers assert nothing of this again.
+ * and never writes on a read-only node. Drivers assert nothing of this again. Two widenings, both for
+ * what lies below formats: where size_bytes is no multiple of request_alignment, the last request may
+ * end at the size rounded up (reads give zeroes there); and writes to a driver that `grows` may go
+ * past the end.
+ *
+ * Depth. Chains have up to BLOCK_DEPTH_MAX layers and coroutine stacks are small, so nothing walks
+ * backing files by recursion: co_block_open_named() only notes a backing file, which the core opens
+ * after co_open has returned, and co_read_layer() only names the holes of its layer, which the core
+ * fills from the layers below.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -21,7 +29,8 @@ enum block_kind { BLOCK_FORMAT, BLOCK_BACKEND, BLOCK_FILTER };
 struct block_limits {
     uint32_t request_alignment; /* offsets and lengths of reads and writes; power of two */
     uint32_t memory_alignment;  /* addresses of buffers; power of two */
-    uint32_t zero_alignment;    /* write-zeroes that deallocate work on multiples of this */
+    uint32_t zero_alignment;    /* co_write_zeroes gets multiples of this; the core writes the rest
+                                   as data, unless it reads as zeroes already */
     uint32_t discard_alignment; /* smaller discards do nothing */
     uint32_t optimal_bytes;     /* best request size and alignment (a cluster) */
     uint64_t transfer_max;      /* bytes a read or write */
@@ -39,18 +48,40 @@ struct block_node {
     bool read_only;
     bool check_only;      /* opened for check/repair: tolerate what the checker is there to find */
     unsigned open_flags;  /* enum block_open_flags */
-    struct block_node *child[BLOCK_ROLES];
+    struct block_node *child[BLOCK_ROLES]; /* BACKING: NULL in co_open; may change while drained */
     const char *beneath; /* not NULL: the file must resolve below this folder (rt_open.beneath);
                             set by the core for files that images name */
     struct block_context *context; /* shared by the whole graph: policy, cache budget */
     struct block_core *core;       /* the core's own: references, serialised requests, permissions */
 };
 
+/*
+ * What a read of one layer left to the layers below. More holes than fit are no error: the core asks
+ * again from the first one that did not.
+ */
+#define BLOCK_HOLES 16
+
+struct block_holes {
+    unsigned count;
+    bool overflowed;
+    uint64_t resume; /* where overflowed: the first byte not covered by the holes noted */
+    struct block_hole {
+        uint64_t offset, length;
+    } hole[BLOCK_HOLES];
+};
+
+/** Notes a hole of the running co_read_layer(); neighbours are joined. Ascending offsets. */
+void block_hole(struct block_holes *holes, uint64_t offset, uint64_t length);
+
 struct block_driver {
     const char *name;
     const char *help; /* one line */
     enum block_kind kind;
     bool needs_file;  /* the description must have a "file" child; opened before co_open */
+    bool grows;       /* backends: co_write past the end makes it longer; the core updates size_bytes */
+    /* The option that takes the text after "name:" ("filename" of file:/a/b, "size" of null://1G);
+       NULL: it has no such form. Backends only */
+    const char *text_option;
     size_t state_bytes;
     const struct option_desc *options; /* of open descriptions */
     size_t options_bytes;
@@ -70,6 +101,13 @@ struct block_driver {
     int (*co_close)(struct block_node *node, struct hws_error *err);
 
     int (*co_read)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags);
+    /**
+     * Instead of co_read, for formats with backing files: reads what this layer has, and calls
+     * block_hole() for each range that the layer below answers, in ascending order. It leaves the
+     * bytes of holes alone; without a backing node the core zeroes them.
+     */
+    int (*co_read_layer)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags,
+                         struct block_holes *holes);
     int (*co_write)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags);
     /* NULL: the core writes zeroes. -ENOTSUP: the core writes zeroes for this request. */
     int (*co_write_zeroes)(struct block_node *node, uint64_t offset, uint64_t length,
@@ -109,22 +147,34 @@ struct block_driver {
  * file.
  */
 
+/**
+ * Backends: tells what storage @node is, after co_stat and before the file is locked. Refuses (-ELOOP)
+ * storage that a node above uses already: an image that backs itself.
+ */
+HWS_MUST_CHECK int block_identify(struct block_node *node, uint64_t device, uint64_t inode,
+                                  struct hws_error *err);
+
 /** What the open call that made @node shares between its nodes; never NULL. */
 const struct block_policy *block_policy_of(const struct block_node *node);
 
 /**
  * Opens the file that an image names, as child @role of @node: resolves @name against the folder of
- * @node's own file, holds it to the policy, refuses loops and chains past BLOCK_DEPTH_MAX.
+ * @node's own file, holds it to the policy, refuses loops and chains past BLOCK_DEPTH_MAX. Called in
+ * co_open. BLOCK_DATA is open on return, with the rights of BLOCK_FILE; BLOCK_BACKING is only noted,
+ * opened read-only by the core once co_open has returned, and left out with BLOCK_OPEN_NO_BACKING or
+ * where the description gives (or, with null, denies) a backing node itself.
  * @format the driver that the image records, or NULL: then the format is probed, and a file without
- * a known header is refused (raw is never found by probing), with a hint on what to do.
+ * a known header is refused (raw is never found by probing), with a hint on what to do. A data file
+ * without a format is opened as plain storage.
  */
 HWS_MUST_CHECK int co_block_open_named(struct block_node *node, enum block_role role,
                                        const char *name, const char *format,
                                        struct hws_error *err);
 
 /**
- * Reads from a child that may be shorter than its parent (a backing file): bytes past its end, or all
- * of them where @child is NULL, are zeroes.
+ * Reads from a child that may be shorter than its parent (a backing file, or a container file whose
+ * last cluster is cut): bytes past its end, or all of them where @child is NULL, are zeroes. Walks
+ * down any number of layers without recursion.
  */
 HWS_MUST_CHECK int co_block_read_padded(struct block_node *child, uint64_t offset,
                                         struct sgl buffer);
