@@ -1,0 +1,375 @@
+/*
+ * The open qcow2 image: state shared by the files of this folder, and the functions between them.
+ *
+ *   guest offset --L1 (in memory)--> L2 slice (cache.c) --> host offset          l2.c, read.c
+ *   host cluster --refcount table (in memory)--> refcount slice (cache.c)         refcount.c, alloc.c
+ *
+ * Locks, outermost first:
+ *   alloc_lock  (co_mutex) refcounts and the growth of tables; may be held while suspended
+ *   flush_*     one flush pass at a time; a ticket, not a lock (flush.c)
+ *   lock        (rt_mutex) everything else in memory: caches, L1, lists; never held while suspended
+ *
+ * Life of a host cluster: allocated (refcount raised in memory) -> data written -> L2 entry set in
+ * memory -> flush pass: refcounts, sync, L2, sync. Dropped from L2 in memory -> on the freed list ->
+ * a flush pass made that durable, and every request that might still use it has ended (grace period)
+ * -> refcount lowered, reusable. So a crash leaves leaks at most.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef QCOW2_QCOW2_H
+#define QCOW2_QCOW2_H
+
+#include "block/driver.h"
+#include "format/qcow2/header.h"
+#include "rt/sync.h"
+
+/* ---- metadata cache (cache.c) ------------------------------------------------------------------- */
+
+/* Metadata is cached in slices of this size, or of a cluster where that is smaller. */
+#define QCOW2_SLICE_BYTES_MAX 4096u
+/* Slices that an image may hold even when the chain's budget is used up. */
+#define QCOW2_SLICES_MIN 8u
+
+enum qcow2_table { QCOW2_TABLE_L2, QCOW2_TABLE_REFCOUNT };
+
+struct qcow2_slice {
+    struct qcow2_slice *hash_next;
+    struct list link;   /* in `clean` (clock order) or `dirty`, or in a flush pass */
+    uint64_t offset;    /* of the slice in the file */
+    uint8_t *data;
+    uint8_t *shadow;    /* what a running flush pass must write, where `data` has moved on */
+    unsigned pins;      /* users that must not lose it; guards nothing else */
+    uint8_t table;      /* enum qcow2_table */
+    bool loading;       /* being read; wait on `waiters` */
+    bool dirty;         /* changed since the last pass took it */
+    bool flushing;      /* belongs to the running pass; not yet on disk */
+    bool copied;        /* the pass has taken its copy: no shadow needed any more */
+    bool referenced;    /* used since the clock hand came by */
+};
+
+struct qcow2_cache {
+    struct qcow2_slice **buckets;
+    unsigned buckets_count; /* power of two */
+    struct list clean;      /* candidates for eviction, oldest first */
+    struct list dirty[2];   /* by enum qcow2_table */
+    struct co_waitq waiters; /* a load ended */
+    uint32_t slice_bytes;
+    unsigned slices, dirty_count;
+    unsigned over_budget;   /* slices held without a reservation */
+};
+
+/* ---- other parts of the state --------------------------------------------------------------------- */
+
+/* A host extent that L2 tables no longer name; see the life of a cluster above. */
+struct qcow2_freed {
+    uint64_t host;
+    uint32_t clusters;
+    uint64_t epoch; /* of the grace period in which it was dropped */
+    uint64_t pass;  /* reusable when this flush pass has completed; 0: was never on disk */
+};
+
+struct qcow2_freed_list { /* a ring, oldest first */
+    struct qcow2_freed *entry;
+    unsigned capacity, first, count;
+    unsigned reserved; /* entries promised to running requests */
+    uint64_t clusters;
+};
+
+/* Guest range whose clusters somebody is allocating or filling; others wait (alloc.c). */
+struct qcow2_in_flight {
+    struct list link;
+    uint64_t start, end; /* guest bytes */
+    struct co_waitq waiters;
+};
+
+struct qcow2 {
+    struct block_node *node;
+    struct block_node *file;
+    struct qcow2_header header; /* as on disk, but for what a running resize or growth has not written */
+
+    /* Constants of the image. */
+    unsigned cluster_bits, l2_bits, refcount_block_bits; /* log2: bytes, entries a table, entries a block */
+    unsigned subcluster_bits;                            /* = cluster_bits without extended L2 */
+    uint64_t cluster_size, subcluster_size;
+    unsigned l2_entry_bytes;  /* 8, or 16 with extended L2 */
+    unsigned refcount_order;  /* log2 of the width in bits */
+    uint64_t refcount_max;
+    bool extended_l2;
+
+    struct rt_mutex lock;
+
+    uint64_t *l1;              /* host order, header.l1_size entries (one more than 0, never NULL) */
+    uint64_t *l1_dirty;        /* bitmap of 512-byte sectors of L1 to write */
+    bool l1_any_dirty;
+    uint64_t *reftable;        /* host order, reftable_entries */
+    uint64_t reftable_entries;
+    uint64_t *reftable_dirty;  /* as l1_dirty */
+    bool reftable_any_dirty;
+    /* Ranges of the file that no guest data may lie in: header, L1, refcount table, snapshot table. */
+    struct {
+        uint64_t offset, length;
+    } reserved_range[4];
+
+    struct qcow2_cache cache;
+
+    struct list in_flight;     /* struct qcow2_in_flight */
+
+    /* Allocation; guarded by alloc_lock. */
+    struct co_mutex alloc_lock;
+    uint64_t free_hint;        /* no cluster below this index is known to be free */
+    uint64_t fresh_cluster;    /* first cluster index that was never allocated */
+
+    /* Freed clusters and the grace period. */
+    struct qcow2_freed_list freed;
+    uint64_t epoch;
+    _Atomic uint32_t users[2]; /* requests in flight by parity of their epoch */
+
+    /* Flush passes. */
+    uint64_t pass_started, pass_completed; /* equal: none runs */
+    uint64_t pass_failed;                  /* last pass that failed */
+    int pass_error;
+    struct co_waitq pass_waiters;
+    uint8_t *pass_buffer;
+
+    bool writable_prepared;    /* autoclear bits were cleared, so writing may start */
+    int broken;                /* negative errno: metadata in memory and on disk may differ; no more writes */
+};
+
+static inline struct qcow2 *qcow2_of(const struct block_node *node)
+{
+    return node->state;
+}
+
+/* ---- geometry ------------------------------------------------------------------------------------ */
+
+static inline uint64_t qcow2_l1_index(const struct qcow2 *q, uint64_t guest)
+{
+    return guest >> (q->cluster_bits + q->l2_bits);
+}
+
+static inline uint32_t qcow2_l2_index(const struct qcow2 *q, uint64_t guest)
+{
+    return (uint32_t)(guest >> q->cluster_bits) & ((1u << q->l2_bits) - 1);
+}
+
+static inline uint64_t qcow2_in_cluster(const struct qcow2 *q, uint64_t offset)
+{
+    return offset & (q->cluster_size - 1);
+}
+
+static inline unsigned qcow2_subcluster_index(const struct qcow2 *q, uint64_t guest)
+{
+    return (unsigned)(qcow2_in_cluster(q, guest) >> q->subcluster_bits);
+}
+
+/* ---- header and life (header_io.c, qcow2.c) -------------------------------------------------------- */
+
+/** Writes the fixed header fields from q->header into the file (512 bytes; not synced). */
+HWS_MUST_CHECK int qcow2_co_header_store(struct qcow2 *q);
+
+/** Clears autoclear bits and whatever else must be durable before the first change of the image. */
+HWS_MUST_CHECK int qcow2_co_prepare_write(struct qcow2 *q);
+
+/** Drops all cached metadata and reads header and tables again: after a repair. Image must be idle. */
+HWS_MUST_CHECK int qcow2_co_reload(struct qcow2 *q, struct hws_error *err);
+
+/* ---- compressed clusters (compressed.c) and check (check.c) ------------------------------------------ */
+
+/**
+ * Reads @buffer.length bytes at @offset inside the guest cluster that the L2 entry @entry (bit 62
+ * set, as on disk but in host order) describes. @return 0, -EIO where the stream is corrupt, -errno.
+ */
+HWS_MUST_CHECK int qcow2_co_read_compressed(struct qcow2 *q, uint64_t entry, uint32_t offset,
+                                            struct sgl buffer);
+
+/** Frees what compressed.c cached for this image; called at close. */
+void qcow2_compressed_forget(struct qcow2 *q);
+
+/**
+ * The host bytes that a compressed entry covers: from the exact offset to the end of its last
+ * 512-byte sector. @return false where they lie beyond what an entry may name.
+ */
+static inline bool qcow2_compressed_range(const struct qcow2 *q, uint64_t entry, uint64_t *ret_host,
+                                          uint64_t *ret_length)
+{
+    unsigned x = 62 - (q->cluster_bits - 8);
+    uint64_t host = entry & ((1ull << x) - 1);
+    uint64_t sectors = ((entry & ~(QCOW2_COPIED | QCOW2_COMPRESSED)) >> x) + 1;
+    *ret_host = host;
+    *ret_length = sectors * 512 - (host & 511);
+    return host < QCOW2_HOST_END;
+}
+
+/** The driver's co_check. Works on the file, not on the cache: flushes before, reloads after repair. */
+HWS_MUST_CHECK int qcow2_co_check(struct block_node *node, unsigned repair, struct block_check *check,
+                                  struct hws_error *err);
+
+/* ---- cache.c ------------------------------------------------------------------------------------------ */
+
+HWS_MUST_CHECK int qcow2_cache_init(struct qcow2 *q);
+/** Drops every slice, dirty or not. */
+void qcow2_cache_free(struct qcow2 *q);
+
+/** Look-up only. The caller holds q->lock. @return NULL where it is absent or still loading. */
+struct qcow2_slice *qcow2_cache_find(struct qcow2 *q, uint64_t offset);
+
+enum qcow2_slice_flags {
+    QCOW2_SLICE_NEW = 1 << 0,      /* do not read: fill with zeroes (the file holds zeroes there) */
+    QCOW2_SLICE_NO_FLUSH = 1 << 1, /* never start a flush pass to make room */
+};
+
+/**
+ * Makes the slice at @offset (a multiple of slice_bytes) present and pins it: qcow2_slice_unpin().
+ * Must not be called with q->lock held. Loads of one slice by several coroutines are joined.
+ */
+HWS_MUST_CHECK int qcow2_co_slice_get(struct qcow2 *q, enum qcow2_table table, uint64_t offset,
+                                      unsigned flags, struct qcow2_slice **ret);
+/** The caller holds q->lock. */
+void qcow2_slice_unpin(struct qcow2 *q, struct qcow2_slice *slice);
+
+/**
+ * To be called, with q->lock held and the slice pinned, before its data is changed; marks it dirty.
+ * @return 0, or -ENOMEM (nothing changed) when a running pass needs the old bytes and no copy could be
+ * made.
+ */
+HWS_MUST_CHECK int qcow2_slice_touch(struct qcow2 *q, struct qcow2_slice *slice);
+
+/** Forgets slices in a host range that gets a new use. They must be unpinned. Takes q->lock. */
+void qcow2_cache_invalidate(struct qcow2 *q, uint64_t offset, uint64_t length);
+
+/* ---- refcount.c: one count --------------------------------------------------------------------------- */
+
+/** Entry @index of a refcount slice. Any width. */
+uint64_t qcow2_refcount_read(const uint8_t *slice, unsigned order, uint32_t index);
+void qcow2_refcount_write(uint8_t *slice, unsigned order, uint32_t index, uint64_t value);
+
+/** The refcount of a host cluster. Caller holds alloc_lock. */
+HWS_MUST_CHECK int qcow2_co_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *ret);
+
+/* ---- alloc.c: host clusters ---------------------------------------------------------------------------- */
+
+/**
+ * Allocates up to @want neighbouring host clusters. Takes alloc_lock.
+ * @ret_host the first one's offset, @ret_got how many (1..want).
+ */
+HWS_MUST_CHECK int qcow2_co_alloc(struct qcow2 *q, uint32_t want, uint64_t *ret_host,
+                                  uint32_t *ret_got);
+/** As above for a caller that holds alloc_lock; with @all, exactly @want or an error. */
+HWS_MUST_CHECK int qcow2_co_alloc_locked(struct qcow2 *q, uint32_t want, bool all,
+                                         uint64_t *ret_host, uint32_t *ret_got);
+
+/* ---- free.c: the freed list ------------------------------------------------------------------------------ */
+
+/** Promises room for @entries calls of qcow2_freed_add(). Takes q->lock. */
+HWS_MUST_CHECK int qcow2_freed_reserve(struct qcow2 *q, unsigned entries);
+/** Gives promised room back. Takes q->lock. */
+void qcow2_freed_unreserve(struct qcow2 *q, unsigned entries);
+/**
+ * The clusters are no longer referenced by L2 in memory. Uses one promised entry. Caller holds q->lock.
+ * @on_disk: L2 tables on disk may still name them.
+ */
+void qcow2_freed_add(struct qcow2 *q, uint64_t host, uint32_t clusters, bool on_disk);
+/** Lowers the refcounts of freed clusters whose time has come. Takes alloc_lock. */
+void qcow2_co_reclaim(struct qcow2 *q);
+
+/** Marks a request's use of host clusters; the caller holds q->lock. @return its epoch. */
+static inline uint64_t qcow2_enter(struct qcow2 *q)
+{
+    uint64_t epoch = q->epoch;
+    atomic_fetch_add_explicit(&q->users[epoch & 1], 1, memory_order_relaxed);
+    return epoch;
+}
+
+/** Ends it, after the host I/O; without a lock. */
+static inline void qcow2_leave(struct qcow2 *q, uint64_t epoch)
+{
+    atomic_fetch_sub_explicit(&q->users[epoch & 1], 1, memory_order_release);
+}
+
+/* ---- l2.c: the map ---------------------------------------------------------------------------------------- */
+
+enum qcow2_kind {
+    QCOW2_KIND_UNALLOCATED, /* ask the backing file */
+    QCOW2_KIND_ZERO,
+    QCOW2_KIND_DATA,
+    QCOW2_KIND_COMPRESSED,
+};
+
+struct qcow2_extent {
+    enum qcow2_kind kind;
+    bool has_host;   /* `host` is valid: DATA, or preallocated ZERO or UNALLOCATED */
+    bool copied;     /* the host clusters are ours alone: may be written in place */
+    uint64_t length; /* guest bytes of one kind, contiguous in the host where has_host */
+    uint64_t host;   /* of the first byte */
+    uint64_t entry;  /* COMPRESSED: the L2 entry; `length` then ends with the cluster */
+};
+
+/**
+ * What lies at the guest range; at most up to the end of the L2 slice. Caller holds q->lock.
+ * @return 0, -EAGAIN with @ret_load set to a slice to load first, -EIO for a corrupt entry.
+ */
+HWS_MUST_CHECK int qcow2_map(struct qcow2 *q, uint64_t guest, uint64_t length,
+                             struct qcow2_extent *ret, uint64_t *ret_load);
+
+/** As qcow2_map(), loading what is needed, and returns with q->lock held where the result is 0. */
+HWS_MUST_CHECK int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t length,
+                                     struct qcow2_extent *ret);
+
+/**
+ * The L2 slice that holds the entry of @guest, pinned, its table present and ours alone (allocated or
+ * copied where needed). For changing entries.
+ */
+HWS_MUST_CHECK int qcow2_co_l2_slice(struct qcow2 *q, uint64_t guest, struct qcow2_slice **ret);
+
+/** Address of the entry of @guest inside its slice. */
+static inline uint8_t *qcow2_l2_entry(const struct qcow2 *q, struct qcow2_slice *slice,
+                                      uint64_t guest)
+{
+    uint64_t at = (uint64_t)qcow2_l2_index(q, guest) * q->l2_entry_bytes;
+    return slice->data + (at & (q->cache.slice_bytes - 1));
+}
+
+/** Clusters from @guest to the end of its L2 slice. */
+static inline uint32_t qcow2_slice_clusters_left(const struct qcow2 *q, uint64_t guest)
+{
+    uint32_t per_slice = q->cache.slice_bytes / q->l2_entry_bytes;
+    return per_slice - (qcow2_l2_index(q, guest) & (per_slice - 1));
+}
+
+/* ---- requests ------------------------------------------------------------------------------------------------ */
+
+HWS_MUST_CHECK int qcow2_co_read(struct block_node *node, uint64_t offset, struct sgl buffer,
+                                 unsigned flags);
+HWS_MUST_CHECK int qcow2_co_write(struct block_node *node, uint64_t offset, struct sgl buffer,
+                                  unsigned flags);
+HWS_MUST_CHECK int qcow2_co_write_zeroes(struct block_node *node, uint64_t offset, uint64_t length,
+                                         unsigned flags);
+HWS_MUST_CHECK int qcow2_co_discard(struct block_node *node, uint64_t offset, uint64_t length);
+HWS_MUST_CHECK int qcow2_co_status(struct block_node *node, uint64_t offset, uint64_t length,
+                                   struct block_extent *ret);
+HWS_MUST_CHECK int qcow2_co_resize(struct block_node *node, uint64_t size_bytes,
+                                   struct hws_error *err);
+HWS_MUST_CHECK int qcow2_co_create(const void *options, struct block_node *file,
+                                   struct hws_error *err);
+HWS_MUST_CHECK int qcow2_co_info(struct block_node *node, json_t *info, struct hws_error *err);
+
+/** Everything written before is durable, in order (flush.c); concurrent calls are merged. */
+HWS_MUST_CHECK int qcow2_co_flush(struct block_node *node);
+/** One pass without reclaiming freed clusters: may be called with alloc_lock held. */
+HWS_MUST_CHECK int qcow2_co_flush_pass(struct qcow2 *q);
+
+/* ---- in-flight table (alloc.c) ---------------------------------------------------------------------------------- */
+
+/** NULL, or a running allocation that shares a byte with [start, end). Caller holds q->lock. */
+struct qcow2_in_flight *qcow2_in_flight_find(struct qcow2 *q, uint64_t start, uint64_t end);
+/** Waits until @other has ended or shrunk. Caller holds q->lock, which is released meanwhile. */
+void qcow2_co_in_flight_wait(struct qcow2 *q, struct qcow2_in_flight *other);
+void qcow2_in_flight_begin(struct qcow2 *q, struct qcow2_in_flight *self, uint64_t start,
+                           uint64_t end);
+void qcow2_in_flight_end(struct qcow2 *q, struct qcow2_in_flight *self);
+
+extern const struct option_desc qcow2_create_options[];
+extern const size_t qcow2_create_options_bytes;
+extern const struct block_driver qcow2_driver;
+
+#endif
