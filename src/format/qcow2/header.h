@@ -1,8 +1,8 @@
 /*
  * The qcow2 header and its extensions in memory: pure parsing and serialising, no I/O.
  *
- * Unknown extensions and unknown additional header fields are kept byte for byte, so that a rewritten
- * header loses nothing that a newer program stored.
+ * Unknown extensions and unknown additional header fields are kept byte for byte, so that a
+ * rewritten header loses nothing that a newer program stored.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -62,8 +62,9 @@ HWS_MUST_CHECK int qcow2_header_parse_fixed(const uint8_t *bytes, size_t length,
 
 /**
  * Everything: @bytes is the first cluster of the file (or all of a shorter file). Checks tables
- * against each other and the header cluster, extensions, names and feature bits (unknown incompatible
- * ones are refused by name). @file_bytes is the size of the host file; tables must start inside it.
+ * against each other and the header cluster, extensions, names and feature bits (unknown
+ * incompatible ones are refused by name). @file_bytes is the size of the host file; tables must
+ * start inside it.
  * @check_only tolerates tables beyond the end of the file and bad extensions.
  * @ret owned by the caller: qcow2_header_free(); untouched on failure.
  */

@@ -44,11 +44,12 @@ struct qcow2_disk_header {
     uint8_t padding[7];
 };
 
-#define QCOW2_HEADER_V2_BYTES 72
-#define QCOW2_HEADER_V3_BYTES 104 /* the least that version 3 allows */
+#define QCOW2_HEADER_V2_BYTES  72
+#define QCOW2_HEADER_V3_BYTES  104 /* the least that version 3 allows */
 #define QCOW2_HEADER_OUR_BYTES 112 /* what we write */
 
-static_assert(offsetof(struct qcow2_disk_header, incompatible_features) == QCOW2_HEADER_V2_BYTES, "");
+static_assert(offsetof(struct qcow2_disk_header, incompatible_features) == QCOW2_HEADER_V2_BYTES,
+              "");
 static_assert(offsetof(struct qcow2_disk_header, refcount_table_offset) == 48, "");
 static_assert(offsetof(struct qcow2_disk_header, refcount_order) == 96, "");
 static_assert(offsetof(struct qcow2_disk_header, compression_type) == QCOW2_HEADER_V3_BYTES, "");
@@ -129,36 +130,37 @@ static_assert(sizeof(struct qcow2_disk_snapshot) == 40, "");
 
 /* ---- table entries -------------------------------------------------------------------------- */
 
-#define QCOW2_OFFSET_MASK 0x00fffffffffffe00ull /* bits 9-55 of an L1 or standard L2 entry */
-#define QCOW2_COPIED (1ull << 63)               /* refcount is exactly one */
-#define QCOW2_COMPRESSED (1ull << 62)           /* L2 only; test before QCOW2_ZERO */
-#define QCOW2_ZERO (1ull << 0)                  /* standard L2 entries of version 3 */
+#define QCOW2_OFFSET_MASK          0x00fffffffffffe00ull /* bits 9-55 of an L1 or standard L2 entry */
+#define QCOW2_COPIED               (1ull << 63)          /* refcount is exactly one */
+#define QCOW2_COMPRESSED           (1ull << 62)          /* L2 only; test before QCOW2_ZERO */
+#define QCOW2_ZERO                 (1ull << 0)           /* standard L2 entries of version 3 */
 
-#define QCOW2_L1_RESERVED 0x7f000000000001ffull
+#define QCOW2_L1_RESERVED          0x7f000000000001ffull
 #define QCOW2_REFTABLE_OFFSET_MASK (~0x1ffull)
-#define QCOW2_REFTABLE_RESERVED 0x1ffull
+#define QCOW2_REFTABLE_RESERVED    0x1ffull
 
 /* Extended entries: 64 more bits, low half "allocated", high half "reads as zeroes". */
-#define QCOW2_SUBCLUSTERS 32
+#define QCOW2_SUBCLUSTERS   32
 #define QCOW2_SUB_ALLOCATED 0x00000000ffffffffull
-#define QCOW2_SUB_ZERO 0xffffffff00000000ull
+#define QCOW2_SUB_ZERO      0xffffffff00000000ull
 
-/* ---- limits ----------------------------------------------------------------------------------- */
+/* ---- limits -----------------------------------------------------------------------------------
+ */
 
-#define QCOW2_CLUSTER_BITS_MIN 9           /* 512 bytes, from the specification */
-#define QCOW2_CLUSTER_BITS_MAX 21          /* 2 MiB: what other implementations open */
+#define QCOW2_CLUSTER_BITS_MIN          9  /* 512 bytes, from the specification */
+#define QCOW2_CLUSTER_BITS_MAX          21 /* 2 MiB: what other implementations open */
 #define QCOW2_EXTENDED_CLUSTER_BITS_MIN 14 /* 32 subclusters of 512 bytes */
-#define QCOW2_REFCOUNT_ORDER_MAX 6
-#define QCOW2_BACKING_NAME_MAX 1023
-#define QCOW2_BACKING_FORMAT_MAX 63
+#define QCOW2_REFCOUNT_ORDER_MAX        6
+#define QCOW2_BACKING_NAME_MAX          1023
+#define QCOW2_BACKING_FORMAT_MAX        63
 
 /* 32 MiB of L1: 4 Mi entries; at 64 KiB clusters (512 MiB an entry) that is 2 EiB. */
 #define QCOW2_L1_BYTES_MAX (32 * MiB)
 /* 8 MiB of refcount table: 1 Mi blocks; at 64 KiB clusters (2 GiB a block) that is 2 PiB. */
 #define QCOW2_REFTABLE_BYTES_MAX (8 * MiB)
 /* As other implementations: 65536 snapshots, 1 KiB of extra data an entry, 64 MiB in all. */
-#define QCOW2_SNAPSHOTS_MAX 65536
-#define QCOW2_SNAPSHOT_EXTRA_MAX 1024
+#define QCOW2_SNAPSHOTS_MAX            65536
+#define QCOW2_SNAPSHOT_EXTRA_MAX       1024
 #define QCOW2_SNAPSHOT_TABLE_BYTES_MAX (64 * MiB)
 /* Host offsets that an L1 or L2 entry can hold end at 2^56. */
 #define QCOW2_HOST_END (1ull << 56)

@@ -2,7 +2,8 @@
  * The open qcow2 image: state shared by the files of this folder, and the functions between them.
  *
  *   guest offset --L1 (in memory)--> L2 slice (cache.c) --> host offset          l2.c, read.c
- *   host cluster --refcount table (in memory)--> refcount slice (cache.c)         refcount.c, alloc.c
+ *   host cluster --refcount table (in memory)--> refcount slice (cache.c)         refcount.c,
+ * alloc.c
  *
  * Locks, outermost first:
  *   alloc_lock  (co_mutex) refcounts and the growth of tables; may be held while suspended
@@ -10,8 +11,9 @@
  *   lock        (rt_mutex) everything else in memory: caches, L1, lists; never held while suspended
  *
  * Life of a host cluster: allocated (refcount raised in memory) -> data written -> L2 entry set in
- * memory -> flush pass: refcounts, sync, L2, sync. Dropped from L2 in memory -> on the freed list ->
- * a flush pass made that durable, and every request that might still use it has ended (grace period)
+ * memory -> flush pass: refcounts, sync, L2, sync. Dropped from L2 in memory -> on the freed list
+ * -> a flush pass made that durable, and every request that might still use it has ended (grace
+ * period)
  * -> refcount lowered, reusable. So a crash leaves leaks at most.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -23,7 +25,8 @@
 #include "format/qcow2/header.h"
 #include "rt/sync.h"
 
-/* ---- metadata cache (cache.c) ------------------------------------------------------------------- */
+/* ---- metadata cache (cache.c) -------------------------------------------------------------------
+ */
 
 /* Metadata is cached in slices of this size, or of a cluster where that is smaller. */
 #define QCOW2_SLICE_BYTES_MAX 4096u
@@ -34,31 +37,32 @@ enum qcow2_table { QCOW2_TABLE_L2, QCOW2_TABLE_REFCOUNT };
 
 struct qcow2_slice {
     struct qcow2_slice *hash_next;
-    struct list link;   /* in `clean` (clock order) or `dirty`, or in a flush pass */
-    uint64_t offset;    /* of the slice in the file */
+    struct list link; /* in `clean` (clock order) or `dirty`, or in a flush pass */
+    uint64_t offset;  /* of the slice in the file */
     uint8_t *data;
-    uint8_t *shadow;    /* what a running flush pass must write, where `data` has moved on */
-    unsigned pins;      /* users that must not lose it; guards nothing else */
-    uint8_t table;      /* enum qcow2_table */
-    bool loading;       /* being read; wait on `waiters` */
-    bool dirty;         /* changed since the last pass took it */
-    bool flushing;      /* belongs to the running pass; not yet on disk */
-    bool copied;        /* the pass has taken its copy: no shadow needed any more */
-    bool referenced;    /* used since the clock hand came by */
+    uint8_t *shadow; /* what a running flush pass must write, where `data` has moved on */
+    unsigned pins;   /* users that must not lose it; guards nothing else */
+    uint8_t table;   /* enum qcow2_table */
+    bool loading;    /* being read; wait on `waiters` */
+    bool dirty;      /* changed since the last pass took it */
+    bool flushing;   /* belongs to the running pass; not yet on disk */
+    bool copied;     /* the pass has taken its copy: no shadow needed any more */
+    bool referenced; /* used since the clock hand came by */
 };
 
 struct qcow2_cache {
     struct qcow2_slice **buckets;
-    unsigned buckets_count; /* power of two */
-    struct list clean;      /* candidates for eviction, oldest first */
-    struct list dirty[2];   /* by enum qcow2_table */
+    unsigned buckets_count;  /* power of two */
+    struct list clean;       /* candidates for eviction, oldest first */
+    struct list dirty[2];    /* by enum qcow2_table */
     struct co_waitq waiters; /* a load ended */
     uint32_t slice_bytes;
     unsigned slices, dirty_count;
-    unsigned over_budget;   /* slices held without a reservation */
+    unsigned over_budget; /* slices held without a reservation */
 };
 
-/* ---- other parts of the state --------------------------------------------------------------------- */
+/* ---- other parts of the state
+ * --------------------------------------------------------------------- */
 
 /* A host extent that L2 tables no longer name; see the life of a cluster above. */
 struct qcow2_freed {
@@ -85,39 +89,42 @@ struct qcow2_in_flight {
 struct qcow2 {
     struct block_node *node;
     struct block_node *file;
-    struct qcow2_header header; /* as on disk, but for what a running resize or growth has not written */
+    struct qcow2_header
+        header; /* as on disk, but for what a running resize or growth has not written */
 
     /* Constants of the image. */
-    unsigned cluster_bits, l2_bits, refcount_block_bits; /* log2: bytes, entries a table, entries a block */
-    unsigned subcluster_bits;                            /* = cluster_bits without extended L2 */
+    unsigned cluster_bits, l2_bits,
+        refcount_block_bits;  /* log2: bytes, entries a table, entries a block */
+    unsigned subcluster_bits; /* = cluster_bits without extended L2 */
     uint64_t cluster_size, subcluster_size;
-    unsigned l2_entry_bytes;  /* 8, or 16 with extended L2 */
-    unsigned refcount_order;  /* log2 of the width in bits */
+    unsigned l2_entry_bytes; /* 8, or 16 with extended L2 */
+    unsigned refcount_order; /* log2 of the width in bits */
     uint64_t refcount_max;
     bool extended_l2;
 
     struct rt_mutex lock;
 
-    uint64_t *l1;              /* host order, header.l1_size entries (one more than 0, never NULL) */
-    uint64_t *l1_dirty;        /* bitmap of 512-byte sectors of L1 to write */
+    uint64_t *l1;       /* host order, header.l1_size entries (one more than 0, never NULL) */
+    uint64_t *l1_dirty; /* bitmap of 512-byte sectors of L1 to write */
     bool l1_any_dirty;
-    uint64_t *reftable;        /* host order, reftable_entries */
+    uint64_t *reftable; /* host order, reftable_entries */
     uint64_t reftable_entries;
-    uint64_t *reftable_dirty;  /* as l1_dirty */
+    uint64_t *reftable_dirty; /* as l1_dirty */
     bool reftable_any_dirty;
-    /* Ranges of the file that no guest data may lie in: header, L1, refcount table, snapshot table. */
+    /* Ranges of the file that no guest data may lie in: header, L1, refcount table, snapshot table.
+     */
     struct {
         uint64_t offset, length;
     } reserved_range[4];
 
     struct qcow2_cache cache;
 
-    struct list in_flight;     /* struct qcow2_in_flight */
+    struct list in_flight; /* struct qcow2_in_flight */
 
     /* Allocation; guarded by alloc_lock. */
     struct co_mutex alloc_lock;
-    uint64_t free_hint;        /* no cluster below this index is known to be free */
-    uint64_t fresh_cluster;    /* first cluster index that was never allocated */
+    uint64_t free_hint;     /* no cluster below this index is known to be free */
+    uint64_t fresh_cluster; /* first cluster index that was never allocated */
 
     /* Freed clusters and the grace period. */
     struct qcow2_freed_list freed;
@@ -131,8 +138,10 @@ struct qcow2 {
     struct co_waitq pass_waiters;
     uint8_t *pass_buffer;
 
-    bool writable_prepared;    /* autoclear bits were cleared, so writing may start */
-    int broken;                /* negative errno: metadata in memory and on disk may differ; no more writes */
+    void *compressed; /* compressed.c: what it keeps between reads; NULL at open */
+
+    bool writable_prepared; /* autoclear bits were cleared, so writing may start */
+    int broken; /* negative errno: metadata in memory and on disk may differ; no more writes */
 };
 
 static inline struct qcow2 *qcow2_of(const struct block_node *node)
@@ -140,7 +149,8 @@ static inline struct qcow2 *qcow2_of(const struct block_node *node)
     return node->state;
 }
 
-/* ---- geometry ------------------------------------------------------------------------------------ */
+/* ---- geometry
+ * ------------------------------------------------------------------------------------ */
 
 static inline uint64_t qcow2_l1_index(const struct qcow2 *q, uint64_t guest)
 {
@@ -162,7 +172,8 @@ static inline unsigned qcow2_subcluster_index(const struct qcow2 *q, uint64_t gu
     return (unsigned)(qcow2_in_cluster(q, guest) >> q->subcluster_bits);
 }
 
-/* ---- header and life (header_io.c, qcow2.c) -------------------------------------------------------- */
+/* ---- header and life (header_io.c, qcow2.c)
+ * -------------------------------------------------------- */
 
 /** Writes the fixed header fields from q->header into the file (512 bytes; not synced). */
 HWS_MUST_CHECK int qcow2_co_header_store(struct qcow2 *q);
@@ -170,14 +181,17 @@ HWS_MUST_CHECK int qcow2_co_header_store(struct qcow2 *q);
 /** Clears autoclear bits and whatever else must be durable before the first change of the image. */
 HWS_MUST_CHECK int qcow2_co_prepare_write(struct qcow2 *q);
 
-/** Drops all cached metadata and reads header and tables again: after a repair. Image must be idle. */
+/** Drops all cached metadata and reads header and tables again: after a repair. Image must be idle.
+ */
 HWS_MUST_CHECK int qcow2_co_reload(struct qcow2 *q, struct hws_error *err);
 
-/* ---- compressed clusters (compressed.c) and check (check.c) ------------------------------------------ */
+/* ---- compressed clusters (compressed.c) and check (check.c)
+ * ------------------------------------------ */
 
 /**
  * Reads @buffer.length bytes at @offset inside the guest cluster that the L2 entry @entry (bit 62
- * set, as on disk but in host order) describes. @return 0, -EIO where the stream is corrupt, -errno.
+ * set, as on disk but in host order) describes. @return 0, -EIO where the stream is corrupt,
+ * -errno.
  */
 HWS_MUST_CHECK int qcow2_co_read_compressed(struct qcow2 *q, uint64_t entry, uint32_t offset,
                                             struct sgl buffer);
@@ -200,11 +214,13 @@ static inline bool qcow2_compressed_range(const struct qcow2 *q, uint64_t entry,
     return host < QCOW2_HOST_END;
 }
 
-/** The driver's co_check. Works on the file, not on the cache: flushes before, reloads after repair. */
-HWS_MUST_CHECK int qcow2_co_check(struct block_node *node, unsigned repair, struct block_check *check,
-                                  struct hws_error *err);
+/** The driver's co_check. Works on the file, not on the cache: flushes before, reloads after
+ * repair. */
+HWS_MUST_CHECK int qcow2_co_check(struct block_node *node, unsigned repair,
+                                  struct block_check *check, struct hws_error *err);
 
-/* ---- cache.c ------------------------------------------------------------------------------------------ */
+/* ---- cache.c
+ * ------------------------------------------------------------------------------------------ */
 
 HWS_MUST_CHECK int qcow2_cache_init(struct qcow2 *q);
 /** Drops every slice, dirty or not. */
@@ -229,15 +245,16 @@ void qcow2_slice_unpin(struct qcow2 *q, struct qcow2_slice *slice);
 
 /**
  * To be called, with q->lock held and the slice pinned, before its data is changed; marks it dirty.
- * @return 0, or -ENOMEM (nothing changed) when a running pass needs the old bytes and no copy could be
- * made.
+ * @return 0, or -ENOMEM (nothing changed) when a running pass needs the old bytes and no copy could
+ * be made.
  */
 HWS_MUST_CHECK int qcow2_slice_touch(struct qcow2 *q, struct qcow2_slice *slice);
 
 /** Forgets slices in a host range that gets a new use. They must be unpinned. Takes q->lock. */
 void qcow2_cache_invalidate(struct qcow2 *q, uint64_t offset, uint64_t length);
 
-/* ---- refcount.c: one count --------------------------------------------------------------------------- */
+/* ---- refcount.c: one count
+ * --------------------------------------------------------------------------- */
 
 /** Entry @index of a refcount slice. Any width. */
 uint64_t qcow2_refcount_read(const uint8_t *slice, unsigned order, uint32_t index);
@@ -246,7 +263,8 @@ void qcow2_refcount_write(uint8_t *slice, unsigned order, uint32_t index, uint64
 /** The refcount of a host cluster. Caller holds alloc_lock. */
 HWS_MUST_CHECK int qcow2_co_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *ret);
 
-/* ---- alloc.c: host clusters ---------------------------------------------------------------------------- */
+/* ---- alloc.c: host clusters
+ * ---------------------------------------------------------------------------- */
 
 /**
  * Allocates up to @want neighbouring host clusters. Takes alloc_lock.
@@ -258,14 +276,16 @@ HWS_MUST_CHECK int qcow2_co_alloc(struct qcow2 *q, uint32_t want, uint64_t *ret_
 HWS_MUST_CHECK int qcow2_co_alloc_locked(struct qcow2 *q, uint32_t want, bool all,
                                          uint64_t *ret_host, uint32_t *ret_got);
 
-/* ---- free.c: the freed list ------------------------------------------------------------------------------ */
+/* ---- free.c: the freed list
+ * ------------------------------------------------------------------------------ */
 
 /** Promises room for @entries calls of qcow2_freed_add(). Takes q->lock. */
 HWS_MUST_CHECK int qcow2_freed_reserve(struct qcow2 *q, unsigned entries);
 /** Gives promised room back. Takes q->lock. */
 void qcow2_freed_unreserve(struct qcow2 *q, unsigned entries);
 /**
- * The clusters are no longer referenced by L2 in memory. Uses one promised entry. Caller holds q->lock.
+ * The clusters are no longer referenced by L2 in memory. Uses one promised entry. Caller holds
+ * q->lock.
  * @on_disk: L2 tables on disk may still name them.
  */
 void qcow2_freed_add(struct qcow2 *q, uint64_t host, uint32_t clusters, bool on_disk);
@@ -286,7 +306,8 @@ static inline void qcow2_leave(struct qcow2 *q, uint64_t epoch)
     atomic_fetch_sub_explicit(&q->users[epoch & 1], 1, memory_order_release);
 }
 
-/* ---- l2.c: the map ---------------------------------------------------------------------------------------- */
+/* ---- l2.c: the map
+ * ---------------------------------------------------------------------------------------- */
 
 enum qcow2_kind {
     QCOW2_KIND_UNALLOCATED, /* ask the backing file */
@@ -316,8 +337,8 @@ HWS_MUST_CHECK int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t l
                                      struct qcow2_extent *ret);
 
 /**
- * The L2 slice that holds the entry of @guest, pinned, its table present and ours alone (allocated or
- * copied where needed). For changing entries.
+ * The L2 slice that holds the entry of @guest, pinned, its table present and ours alone (allocated
+ * or copied where needed). For changing entries.
  */
 HWS_MUST_CHECK int qcow2_co_l2_slice(struct qcow2 *q, uint64_t guest, struct qcow2_slice **ret);
 
@@ -336,10 +357,14 @@ static inline uint32_t qcow2_slice_clusters_left(const struct qcow2 *q, uint64_t
     return per_slice - (qcow2_l2_index(q, guest) & (per_slice - 1));
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------ */
+/* ---- requests
+ * ------------------------------------------------------------------------------------------------
+ */
 
-HWS_MUST_CHECK int qcow2_co_read(struct block_node *node, uint64_t offset, struct sgl buffer,
-                                 unsigned flags);
+HWS_MUST_CHECK int qcow2_co_read_layer(struct block_node *node, uint64_t offset, struct sgl buffer,
+                                       unsigned flags, struct block_holes *holes);
+/** Reads guest bytes through this layer and the backing chain; zeroes past the virtual end. */
+HWS_MUST_CHECK int qcow2_co_read_guest(struct qcow2 *q, uint64_t offset, struct sgl buffer);
 HWS_MUST_CHECK int qcow2_co_write(struct block_node *node, uint64_t offset, struct sgl buffer,
                                   unsigned flags);
 HWS_MUST_CHECK int qcow2_co_write_zeroes(struct block_node *node, uint64_t offset, uint64_t length,
@@ -358,7 +383,8 @@ HWS_MUST_CHECK int qcow2_co_flush(struct block_node *node);
 /** One pass without reclaiming freed clusters: may be called with alloc_lock held. */
 HWS_MUST_CHECK int qcow2_co_flush_pass(struct qcow2 *q);
 
-/* ---- in-flight table (alloc.c) ---------------------------------------------------------------------------------- */
+/* ---- in-flight table (alloc.c)
+ * ---------------------------------------------------------------------------------- */
 
 /** NULL, or a running allocation that shares a byte with [start, end). Caller holds q->lock. */
 struct qcow2_in_flight *qcow2_in_flight_find(struct qcow2 *q, uint64_t start, uint64_t end);
