@@ -125,8 +125,9 @@ struct block_driver {
     /** Backends: takes away what co_create, which returned 1, has made. */
     int (*co_remove)(const void *create_options, struct hws_error *err);
     /**
-     * Copies inside the storage: @to's driver is this driver too. May copy less than @length.
-     * @return bytes copied, > 0, or -ENOTSUP: the caller reads and writes. NULL: not offered.
+     * Copies inside the storage, of @to's driver; @from, of any driver, is the node that stores the
+     * bytes. May copy less than @length. @return bytes copied, > 0, or -ENOTSUP: the caller reads
+     * and writes. NULL: not offered.
      */
     int64_t (*co_copy_range)(struct block_node *from, uint64_t from_offset, struct block_node *to,
                              uint64_t to_offset, uint64_t length);

@@ -1,0 +1,202 @@
+/*
+ * The raw format: the bytes of the file are the bytes of the device, or a window on them.
+ *
+ *     file   |--------|=============================|------------|
+ *            0      offset        device      offset + size
+ *
+ * Raw images have no header, so raw is never found by probing: a guest could write another format's
+ * header into its disk and have the next open follow it to other files. The user says raw.
+ *
+ * Alignment and limits are the file node's: requests pass through and the core fits them there.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "format/raw/raw.h"
+
+struct raw_options {
+    uint64_t offset_bytes;
+    uint64_t size_bytes; /* 0: up to the end of the file */
+};
+
+enum raw_preallocation { RAW_PREALLOC_OFF, RAW_PREALLOC_FALLOC, RAW_PREALLOC_FULL };
+
+struct raw_create_options {
+    uint64_t size_bytes;
+    int preallocation;
+};
+
+struct raw {
+    uint64_t start_bytes;
+    bool fixed_size; /* the user gave the size of the window */
+};
+
+static struct block_node *file_of(const struct block_node *node)
+{
+    return node->child[BLOCK_FILE];
+}
+
+static int co_raw_open(struct block_node *node, const void *options, struct hws_error *err)
+{
+    const struct raw_options *o = options;
+    struct raw *raw = node->state;
+    uint64_t file_bytes = block_size(file_of(node));
+
+    if (o->offset_bytes > file_bytes)
+        return hws_fail(err, EINVAL, "'%s': offset is %llu, but the file has only %llu bytes",
+                        node->filename, (unsigned long long)o->offset_bytes,
+                        (unsigned long long)file_bytes);
+    if (o->size_bytes > file_bytes - o->offset_bytes)
+        return hws_fail(err, EINVAL,
+                        "'%s': offset %llu and size %llu go past the end of the file (%llu bytes)",
+                        node->filename, (unsigned long long)o->offset_bytes,
+                        (unsigned long long)o->size_bytes, (unsigned long long)file_bytes);
+    raw->start_bytes = o->offset_bytes;
+    raw->fixed_size = o->size_bytes != 0;
+    node->limits.optimal_bytes = file_of(node)->limits.optimal_bytes;
+    node->write_flags = BLOCK_FUA;
+    node->zero_flags = BLOCK_FUA | BLOCK_MAY_UNMAP | BLOCK_NO_FALLBACK;
+    atomic_store(&node->size_bytes, raw->fixed_size ? o->size_bytes : file_bytes - o->offset_bytes);
+    return 0;
+}
+
+static int co_raw_read(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
+{
+    struct raw *raw = node->state;
+    return co_block_read(file_of(node), raw->start_bytes + offset, buffer, flags);
+}
+
+static int co_raw_write(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
+{
+    struct raw *raw = node->state;
+    return co_block_write(file_of(node), raw->start_bytes + offset, buffer, flags);
+}
+
+static int co_raw_write_zeroes(struct block_node *node, uint64_t offset, uint64_t length,
+                               unsigned flags)
+{
+    struct raw *raw = node->state;
+    return co_block_write_zeroes(file_of(node), raw->start_bytes + offset, length, flags);
+}
+
+static int co_raw_discard(struct block_node *node, uint64_t offset, uint64_t length)
+{
+    struct raw *raw = node->state;
+    return co_block_discard(file_of(node), raw->start_bytes + offset, length);
+}
+
+static int co_raw_status(struct block_node *node, uint64_t offset, uint64_t length,
+                         struct block_extent *ret)
+{
+    struct raw *raw = node->state;
+    int r = co_block_status(file_of(node), raw->start_bytes + offset, length, ret);
+
+    if (r == 0)
+        ret->flags |= BLOCK_STATUS_ALLOCATED; /* there is no layer below a raw image */
+    return r;
+}
+
+static int64_t co_raw_copy_range(struct block_node *from, uint64_t from_offset,
+                                 struct block_node *to, uint64_t to_offset, uint64_t length)
+{
+    struct raw *raw = to->state;
+    uint64_t copied = 0;
+    int r = co_block_copy_range(from, from_offset, file_of(to), raw->start_bytes + to_offset,
+                                length, &copied);
+    return copied > 0 ? (int64_t)copied : r;
+}
+
+static int co_raw_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
+{
+    struct raw *raw = node->state;
+
+    if (raw->fixed_size)
+        return hws_fail(err, EINVAL,
+                        "'%s' was opened with a fixed size; open it without the size option",
+                        node->filename);
+    if (size_bytes > BLOCK_SIZE_MAX - raw->start_bytes)
+        return hws_fail(err, EFBIG, "'%s': %llu bytes are too many", node->filename,
+                        (unsigned long long)size_bytes);
+    int r = co_block_resize(file_of(node), raw->start_bytes + size_bytes, err);
+    if (r == 0)
+        atomic_store(&node->size_bytes, size_bytes);
+    return r;
+}
+
+/* Writes zeroes, so that blocks are not only reserved but initialised. */
+static int co_write_full(struct block_node *file, uint64_t size, struct hws_error *err)
+{
+    autofree void *zeroes = calloc(1, MiB);
+    if (!zeroes)
+        return hws_fail(err, ENOMEM, "out of memory");
+    for (uint64_t offset = 0; offset < size; offset += MiB) {
+        struct iovec iov;
+        int r = co_block_write(file, offset, sgl_one(&iov, zeroes, MIN(MiB, size - offset)), 0);
+        if (r < 0)
+            return hws_fail_errno(err, -r, "writing '%s' at offset %llu", block_filename(file),
+                                  (unsigned long long)offset);
+    }
+    return 0;
+}
+
+static int co_raw_create(const void *create_options, struct block_node *file, struct hws_error *err)
+{
+    const struct raw_create_options *o = create_options;
+
+    int r = co_block_resize(file, o->size_bytes, err);
+    if (r < 0 || o->size_bytes == 0)
+        return r;
+    if (o->preallocation == RAW_PREALLOC_FULL)
+        return co_write_full(file, o->size_bytes, err);
+    if (o->preallocation == RAW_PREALLOC_FALLOC) {
+        r = co_block_write_zeroes(file, 0, o->size_bytes, BLOCK_NO_FALLBACK);
+        if (r == -ENOTSUP)
+            return hws_fail(err, ENOTSUP,
+                            "the storage of '%s' cannot reserve blocks; use preallocation=full or "
+                            "preallocation=off",
+                            block_filename(file));
+        if (r < 0)
+            return hws_fail_errno(err, -r, "reserving %llu bytes for '%s'",
+                                  (unsigned long long)o->size_bytes, block_filename(file));
+    }
+    return 0;
+}
+
+static const char *const preallocation_names[] = {"off", "falloc", "full", NULL};
+
+static const struct option_desc raw_table[] = {
+    {"offset", OPTION_SIZE, offsetof(struct raw_options, offset_bytes),
+     "where in the file the device begins", "0", .max = BLOCK_SIZE_MAX},
+    {"size", OPTION_SIZE, offsetof(struct raw_options, size_bytes),
+     "size of the device; 0: up to the end of the file", "0", .max = BLOCK_SIZE_MAX},
+    OPTION_END,
+};
+
+static const struct option_desc raw_create_table[] = {
+    {"size", OPTION_SIZE, offsetof(struct raw_create_options, size_bytes), "size of the device",
+     .required = true, .max = BLOCK_SIZE_MAX},
+    {"preallocation", OPTION_ENUM, offsetof(struct raw_create_options, preallocation),
+     "off: sparse; falloc: blocks reserved; full: zeroes written", "off",
+     .choices = preallocation_names},
+    OPTION_END,
+};
+
+const struct block_driver raw_driver = {
+    .name = "raw",
+    .help = "the bytes of the file as they are, or a part of them",
+    .kind = BLOCK_FORMAT,
+    .needs_file = true,
+    .state_bytes = sizeof(struct raw),
+    .options = raw_table,
+    .options_bytes = sizeof(struct raw_options),
+    .create_options = raw_create_table,
+    .create_options_bytes = sizeof(struct raw_create_options),
+    .co_open = co_raw_open,
+    .co_read = co_raw_read,
+    .co_write = co_raw_write,
+    .co_write_zeroes = co_raw_write_zeroes,
+    .co_discard = co_raw_discard,
+    .co_status = co_raw_status,
+    .co_copy_range = co_raw_copy_range,
+    .co_resize = co_raw_resize,
+    .co_create = co_raw_create,
+};
