@@ -227,7 +227,6 @@ static uint64_t transfer_length(struct sim *sim, const struct rt_io *io)
 bool sim_io_submit(struct rt_queue *q, struct rt_io *io)
 {
     struct sim *sim = sim_of(q->rt);
-    rt_count(&q->count.operations, 1);
     if (io->op > RT_OP_WORK)
         io->result = -EOPNOTSUPP; /* no descriptors, streams or devices here */
     else
