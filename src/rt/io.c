@@ -22,13 +22,21 @@
 #define AGAIN_MAX      100
 #define AGAIN_PAUSE_NS 1000000
 
+/* After so many operations that never waited, others get their turn. */
+#define INLINE_STREAK_MAX 64
+
 static int64_t perform(struct rt_io *io)
 {
     struct rt_queue *q = rt_self();
     io->co = co_self();
     rt_count(&q->count.operations, 1);
-    if (!q->rt->ops->submit(q, io))
+    if (!q->rt->ops->submit(q, io)) {
+        q->inline_streak = 0;
         co_suspend();
+    } else if (++q->inline_streak >= INLINE_STREAK_MAX) {
+        q->inline_streak = 0;
+        co_yield ();
+    }
     return io->result;
 }
 

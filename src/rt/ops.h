@@ -21,6 +21,7 @@
 #include "rt/timer.h"
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/socket.h>
 
 #define RT_FOREVER UINT64_MAX
 
@@ -80,6 +81,7 @@ struct rt_io {
             uint32_t length;
         } command;
         struct rt_stat *stat;
+        struct msghdr message; /* a stream's, the implementation's */
     };
     int64_t result;
     struct co *co;
@@ -161,7 +163,8 @@ struct rt_queue {
     uint64_t alive;     /* coroutines, started and not yet ended */
     struct list stacks; /* free stacks; see co.c */
     unsigned stacks_free;
-    struct co *stopper; /* suspended in co_queue_stop() */
+    unsigned inline_streak; /* operations complete at once, in a row */
+    struct co *stopper;     /* suspended in co_queue_stop() */
     pthread_t thread;
     bool threaded; /* thread is to be joined */
     bool stopping; /* ends with its last coroutine. Own thread only */

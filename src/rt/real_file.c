@@ -1,0 +1,358 @@
+/*
+ * Files of the real runtimes: opening (confined where asked), what direct I/O wants, locks, and
+ * every operation by blocking system calls, for the worker threads.
+ *
+ * Copy offload needs no FICLONERANGE of its own: copy_file_range(2) shares extents wherever the
+ * file system can, and copies inside the kernel elsewhere.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "rt/real.h"
+#include <limits.h>
+#include <linux/fs.h>
+#include <linux/openat2.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+/* Direct I/O of this alignment works on every file system and disk known. */
+#define DIRECT_ALIGNMENT_SAFE 4096u
+
+/* ---- opening ----------------------------------------------------------------------------------
+ */
+
+/* A read of @alignment bytes at that offset tells whether the file system minds: checked before
+ * anything is read, and harmless. */
+static bool direct_read_works(int fd, uint32_t alignment)
+{
+    _Alignas(DIRECT_ALIGNMENT_SAFE) char block[DIRECT_ALIGNMENT_SAFE];
+    static_assert(sizeof(block) == DIRECT_ALIGNMENT_SAFE, "");
+    return pread(fd, block, alignment, alignment) == (ssize_t)alignment;
+}
+
+static uint32_t probe_direct(int fd, uint64_t size_bytes)
+{
+    for (uint32_t alignment = 512; alignment < DIRECT_ALIGNMENT_SAFE; alignment *= 2)
+        if (size_bytes >= 2 * (uint64_t)alignment && direct_read_works(fd, alignment))
+            return alignment;
+    return DIRECT_ALIGNMENT_SAFE;
+}
+
+/* What O_DIRECT wants of offsets and addresses. */
+static void find_alignment(struct real_file *f, uint64_t size_bytes)
+{
+    int fd = f->file.fd;
+#ifdef STATX_DIOALIGN
+    struct statx sx;
+    if (statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &sx) == 0 && (sx.stx_mask & STATX_DIOALIGN) &&
+        is_power_of_2(sx.stx_dio_offset_align) && is_power_of_2(sx.stx_dio_mem_align)) {
+        f->file.offset_alignment = sx.stx_dio_offset_align;
+        f->memory_alignment = sx.stx_dio_mem_align;
+        return;
+    }
+#endif
+    int block_bytes;
+    if (f->is_block_device && ioctl(fd, BLKSSZGET, &block_bytes) == 0 && block_bytes > 0 &&
+        is_power_of_2((uint64_t)block_bytes)) {
+        f->file.offset_alignment = f->memory_alignment = (uint32_t)block_bytes;
+        return;
+    }
+    f->file.offset_alignment = f->memory_alignment = probe_direct(fd, size_bytes);
+}
+
+/* Makes a file of @fd, which it owns from here when it succeeds. */
+static int new_file(int fd, struct real_file **ret)
+{
+    struct stat st;
+    if (fstat(fd, &st))
+        return -errno;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0)
+        return -errno;
+    struct real_file *f = calloc(1, sizeof(*f));
+    if (!f)
+        return -ENOMEM;
+    f->file = (struct rt_file){.ops = &rt_threads_ops, .fd = fd, .offset_alignment = 1};
+    f->memory_alignment = 1;
+    f->is_block_device = S_ISBLK(st.st_mode);
+    f->is_regular = S_ISREG(st.st_mode);
+    f->is_socket = S_ISSOCK(st.st_mode);
+    f->direct = (flags & O_DIRECT) && (f->is_block_device || f->is_regular);
+    if (f->direct)
+        find_alignment(f, (uint64_t)st.st_size);
+    *ret = f;
+    return 0;
+}
+
+int rt_file_adopt(int fd, struct rt_file **ret)
+{
+    struct real_file *f;
+    int result = new_file(fd, &f);
+    if (result < 0)
+        return result;
+    /* Devices, pipes and the like: a read of a non-blocking one waits by polling, neither in a
+     * thread of the kernel's nor of ours. Sockets can do that a call at a time. */
+    if (!f->is_regular && !f->is_block_device && !f->is_socket) {
+        int flags = fcntl(fd, F_GETFL);
+        if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK)) {
+            result = -errno;
+            free(f);
+            return result;
+        }
+    }
+    *ret = &f->file;
+    return 0;
+}
+
+/* Where @path goes on below @folder: the rest of it, or NULL. Both have no symbolic links. */
+static const char *below(const char *path, const char *folder)
+{
+    size_t length = strlen(folder);
+    while (length > 0 && folder[length - 1] == '/')
+        length--;
+    if (strncmp(path, folder, length) || path[length] != '/')
+        return NULL;
+    path += length;
+    while (*path == '/')
+        path++;
+    return *path ? path : NULL;
+}
+
+/* Turns an absolute @path into one relative to @folder, into @buffer. Nothing is decided here: the
+ * kernel confines the result. @return false when it does not seem to lie there. */
+static bool make_relative(const char *path, const char *folder, char buffer[PATH_MAX])
+{
+    autofree char *real_folder = realpath(folder, NULL);
+    const char *name = strrchr(path, '/') + 1;
+    autofree char *parent = strndup(path, (size_t)(name - path));
+    autofree char *real_parent = parent ? realpath(parent, NULL) : NULL;
+    if (!real_folder || !real_parent || *name == '\0')
+        return false;
+    autofree char *whole = NULL;
+    if (asprintf(&whole, "%s/%s", real_parent, name) < 0) {
+        whole = NULL;
+        return false;
+    }
+    const char *rest = below(whole, real_folder);
+    if (!rest || strlen(rest) >= PATH_MAX)
+        return false;
+    strcpy(buffer, rest);
+    return true;
+}
+
+/* @return a descriptor or -errno; -EXDEV when the path leads out of @folder. */
+static int open_beneath(const char *path, int flags, mode_t mode, const char *folder)
+{
+    char relative[PATH_MAX];
+    autofd int folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (folder_fd < 0)
+        return -errno;
+    if (path[0] == '/') {
+        if (!make_relative(path, folder, relative))
+            return -EXDEV;
+        path = relative;
+    }
+    struct open_how how = {
+        .flags = (uint64_t)flags,
+        .mode = flags & (O_CREAT | __O_TMPFILE) ? mode : 0,
+        .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
+    };
+    int fd;
+    do
+        fd = (int)syscall(SYS_openat2, folder_fd, path, &how, sizeof(how));
+    while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+    return fd < 0 ? -errno : fd;
+}
+
+static int perform_open(struct rt_io *io)
+{
+    const struct rt_open *how = io->open.how;
+    int flags = how->flags | O_CLOEXEC | O_NOCTTY;
+    autofd int fd = -1;
+    if (how->beneath) {
+        fd = open_beneath(io->path, flags, how->mode, how->beneath);
+        if (fd == -EXDEV)
+            return hws_fail(io->err, EXDEV, "'%s' leads outside of the allowed folder '%s'",
+                            io->path, how->beneath);
+        if (fd == -ENOSYS)
+            return hws_fail(io->err, ENOSYS,
+                            "cannot open '%s' confined to '%s': openat2 is refused here", io->path,
+                            how->beneath);
+        errno = fd < 0 ? -fd : 0;
+    } else {
+        fd = open(io->path, flags, how->mode);
+    }
+    if (fd < 0) {
+        int code = errno;
+        if (code == EINVAL && (flags & O_DIRECT))
+            return hws_fail(io->err, code,
+                            "cannot open '%s': its file system has no direct I/O; use a cache mode "
+                            "without it",
+                            io->path);
+        return hws_fail_errno(io->err, code, "cannot open '%s'", io->path);
+    }
+    struct real_file *f;
+    int result = new_file(fd, &f);
+    if (result < 0)
+        return hws_fail_errno(io->err, -result, "cannot use '%s'", io->path);
+    steal_fd(&fd);
+    io->open.ret = &f->file;
+    return 0;
+}
+
+void real_file_close(struct rt_file *file)
+{
+    struct real_file *f = real_file(file);
+    close(file->fd);
+    free(f);
+}
+
+/* ---- locks ------------------------------------------------------------------------------------
+ */
+
+int real_file_lock(struct rt_file *file, uint64_t start, uint64_t length, enum rt_lock lock)
+{
+    static const short type[] = {
+        [RT_UNLOCK] = F_UNLCK, [RT_LOCK_SHARED] = F_RDLCK, [RT_LOCK_EXCLUSIVE] = F_WRLCK};
+    struct flock fl = {.l_type = type[lock],
+                       .l_whence = SEEK_SET,
+                       .l_start = (off_t)start,
+                       .l_len = (off_t)length};
+    if (lock != RT_UNLOCK)
+        real_file(file)->locked = true;
+    if (fcntl(file->fd, F_OFD_SETLK, &fl) == 0)
+        return 0;
+    return errno == EACCES ? -EAGAIN : -errno;
+}
+
+int real_file_lock_test(struct rt_file *file, uint64_t start, uint64_t length)
+{
+    struct flock fl = {
+        .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = (off_t)start, .l_len = (off_t)length};
+    if (fcntl(file->fd, F_OFD_GETLK, &fl))
+        return -errno;
+    return fl.l_type == F_UNLCK ? 0 : -EAGAIN;
+}
+
+/* ---- operations -------------------------------------------------------------------------------
+ */
+
+static int64_t failed_or(int64_t result)
+{
+    return result < 0 ? -errno : result;
+}
+
+static int64_t perform_stat(struct rt_io *io)
+{
+    const struct real_file *f = real_file(io->file);
+    struct stat st;
+    if (fstat(io->file->fd, &st))
+        return -errno;
+    uint64_t size_bytes = (uint64_t)st.st_size;
+    if (f->is_block_device && ioctl(io->file->fd, BLKGETSIZE64, &size_bytes))
+        return -errno;
+    *io->stat = (struct rt_stat){
+        .size_bytes = size_bytes,
+        .allocated_bytes = f->is_block_device ? size_bytes : (uint64_t)st.st_blocks * 512,
+        .device = f->is_block_device ? st.st_rdev : st.st_dev,
+        .inode = f->is_block_device ? 0 : st.st_ino,
+        .is_block_device = f->is_block_device,
+        .is_regular = f->is_regular,
+        .offset_alignment = f->file.offset_alignment,
+        .memory_alignment = f->memory_alignment,
+    };
+    return 0;
+}
+
+static int64_t perform_copy_range(struct rt_io *io)
+{
+    loff_t from = (loff_t)io->offset, to = (loff_t)io->copy.to_offset;
+    ssize_t copied =
+        copy_file_range(io->file->fd, &from, io->copy.to->fd, &to, (size_t)io->length, 0);
+    if (copied >= 0)
+        return copied;
+    /* A seccomp filter, or a kind of file that cannot. */
+    if (errno == ENOSYS || errno == EINVAL || errno == EPERM)
+        return -EOPNOTSUPP;
+    return -errno;
+}
+
+static int64_t perform_seek(struct rt_io *io)
+{
+    off_t found = lseek(io->file->fd, (off_t)io->offset, io->flags);
+    if (found >= 0)
+        return found;
+    return errno == EINVAL ? -EOPNOTSUPP : -errno;
+}
+
+static int64_t perform_rename(struct rt_io *io)
+{
+    if (rename(io->path, io->to_path))
+        return hws_fail_errno(io->err, errno, "cannot rename '%s' to '%s'", io->path, io->to_path);
+    const char *slash = strrchr(io->to_path, '/');
+    autofree char *folder =
+        slash ? strndup(io->to_path, (size_t)(slash - io->to_path) + 1) : strdup(".");
+    if (!folder)
+        return hws_fail(io->err, ENOMEM, "no memory to make the renaming of '%s' durable",
+                        io->to_path);
+    autofd int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd))
+        return hws_fail_errno(io->err, errno, "cannot make the renaming of '%s' durable",
+                              io->to_path);
+    return 0;
+}
+
+static int64_t perform_unlink(struct rt_io *io)
+{
+    if (unlink(io->path))
+        return hws_fail_errno(io->err, errno, "cannot remove '%s'", io->path);
+    return 0;
+}
+
+static int64_t perform_stream(struct rt_io *io)
+{
+    int fd = io->file->fd;
+    if (real_file(io->file)->is_socket) {
+        struct msghdr message = {.msg_iov = (struct iovec *)io->iov, .msg_iovlen = io->iov_count};
+        return failed_or(io->op == RT_OP_READ_STREAM
+                             ? recvmsg(fd, &message, MSG_DONTWAIT)
+                             : sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL));
+    }
+    return failed_or(io->op == RT_OP_READ_STREAM ? readv(fd, io->iov, (int)io->iov_count)
+                                                 : writev(fd, io->iov, (int)io->iov_count));
+}
+
+int64_t real_file_perform(struct rt_io *io)
+{
+    int fd = io->file ? io->file->fd : -1;
+    switch (io->op) {
+    case RT_OP_READ:
+        return failed_or(preadv2(fd, io->iov, (int)io->iov_count, (off_t)io->offset, io->flags));
+    case RT_OP_WRITE:
+        return failed_or(pwritev2(fd, io->iov, (int)io->iov_count, (off_t)io->offset, io->flags));
+    case RT_OP_FDATASYNC:
+        return failed_or(fdatasync(fd));
+    case RT_OP_FALLOCATE:
+        return failed_or(fallocate(fd, io->flags, (off_t)io->offset, (off_t)io->length));
+    case RT_OP_TRUNCATE:
+        return failed_or(ftruncate(fd, (off_t)io->offset));
+    case RT_OP_COPY_RANGE:
+        return perform_copy_range(io);
+    case RT_OP_SEEK:
+        return perform_seek(io);
+    case RT_OP_STAT:
+        return perform_stat(io);
+    case RT_OP_OPEN:
+        return perform_open(io);
+    case RT_OP_RENAME:
+        return perform_rename(io);
+    case RT_OP_UNLINK:
+        return perform_unlink(io);
+    case RT_OP_READ_STREAM:
+    case RT_OP_WRITE_STREAM:
+        return perform_stream(io);
+    default:
+        return -EOPNOTSUPP;
+    }
+}
