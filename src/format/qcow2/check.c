@@ -1,11 +1,11 @@
 /*
  * Checking a qcow2 image: entry point, header, findings, and reading tables.
  *
- * The walk (check_walk.c) follows everything that the header leads to and counts what each host cluster
- * is used for; the comparison (check_compare.c) holds the refcounts on disk and the COPIED flags
- * against that; the repair (check_repair.c) puts right what it can. Each L2 table is read once, however
- * many snapshots share it: its references count as often as the table itself is referenced. So time
- * and memory follow the size of the file, not what its tables claim.
+ * The walk (check_walk.c) follows everything that the header leads to and counts what each host
+ * cluster is used for; the comparison (check_compare.c) holds the refcounts on disk and the COPIED
+ * flags against that; the repair (check_repair.c) puts right what it can. Each L2 table is read
+ * once, however many snapshots share it: its references count as often as the table itself is
+ * referenced. So time and memory follow the size of the file, not what its tables claim.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,13 +17,14 @@
 
 /* Bytes of tables read ahead at a time, and how many reads that may be. */
 #define AHEAD_BYTES (4 * MiB)
-#define AHEAD_MAX 32
+#define AHEAD_MAX   32
 /* Chunks of the map that no stored byte has to justify: 10 MB. */
 #define CHUNKS_FREE 65536
 /* Below this a hole is cheaper read than asked about. */
 #define HOLE_BYTES 4096
 
-/* ---- findings ---------------------------------------------------------------------------------- */
+/* ---- findings ----------------------------------------------------------------------------------
+ */
 
 static void tell(struct checker *c, const char *kind, const char *format, va_list args)
 {
@@ -72,7 +73,8 @@ void check_note(struct checker *c, const char *format, ...)
     va_end(args);
 }
 
-/* ---- reading and writing -------------------------------------------------------------------------- */
+/* ---- reading and writing
+ * -------------------------------------------------------------------------- */
 
 int co_check_read(struct checker *c, uint64_t offset, size_t length, void *buffer, bool *ret_zero)
 {
@@ -102,7 +104,8 @@ int co_check_write(struct checker *c, uint64_t offset, const void *buffer, size_
     c->changed = true;
     int result = co_block_write(c->file, offset, sgl_one(&iov, (void *)buffer, length), 0);
     if (result < 0)
-        return hws_fail(c->err, -result, "repairing %s: writing %zu bytes at offset %#" PRIx64 ": %s",
+        return hws_fail(c->err, -result,
+                        "repairing %s: writing %zu bytes at offset %#" PRIx64 ": %s",
                         block_filename(c->file), length, offset, strerror(-result));
     return 0;
 }
@@ -183,7 +186,8 @@ int co_check_each_table(struct checker *c, size_t count,
     return MIN(result, 0);
 }
 
-/* ---- the header ---------------------------------------------------------------------------------------- */
+/* ---- the header
+ * ---------------------------------------------------------------------------------------- */
 
 /* The two header extensions that refer to clusters. */
 static void take_extensions(struct checker *c, const struct qcow2_header *header)
@@ -194,14 +198,16 @@ static void take_extensions(struct checker *c, const struct qcow2_header *header
         c->bitmap_directory_size = load_be64(found->data + 8);
         c->bitmap_directory_offset = load_be64(found->data + 16);
     } else if (found) {
-        check_corruption(c, "header extension of bitmaps: %u bytes long, 24 are needed", found->length);
+        check_corruption(c, "header extension of bitmaps: %u bytes long, 24 are needed",
+                         found->length);
     }
     found = qcow2_header_extension(header, QCOW2_EXT_LUKS);
     if (found && found->length >= 16) {
         c->crypt_offset = load_be64(found->data);
         c->crypt_length = load_be64(found->data + 8);
     } else if (found) {
-        check_corruption(c, "header extension of the encryption header: %u bytes long, 16 are needed",
+        check_corruption(c,
+                         "header extension of the encryption header: %u bytes long, 16 are needed",
                          found->length);
     }
 }
@@ -264,7 +270,8 @@ static size_t co_chunks_max(struct checker *c)
     return CHUNKS_FREE + stored / 8;
 }
 
-/* ---- the check --------------------------------------------------------------------------------------- */
+/* ---- the check
+ * --------------------------------------------------------------------------------------- */
 
 static int co_look(struct checker *c)
 {
@@ -280,7 +287,8 @@ static int co_look(struct checker *c)
     return result;
 }
 
-/* Ends a run: the line that counts what was not told, and the memory. @return @result, with its text. */
+/* Ends a run: the line that counts what was not told, and the memory. @return @result, with its
+ * text. */
 static int finish(struct checker *c, int result)
 {
     if (c->findings > CHECK_REPORT_MAX && c->result->report) {
@@ -289,8 +297,10 @@ static int finish(struct checker *c, int result)
         c->result->report(c->result->report_arg, line);
     }
     if (c->map.limit_hit)
-        result = hws_fail(c->err, EFBIG, "%s: its tables refer to far more clusters than the file stores; "
-                          "it is damaged beyond what can be checked", block_filename(c->node));
+        result = hws_fail(c->err, EFBIG,
+                          "%s: its tables refer to far more clusters than the file stores; "
+                          "it is damaged beyond what can be checked",
+                          block_filename(c->node));
     else if (result == -ENOMEM)
         result = hws_fail(c->err, ENOMEM, "checking %s: out of memory", block_filename(c->node));
     check_map_free(&c->map);
@@ -301,14 +311,17 @@ static int finish(struct checker *c, int result)
 }
 
 /*
- * Looks again after a repair: only what is gone counts as fixed, and only an image that is whole loses
- * its dirty and corrupt marks.
+ * Looks again after a repair: only what is gone counts as fixed, and only an image that is whole
+ * loses its dirty and corrupt marks.
  */
 static int co_look_again(struct block_node *node, unsigned repair, struct block_check *check,
                          bool *changed, struct hws_error *err)
 {
     struct block_check again = {.report = check->report, .report_arg = check->report_arg};
-    struct checker c = {.node = node, .file = node->child[BLOCK_FILE], .result = &again, .err = err,
+    struct checker c = {.node = node,
+                        .file = node->child[BLOCK_FILE],
+                        .result = &again,
+                        .err = err,
                         .prefix = "NOT REPAIRED"};
     int result = co_look(&c);
     if (result >= 0 && again.corruptions == 0 && again.errors == 0)
@@ -326,13 +339,14 @@ static int co_look_again(struct block_node *node, unsigned repair, struct block_
 int qcow2_co_check(struct block_node *node, unsigned repair, struct block_check *check,
                    struct hws_error *err)
 {
-    struct checker c = {
-        .node = node, .file = node->child[BLOCK_FILE], .result = check, .err = err};
+    struct checker c = {.node = node, .file = node->child[BLOCK_FILE], .result = check, .err = err};
     if (repair && node->read_only)
-        return hws_fail(err, EROFS, "%s is open read-only and cannot be repaired", block_filename(node));
+        return hws_fail(err, EROFS, "%s is open read-only and cannot be repaired",
+                        block_filename(node));
     int result = node->read_only ? 0 : qcow2_co_flush(node);
     if (result < 0)
-        return hws_fail_errno(err, -result, "%s: writing back before the check", block_filename(node));
+        return hws_fail_errno(err, -result, "%s: writing back before the check",
+                              block_filename(node));
     result = co_look(&c);
     if (result >= 0 && repair)
         result = co_check_repair(&c, repair);

@@ -8,8 +8,8 @@
  *   check_map.c       the map itself
  *
  * The checker reads the header and all tables from the file itself, not through the engine's caches
- * and in-memory header: it is the second opinion. It runs in one coroutine while the image has no other
- * user; tables are read by a few helper coroutines at a time.
+ * and in-memory header: it is the second opinion. It runs in one coroutine while the image has no
+ * other user; tables are read by a few helper coroutines at a time.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -20,10 +20,10 @@
 #include "format/qcow2/qcow2.h"
 
 /* Limits on what may be claimed, beside those of layout.h; the first two are QEMU's. */
-#define CHECK_BITMAPS_MAX 65535
-#define CHECK_BITMAP_DIRECTORY_MAX (64 * MiB)
+#define CHECK_BITMAPS_MAX            65535
+#define CHECK_BITMAP_DIRECTORY_MAX   (64 * MiB)
 #define CHECK_BITMAP_TABLE_BYTES_MAX (32 * MiB)
-#define CHECK_CRYPT_BYTES_MAX (64 * MiB)
+#define CHECK_CRYPT_BYTES_MAX        (64 * MiB)
 
 /* Bits of a standard L2 entry that mean nothing: 1-8 and 56-61. */
 #define QCOW2_L2_RESERVED 0x3f000000000001feull
@@ -68,14 +68,15 @@ struct checker {
     struct check_l2 *l2;
     size_t l2_count, l2_room;
 
-    uint8_t *refcount_table;    /* as on disk */
-    uint64_t refcount_entries;  /* in it */
-    uint8_t *block_state;       /* enum check_block_state, one an entry */
+    uint8_t *refcount_table;   /* as on disk */
+    uint64_t refcount_entries; /* in it */
+    uint8_t *block_state;      /* enum check_block_state, one an entry */
 
     uint64_t next_contiguous; /* where the next data cluster would lie if nothing were fragmented */
 
     uint64_t too_high; /* clusters, found by the comparison */
-    bool incomplete;   /* a table could not be followed: the real counts may be higher than the map's */
+    bool incomplete; /* a table could not be followed: the real counts may be higher than the map's
+                      */
     const char *prefix; /* of findings, NULL: their kind */
 
     bool read_holes; /* co_check_each_table() does not pass them over */
@@ -92,17 +93,18 @@ void check_note(struct checker *c, const char *format, ...) HWS_PRINTF(2, 3);
 /* ---- reading (check.c) ---- */
 
 /**
- * Reads a piece of the file; past the end it reads zeroes. A piece that the file system knows to be a
- * hole is not read: *@ret_zero is set and @buffer untouched (NULL @ret_zero: always filled).
+ * Reads a piece of the file; past the end it reads zeroes. A piece that the file system knows to be
+ * a hole is not read: *@ret_zero is set and @buffer untouched (NULL @ret_zero: always filled).
  * @return 0, or -errno after having counted and told the trouble.
  */
 HWS_MUST_CHECK int co_check_read(struct checker *c, uint64_t offset, size_t length, void *buffer,
                                  bool *ret_zero);
 
 /**
- * Calls @fn for tables of one cluster, in order, reading several ahead at a time. @offset_of gives where
- * table @index lies, or 0 to pass it over. Tables that are holes are passed over too; for those that
- * cannot be read (told) @fn gets NULL. @fn may change the table and return 1: then it is written back. @return 0 or -errno.
+ * Calls @fn for tables of one cluster, in order, reading several ahead at a time. @offset_of gives
+ * where table @index lies, or 0 to pass it over. Tables that are holes are passed over too; for
+ * those that cannot be read (told) @fn gets NULL. @fn may change the table and return 1: then it is
+ * written back. @return 0 or -errno.
  */
 HWS_MUST_CHECK int co_check_each_table(struct checker *c, size_t count,
                                        uint64_t (*offset_of)(struct checker *c, size_t index),
@@ -117,7 +119,8 @@ HWS_MUST_CHECK int co_check_walk(struct checker *c);
 HWS_MUST_CHECK int co_check_compare(struct checker *c);
 /** Puts right what it can; what is left over is found by looking again. */
 HWS_MUST_CHECK int co_check_repair(struct checker *c, unsigned repair);
-/** The image is whole: takes the dirty mark, and with BLOCK_REPAIR_ERRORS the corrupt mark, away. */
+/** The image is whole: takes the dirty mark, and with BLOCK_REPAIR_ERRORS the corrupt mark, away.
+ */
 HWS_MUST_CHECK int co_check_clear_marks(struct checker *c, unsigned repair);
 
 /* ---- small things that several steps use ---- */

@@ -2,9 +2,9 @@
  * The comparison: refcounts on disk against what the walk counted, and COPIED flags against both.
  *
  * A refcount that is too high leaks the cluster; one that is too low lets the cluster be given out
- * twice. Blocks are read in file order, several at a time. Clusters whose refcount block is missing or
- * is a hole are found from the side of the map instead, so a refcount table that covers exabytes costs
- * nothing.
+ * twice. Blocks are read in file order, several at a time. Clusters whose refcount block is missing
+ * or is a hole are found from the side of the map instead, so a refcount table that covers exabytes
+ * costs nothing.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -19,8 +19,8 @@ static uint64_t block_offset(struct checker *c, size_t index)
 }
 
 /*
- * The COPIED flag must be set where the refcount is exactly one. Where the refcount itself is wrong,
- * a clear flag is only the other side of the same finding.
+ * The COPIED flag must be set where the refcount is exactly one. Where the refcount itself is
+ * wrong, a clear flag is only the other side of the same finding.
  */
 static void check_copied(struct checker *c, struct check_chunk *chunk, unsigned index,
                          uint64_t cluster, uint64_t found)
@@ -28,12 +28,14 @@ static void check_copied(struct checker *c, struct check_chunk *chunk, unsigned 
     uint8_t kind = chunk->kind[index];
     uint64_t count = check_chunk_count(chunk, index);
     if ((kind & CHECK_COPIED_SET) && count != 1) {
-        check_corruption(c, "%s at %#" PRIx64 ": an entry has the COPIED flag, but %" PRIu64
-                            " entries refer to it", check_kind_name(kind),
-                         cluster << c->cluster_bits, count);
+        check_corruption(c,
+                         "%s at %#" PRIx64 ": an entry has the COPIED flag, but %" PRIu64
+                         " entries refer to it",
+                         check_kind_name(kind), cluster << c->cluster_bits, count);
     } else if ((kind & CHECK_COPIED_CLEAR) && count == 1 && found == 1) {
-        check_corruption(c, "%s at %#" PRIx64 ": its entry lacks the COPIED flag, but the refcount is 1",
-                         check_kind_name(kind), cluster << c->cluster_bits);
+        check_corruption(
+            c, "%s at %#" PRIx64 ": its entry lacks the COPIED flag, but the refcount is 1",
+            check_kind_name(kind), cluster << c->cluster_bits);
     }
 }
 
@@ -47,8 +49,9 @@ static void compare_cluster(struct checker *c, struct check_chunk *chunk, uint64
         c->result->image_end_offset = MAX(c->result->image_end_offset, offset + c->cluster_size);
     if (found > expected) {
         c->too_high++;
-        check_leak(c, "cluster at %#" PRIx64 ": refcount %" PRIu64 ", but %" PRIu64 " in use%s", offset,
-                   found, expected, cluster >= c->file_clusters ? " (past the end of the file)" : "");
+        check_leak(c, "cluster at %#" PRIx64 ": refcount %" PRIu64 ", but %" PRIu64 " in use%s",
+                   offset, found, expected,
+                   cluster >= c->file_clusters ? " (past the end of the file)" : "");
     } else if (found < expected) {
         check_corruption(c, "%s at %#" PRIx64 ": refcount %" PRIu64 ", but %" PRIu64 " in use%s",
                          check_kind_name(chunk->kind[index]), offset, found, expected,
@@ -75,7 +78,8 @@ static int compare_block(struct checker *c, size_t block_index, uint8_t *block)
         if (!chunk && buffer_is_zero(piece, step_bytes))
             continue;
         for (uint64_t i = at; i < at + step; i++)
-            compare_cluster(c, chunk, base + i, qcow2_refcount_read(block, c->refcount_order, (uint32_t)i));
+            compare_cluster(c, chunk, base + i,
+                            qcow2_refcount_read(block, c->refcount_order, (uint32_t)i));
     }
     return 0;
 }

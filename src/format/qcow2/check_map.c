@@ -41,8 +41,8 @@ static struct check_chunk **probe(struct check_map *map, uint64_t number)
 
 static bool grow(struct check_map *map)
 {
-    struct check_map bigger = {.slot_count = map->slot_count * 2, .used = map->used,
-                               .limit = map->limit};
+    struct check_map bigger = {
+        .slot_count = map->slot_count * 2, .used = map->used, .limit = map->limit};
     bigger.slots = calloc(bigger.slot_count, sizeof(*bigger.slots));
     if (!bigger.slots)
         return false;

@@ -4,8 +4,8 @@
  *
  * Memory follows the references that were found, not what the header or the file's length claims:
  * clusters are grouped 64 a chunk, a chunk exists only once one of its clusters was referenced, and
- * takes about 2.5 bytes a cluster. The chunks are found by a hash table of their numbers. Counts past
- * 254 (hundreds of internal snapshots) move to a wide array of that chunk.
+ * takes about 2.5 bytes a cluster. The chunks are found by a hash table of their numbers. Counts
+ * past 254 (hundreds of internal snapshots) move to a wide array of that chunk.
  *
  *   chunk_number -> hash slot -> chunk { count[64], kind[64], wide -> u64[64] or NULL }
  *
@@ -51,7 +51,7 @@ struct check_chunk {
 struct check_map {
     struct check_chunk **slots; /* power of two of them, at most 3/4 full */
     size_t slot_count, used, limit;
-    bool limit_hit; /* a chunk was refused because there were `limit` of them */
+    bool limit_hit;           /* a chunk was refused because there were `limit` of them */
     struct check_chunk *last; /* references come in runs */
 };
 

@@ -1,6 +1,7 @@
 /*
- * The checker's repairs: refcounts that are wrong, refcount blocks that are missing, and COPIED flags.
- * Nothing that the guest's data depends on is touched. In an order that a crash may cut anywhere:
+ * The checker's repairs: refcounts that are wrong, refcount blocks that are missing, and COPIED
+ * flags. Nothing that the guest's data depends on is touched. In an order that a crash may cut
+ * anywhere:
  *
  *   1. missing refcount blocks, and a larger table where they do not fit, written behind the end of
  *      the file; synced; then the table entries, or the header's pointer to the new table; synced
@@ -24,7 +25,8 @@ static int co_sync(struct checker *c)
     return 0;
 }
 
-/* ---- counts ------------------------------------------------------------------------------------------ */
+/* ---- counts
+ * ------------------------------------------------------------------------------------------ */
 
 static uint64_t present_block(struct checker *c, size_t index)
 {
@@ -67,12 +69,13 @@ static int co_repair_counts(struct checker *c, bool lower)
     return result < 0 ? result : co_sync(c);
 }
 
-/* ---- missing refcount blocks ------------------------------------------------------------------------------ */
+/* ---- missing refcount blocks
+ * ------------------------------------------------------------------------------ */
 
 /* The blocks to make, and where the file will end. */
 struct rebuild {
-    uint64_t *index;        /* of blocks in the refcount table, in the order found */
-    uint64_t *cluster;      /* where they will lie */
+    uint64_t *index;   /* of blocks in the refcount table, in the order found */
+    uint64_t *cluster; /* where they will lie */
     size_t count, room;
     uint64_t next;          /* first free cluster behind the end */
     uint64_t table_cluster; /* of the larger table; 0: the present one is large enough */
@@ -127,8 +130,10 @@ static int plan_closure(struct checker *c, struct rebuild *r)
     /* One cluster more than needed holds the entries of the blocks that cover the table itself. */
     r->table_clusters = div_round_up(highest + 1, entries_a_cluster) + 1;
     if (r->table_clusters * c->cluster_size > QCOW2_REFTABLE_BYTES_MAX) {
-        check_note(c, "the refcount table cannot grow to %" PRIu64 " clusters: not repairable by this "
-                      "version", r->table_clusters);
+        check_note(c,
+                   "the refcount table cannot grow to %" PRIu64 " clusters: not repairable by this "
+                   "version",
+                   r->table_clusters);
         return -EFBIG;
     }
     r->table_cluster = r->next;
@@ -247,8 +252,7 @@ static int co_switch_table(struct checker *c, const struct rebuild *r)
 static int co_link_blocks(struct checker *c, const struct rebuild *r)
 {
     int result = 0;
-    if (r->table_cluster &&
-        (result = grow_table(c, r->table_clusters * (c->cluster_size / 8))) < 0)
+    if (r->table_cluster && (result = grow_table(c, r->table_clusters * (c->cluster_size / 8))) < 0)
         return result;
     for (size_t i = 0; i < r->count; i++) {
         uint64_t index = r->index[i];
@@ -257,8 +261,8 @@ static int co_link_blocks(struct checker *c, const struct rebuild *r)
         c->block_state[index] = CHECK_BLOCK_PRESENT;
         if (r->table_cluster)
             continue;
-        result = co_check_write(c, c->refcount_table_offset + index * 8, c->refcount_table + index * 8,
-                                8);
+        result = co_check_write(c, c->refcount_table_offset + index * 8,
+                                c->refcount_table + index * 8, 8);
         if (result < 0)
             return result;
     }
@@ -281,7 +285,8 @@ static int co_repair_missing_blocks(struct checker *c)
     return result;
 }
 
-/* ---- COPIED flags --------------------------------------------------------------------------------------------- */
+/* ---- COPIED flags
+ * --------------------------------------------------------------------------------------------- */
 
 /* @return true when the flag of this entry was changed. */
 static bool repair_entry(struct checker *c, uint8_t *entry_bytes)
@@ -342,7 +347,9 @@ static int co_repair_copied(struct checker *c, bool set)
     return result < 0 ? result : co_sync(c);
 }
 
-/* ---- all of it --------------------------------------------------------------------------------------------------- */
+/* ---- all of it
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 int co_check_repair(struct checker *c, unsigned repair)
 {
@@ -366,8 +373,9 @@ int co_check_repair(struct checker *c, unsigned repair)
         return result == -EFBIG ? 0 : result; /* -EFBIG: told as not repairable */
     bool lowered = c->too_high == 0;
     if (incomplete && c->too_high > 0) {
-        check_note(c, "refcounts are not lowered: a table could not be followed, so that clusters may be "
-                      "in use that nothing seems to refer to");
+        check_note(
+            c, "refcounts are not lowered: a table could not be followed, so that clusters may be "
+               "in use that nothing seems to refer to");
     } else if ((repair & BLOCK_REPAIR_LEAKS) && c->too_high > 0) {
         result = co_repair_counts(c, true);
         lowered = true;

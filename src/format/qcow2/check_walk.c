@@ -1,23 +1,25 @@
 /*
- * The checker's walk: everything in an image that refers to host clusters is followed and counted in
- * the map, in an order that lets later finds be told as overlaps of earlier ones:
+ * The checker's walk: everything in an image that refers to host clusters is followed and counted
+ * in the map, in an order that lets later finds be told as overlaps of earlier ones:
  *
  *   header -> refcount table and blocks -> active L1 -> snapshot table and its L1s -> bitmaps,
  *   encryption header -> the entries of every L2 table
  *
- * An L1 table only notes which L2 tables it refers to. When all are known, each L2 table is read once and
- * its references count as often as the table itself is referenced. A table that overlaps something
- * else is told and not followed, so no part of the file is read twice and a hostile image costs time in
- * proportion to its size.
+ * An L1 table only notes which L2 tables it refers to. When all are known, each L2 table is read
+ * once and its references count as often as the table itself is referenced. A table that overlaps
+ * something else is told and not followed, so no part of the file is read twice and a hostile image
+ * costs time in proportion to its size.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "base/cursor.h"
 #include "format/qcow2/check.h"
 #include <inttypes.h>
 
 #define L1_PIECE_BYTES (256 * KiB)
 
-/* ---- claiming clusters ------------------------------------------------------------------------------- */
+/* ---- claiming clusters
+ * ------------------------------------------------------------------------------- */
 
 /* Counts one cluster that lies inside the file. @return 0 fine, 1 overlaps (told), -ENOMEM. */
 static int claim_cluster(struct checker *c, uint64_t cluster, enum check_kind kind, uint64_t times,
@@ -38,28 +40,32 @@ static int claim_cluster(struct checker *c, uint64_t cluster, enum check_kind ki
     if (before == kind && !check_kind_is_exclusive(kind))
         return 0;
     if (!(*slot & CHECK_OVERLAP))
-        check_corruption(c, "%s, referred to at offset %#" PRIx64 ": the cluster at %#" PRIx64
-                            " is already in use as %s", what, whence,
-                         cluster << c->cluster_bits, check_kind_name(before));
+        check_corruption(c,
+                         "%s, referred to at offset %#" PRIx64 ": the cluster at %#" PRIx64
+                         " is already in use as %s",
+                         what, whence, cluster << c->cluster_bits, check_kind_name(before));
     *slot |= CHECK_OVERLAP;
     return 1;
 }
 
 static int count_area(struct checker *c, uint64_t offset, uint64_t length, enum check_kind kind,
-                            const char *what, uint64_t whence)
+                      const char *what, uint64_t whence)
 {
     uint64_t first = offset >> c->cluster_bits, end;
     int worst = 0;
     if (!is_aligned(offset, c->cluster_size)) {
-        check_corruption(c, "%s, referred to at offset %#" PRIx64 ": its offset %#" PRIx64
-                            " is not a multiple of the cluster size", what, whence, offset);
+        check_corruption(c,
+                         "%s, referred to at offset %#" PRIx64 ": its offset %#" PRIx64
+                         " is not a multiple of the cluster size",
+                         what, whence, offset);
         return 1;
     }
     if (add_overflows(offset, length, &end) || first >= c->file_clusters ||
         div_round_up(length, c->cluster_size) > c->file_clusters - first) {
-        check_corruption(c, "%s, referred to at offset %#" PRIx64 ": its %" PRIu64 " bytes at %#" PRIx64
-                            " reach past the end of the file (%#" PRIx64 ")", what, whence, length,
-                         offset, c->file_size);
+        check_corruption(c,
+                         "%s, referred to at offset %#" PRIx64 ": its %" PRIu64
+                         " bytes at %#" PRIx64 " reach past the end of the file (%#" PRIx64 ")",
+                         what, whence, length, offset, c->file_size);
         return 1;
     }
     for (uint64_t i = 0; i < div_round_up(length, c->cluster_size); i++) {
@@ -94,25 +100,30 @@ static void note_copied(struct checker *c, uint64_t offset, uint64_t entry)
 }
 
 /*
- * The cluster that a table entry refers to. @return 0 when it lies, aligned, inside the file, 1 when not
- * (told).
+ * The cluster that a table entry refers to. @return 0 when it lies, aligned, inside the file, 1
+ * when not (told).
  */
 static int check_target(struct checker *c, const char *what, uint64_t whence, uint64_t offset)
 {
     if (!is_aligned(offset, c->cluster_size)) {
-        check_corruption(c, "%s at offset %#" PRIx64 ": %#" PRIx64 " is not a multiple of the cluster "
-                            "size", what, whence, offset);
+        check_corruption(c,
+                         "%s at offset %#" PRIx64 ": %#" PRIx64 " is not a multiple of the cluster "
+                         "size",
+                         what, whence, offset);
         return 1;
     }
     if (offset >> c->cluster_bits >= c->file_clusters) {
-        check_corruption(c, "%s at offset %#" PRIx64 ": %#" PRIx64 " lies past the end of the file "
-                            "(%#" PRIx64 ")", what, whence, offset, c->file_size);
+        check_corruption(c,
+                         "%s at offset %#" PRIx64 ": %#" PRIx64 " lies past the end of the file "
+                         "(%#" PRIx64 ")",
+                         what, whence, offset, c->file_size);
         return 1;
     }
     return 0;
 }
 
-/* ---- refcount structures ------------------------------------------------------------------------------ */
+/* ---- refcount structures
+ * ------------------------------------------------------------------------------ */
 
 static int walk_refcount_entry(struct checker *c, uint64_t index)
 {
@@ -123,8 +134,10 @@ static int walk_refcount_entry(struct checker *c, uint64_t index)
         return 0;
     c->block_state[index] = CHECK_BLOCK_BAD;
     if (entry & QCOW2_REFTABLE_RESERVED)
-        check_corruption(c, "refcount table entry at offset %#" PRIx64 ": reserved bits are set "
-                            "(%#" PRIx64 ")", whence, entry);
+        check_corruption(c,
+                         "refcount table entry at offset %#" PRIx64 ": reserved bits are set "
+                         "(%#" PRIx64 ")",
+                         whence, entry);
     if (offset == 0 || check_target(c, "refcount table entry", whence, offset) != 0)
         return 0;
     int result = claim_cluster(c, offset >> c->cluster_bits, CHECK_REFCOUNT_BLOCK, 1,
@@ -139,13 +152,14 @@ static int walk_refcount_entry(struct checker *c, uint64_t index)
 static int co_walk_refcounts(struct checker *c)
 {
     size_t bytes = c->refcount_table_clusters * c->cluster_size;
-    int result = claim_area(c, c->refcount_table_offset, bytes, CHECK_REFCOUNT_TABLE, "refcount table",
-                            48);
+    int result =
+        claim_area(c, c->refcount_table_offset, bytes, CHECK_REFCOUNT_TABLE, "refcount table", 48);
     if (result < 0)
         return result;
     if (result > 0 || bytes == 0) {
         if (bytes == 0)
-            check_corruption(c, "refcount_table_clusters at offset 56 is 0: no cluster has a refcount");
+            check_corruption(
+                c, "refcount_table_clusters at offset 56 is 0: no cluster has a refcount");
         return 0;
     }
     c->refcount_table = calloc(1, bytes);
@@ -162,7 +176,8 @@ static int co_walk_refcounts(struct checker *c)
     return 0;
 }
 
-/* ---- L1 tables ----------------------------------------------------------------------------------------- */
+/* ---- L1 tables
+ * ----------------------------------------------------------------------------------------- */
 
 static int remember_l2(struct checker *c, uint64_t offset, uint32_t l1_index, bool active)
 {
@@ -174,7 +189,8 @@ static int remember_l2(struct checker *c, uint64_t offset, uint32_t l1_index, bo
         c->l2 = bigger;
         c->l2_room = room;
     }
-    c->l2[c->l2_count++] = (struct check_l2){.offset = offset, .l1_index = l1_index, .active = active};
+    c->l2[c->l2_count++] =
+        (struct check_l2){.offset = offset, .l1_index = l1_index, .active = active};
     return 0;
 }
 
@@ -234,7 +250,8 @@ static int co_walk_l1(struct checker *c, uint64_t offset, uint32_t entries, bool
     return 0;
 }
 
-/* ---- internal snapshots ---------------------------------------------------------------------------------- */
+/* ---- internal snapshots
+ * ---------------------------------------------------------------------------------- */
 
 enum { SNAPSHOT_FIXED_BYTES = 40 };
 
@@ -244,9 +261,10 @@ static int co_walk_snapshots(struct checker *c)
     for (uint32_t i = 0; i < c->snapshot_count; i++) {
         uint8_t fixed[SNAPSHOT_FIXED_BYTES];
         if (at >= c->file_size || c->file_size - at < sizeof(fixed)) {
-            check_corruption(c, "snapshot table at offset %#" PRIx64 ": entry %u of %u lies past the "
-                                "end of the file (%#" PRIx64 ")", c->snapshots_offset, i,
-                             c->snapshot_count, c->file_size);
+            check_corruption(c,
+                             "snapshot table at offset %#" PRIx64 ": entry %u of %u lies past the "
+                             "end of the file (%#" PRIx64 ")",
+                             c->snapshots_offset, i, c->snapshot_count, c->file_size);
             c->incomplete = true;
             break;
         }
@@ -255,10 +273,12 @@ static int co_walk_snapshots(struct checker *c)
         uint32_t extra = load_be32(fixed + 36);
         uint32_t l1_entries = load_be32(fixed + 8);
         if (extra > QCOW2_SNAPSHOT_EXTRA_MAX || l1_entries > QCOW2_L1_BYTES_MAX / 8) {
-            check_corruption(c, "snapshot table entry %u at offset %#" PRIx64 ": %s %u is more than the "
-                                "limit", i, at,
-                             extra > QCOW2_SNAPSHOT_EXTRA_MAX ? "extra data size" : "L1 table size",
-                             extra > QCOW2_SNAPSHOT_EXTRA_MAX ? extra : l1_entries);
+            check_corruption(
+                c,
+                "snapshot table entry %u at offset %#" PRIx64 ": %s %u is more than the "
+                "limit",
+                i, at, extra > QCOW2_SNAPSHOT_EXTRA_MAX ? "extra data size" : "L1 table size",
+                extra > QCOW2_SNAPSHOT_EXTRA_MAX ? extra : l1_entries);
             c->incomplete = true;
             break;
         }
@@ -267,24 +287,31 @@ static int co_walk_snapshots(struct checker *c)
         int result = co_walk_l1(c, load_be64(fixed), l1_entries, false, what, at);
         if (result < 0)
             return result;
-        at = align_up(at + sizeof(fixed) + extra + load_be16(fixed + 12) + load_be16(fixed + 14), 8);
+        at =
+            align_up(at + sizeof(fixed) + extra + load_be16(fixed + 12) + load_be16(fixed + 14), 8);
     }
     if (at == c->snapshots_offset)
         return 0;
     return MIN(claim_area(c, c->snapshots_offset, at - c->snapshots_offset, CHECK_SNAPSHOT_TABLE,
-                          "snapshot table", 64), 0);
+                          "snapshot table", 64),
+               0);
 }
 
-/* ---- bitmaps --------------------------------------------------------------------------------------------- */
+/* ---- bitmaps
+ * --------------------------------------------------------------------------------------------- */
 
-static int co_walk_bitmap_table(struct checker *c, uint64_t offset, uint32_t entries, uint64_t whence)
+static int co_walk_bitmap_table(struct checker *c, uint64_t offset, uint32_t entries,
+                                uint64_t whence)
 {
     uint64_t bytes = (uint64_t)entries * 8;
     if (entries == 0)
         return 0;
     if (bytes > CHECK_BITMAP_TABLE_BYTES_MAX) {
-        check_corruption(c, "bitmap directory entry at offset %#" PRIx64 ": bitmap table size %u is more "
-                            "than the limit", whence, entries);
+        check_corruption(c,
+                         "bitmap directory entry at offset %#" PRIx64
+                         ": bitmap table size %u is more "
+                         "than the limit",
+                         whence, entries);
         c->incomplete = true;
         return 0;
     }
@@ -299,7 +326,8 @@ static int co_walk_bitmap_table(struct checker *c, uint64_t offset, uint32_t ent
         return 0;
     for (uint32_t i = 0; i < entries; i++) {
         uint64_t entry = load_be64(table + (size_t)i * 8), target = entry & QCOW2_OFFSET_MASK;
-        if (target == 0 || check_target(c, "bitmap table entry", offset + (uint64_t)i * 8, target) != 0)
+        if (target == 0 ||
+            check_target(c, "bitmap table entry", offset + (uint64_t)i * 8, target) != 0)
             continue;
         result = claim_cluster(c, target >> c->cluster_bits, CHECK_BITMAP_DATA, 1, "bitmap data",
                                offset + (uint64_t)i * 8);
@@ -313,9 +341,13 @@ static int co_walk_bitmaps(struct checker *c)
 {
     if (c->bitmap_count == 0)
         return 0;
-    if (c->bitmap_count > CHECK_BITMAPS_MAX || c->bitmap_directory_size > CHECK_BITMAP_DIRECTORY_MAX) {
-        check_corruption(c, "bitmaps header extension: %u bitmaps in a directory of %" PRIu64 " bytes are "
-                            "more than the limit", c->bitmap_count, c->bitmap_directory_size);
+    if (c->bitmap_count > CHECK_BITMAPS_MAX ||
+        c->bitmap_directory_size > CHECK_BITMAP_DIRECTORY_MAX) {
+        check_corruption(c,
+                         "bitmaps header extension: %u bitmaps in a directory of %" PRIu64
+                         " bytes are "
+                         "more than the limit",
+                         c->bitmap_count, c->bitmap_directory_size);
         c->incomplete = true;
         return 0;
     }
@@ -340,8 +372,11 @@ static int co_walk_bitmaps(struct checker *c)
         cursor_take(&cursor, name_bytes);
         cursor_take(&cursor, (8 - cursor.position % 8) % 8);
         if (cursor.failed) {
-            check_corruption(c, "bitmap directory at offset %#" PRIx64 ": entry %u of %u runs past its "
-                                "end", c->bitmap_directory_offset, i, c->bitmap_count);
+            check_corruption(c,
+                             "bitmap directory at offset %#" PRIx64
+                             ": entry %u of %u runs past its "
+                             "end",
+                             c->bitmap_directory_offset, i, c->bitmap_count);
             c->incomplete = true;
             return 0;
         }
@@ -351,7 +386,8 @@ static int co_walk_bitmaps(struct checker *c)
     return 0;
 }
 
-/* ---- L2 tables --------------------------------------------------------------------------------------------- */
+/* ---- L2 tables
+ * --------------------------------------------------------------------------------------------- */
 
 /* Where an L2 entry stands, for messages and counting. */
 struct l2_place {
@@ -373,17 +409,24 @@ static int walk_compressed(struct checker *c, uint64_t entry, const struct l2_pl
         c->result->fragmented_clusters++; /* starts anywhere: never contiguous */
     }
     if (entry & QCOW2_COPIED)
-        check_corruption(c, "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64 "): COPIED flag on "
-                            "a compressed cluster", place->offset, place->guest);
+        check_corruption(c,
+                         "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64
+                         "): COPIED flag on "
+                         "a compressed cluster",
+                         place->offset, place->guest);
     if (c->external_data)
-        check_corruption(c, "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64 "): compressed "
-                            "cluster in an image with an external data file", place->offset, place->guest);
+        check_corruption(c,
+                         "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64 "): compressed "
+                         "cluster in an image with an external data file",
+                         place->offset, place->guest);
     uint64_t end = align_down(offset, 512) + sectors * 512;
     uint64_t last = (end - 1) >> c->cluster_bits;
     if (offset >= c->file_size || last >= c->file_clusters) {
-        check_corruption(c, "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64 "): compressed data "
-                            "%#" PRIx64 "..%#" PRIx64 " reaches past the end of the file (%#" PRIx64 ")",
-                         place->offset, place->guest, offset, end, c->file_size);
+        check_corruption(
+            c,
+            "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64 "): compressed data "
+            "%#" PRIx64 "..%#" PRIx64 " reaches past the end of the file (%#" PRIx64 ")",
+            place->offset, place->guest, offset, end, c->file_size);
         return 0;
     }
     for (uint64_t cluster = first; cluster <= last; cluster++) {
@@ -402,14 +445,20 @@ static int walk_standard(struct checker *c, uint64_t entry, const struct l2_plac
     if (c->version == 2 || c->extended_l2)
         reserved |= QCOW2_ZERO;
     if (entry & reserved)
-        check_corruption(c, "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64 "): reserved bits "
-                            "are set (%#" PRIx64 ")", place->offset, place->guest, entry);
+        check_corruption(c,
+                         "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64
+                         "): reserved bits "
+                         "are set (%#" PRIx64 ")",
+                         place->offset, place->guest, entry);
     if (c->external_data)
         return 0;
     if (offset == 0) {
         if (entry & QCOW2_COPIED)
-            check_corruption(c, "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64 "): COPIED flag "
-                                "without a cluster", place->offset, place->guest);
+            check_corruption(c,
+                             "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64
+                             "): COPIED flag "
+                             "without a cluster",
+                             place->offset, place->guest);
         return 0;
     }
     if (place->active) {
@@ -420,8 +469,8 @@ static int walk_standard(struct checker *c, uint64_t entry, const struct l2_plac
     }
     if (check_target(c, "L2 entry", place->offset, offset) != 0)
         return 0;
-    int result = claim_cluster(c, offset >> c->cluster_bits, CHECK_DATA, place->times, "data cluster",
-                               place->offset);
+    int result = claim_cluster(c, offset >> c->cluster_bits, CHECK_DATA, place->times,
+                               "data cluster", place->offset);
     if (result == 0 && place->active)
         note_copied(c, offset, entry);
     return MIN(result, 0);
@@ -478,7 +527,9 @@ static int walk_l2(struct checker *c, size_t index, uint8_t *table)
     return 0;
 }
 
-/* ---- all of it ----------------------------------------------------------------------------------------------- */
+/* ---- all of it
+ * -----------------------------------------------------------------------------------------------
+ */
 
 int co_check_walk(struct checker *c)
 {
@@ -492,8 +543,10 @@ int co_check_walk(struct checker *c)
     if (result >= 0)
         result = co_walk_bitmaps(c);
     if (result >= 0 && c->crypt_length > CHECK_CRYPT_BYTES_MAX)
-        check_corruption(c, "header extension of the encryption header: its length %" PRIu64
-                            " is more than the limit", c->crypt_length);
+        check_corruption(c,
+                         "header extension of the encryption header: its length %" PRIu64
+                         " is more than the limit",
+                         c->crypt_length);
     else if (result >= 0 && c->crypt_length > 0)
         result = claim_area(c, c->crypt_offset, c->crypt_length, CHECK_CRYPT_HEADER,
                             "encryption header", 0);

@@ -1,16 +1,16 @@
 /*
  * Reading compressed clusters.
  *
- * A compressed cluster is decoded as a whole or not at all, so the last ones decoded are kept: 4 KiB
- * reads in sequence decode each cluster once, not 16 times. Each slot of the small pool owns a decoder,
- * an input buffer and one decoded cluster:
+ * A compressed cluster is decoded as a whole or not at all, so the last ones decoded are kept: 4
+ * KiB reads in sequence decode each cluster once, not 16 times. Each slot of the small pool owns a
+ * decoder, an input buffer and one decoded cluster:
  *
  *     slot   entry   the L2 entry whose cluster `output` holds, 0: none
  *            state   EMPTY -> LOADING (one reader fills it, others wait) -> READY
  *            users   readers that copy out of it; it is not reused meanwhile
  *
- * Slots are made when needed; past the first they count against the chain's cache budget. When all are
- * busy, readers wait. The key is the L2 entry: no host range ever gets a second compressed
+ * Slots are made when needed; past the first they count against the chain's cache budget. When all
+ * are busy, readers wait. The key is the L2 entry: no host range ever gets a second compressed
  * cluster while an image is open, because this version does not write compressed data.
  *
  * Any queue thread. Small clusters are decoded where they are needed; large ones, and several at a
@@ -68,14 +68,16 @@ static int decode(void *arg)
                               job->output_bytes);
 }
 
+/* The image's pool, made by the first reader. NULL: out of memory. */
 static struct qcow2_compressed *pool_of(struct qcow2 *q)
 {
     rt_mutex_lock(&q->lock);
-    if (!q->compressed && (q->compressed = calloc(1, sizeof(*q->compressed)))) {
-        rt_mutex_init(&q->compressed->lock);
-        co_waitq_init(&q->compressed->waiters);
-    }
     struct qcow2_compressed *pool = q->compressed;
+    if (!pool && (pool = calloc(1, sizeof(*pool)))) {
+        rt_mutex_init(&pool->lock);
+        co_waitq_init(&pool->waiters);
+        q->compressed = pool;
+    }
     rt_mutex_unlock(&q->lock);
     return pool;
 }
@@ -99,7 +101,8 @@ void qcow2_compressed_forget(struct qcow2 *q)
     q->compressed = NULL;
 }
 
-/* ---- slots; all with the pool's lock held ---------------------------------------------------------- */
+/* ---- slots; all with the pool's lock held
+ * ---------------------------------------------------------- */
 
 static struct slot *find(struct qcow2_compressed *pool, uint64_t entry)
 {
@@ -123,7 +126,8 @@ static struct slot *take(struct qcow2 *q, struct qcow2_compressed *pool)
             oldest = slot;
     }
     uint64_t bytes = q->cluster_size * 2;
-    if (pool->count == SLOTS_MAX || (pool->count > 0 && oldest && oldest->last_use + 1 < pool->clock))
+    if (pool->count == SLOTS_MAX ||
+        (pool->count > 0 && oldest && oldest->last_use + 1 < pool->clock))
         return oldest;
     bool reserved = block_cache_reserve(q->node->context, bytes);
     if (!reserved && pool->count > 0)
@@ -139,7 +143,8 @@ static struct slot *take(struct qcow2 *q, struct qcow2_compressed *pool)
     return slot;
 }
 
-/* ---- filling a slot -------------------------------------------------------------------------------------- */
+/* ---- filling a slot
+ * -------------------------------------------------------------------------------------- */
 
 /* The compressed bytes, into the slot's input buffer. */
 static int co_fetch(struct qcow2 *q, struct slot *slot, uint64_t entry, size_t *ret_length)
@@ -148,9 +153,9 @@ static int co_fetch(struct qcow2 *q, struct slot *slot, uint64_t entry, size_t *
     struct iovec iov;
     bool fits = qcow2_compressed_range(q, entry, &host, &length);
     if (!fits || host >= block_size(q->file))
-        return block_corrupt(q->node, host, NULL,
-                             "compressed cluster at offset %#" PRIx64 " lies past the end of the file",
-                             host);
+        return block_corrupt(
+            q->node, host, NULL,
+            "compressed cluster at offset %#" PRIx64 " lies past the end of the file", host);
     if (length > slot->input_room) {
         uint8_t *bigger = realloc(slot->input, length);
         if (!bigger)
@@ -182,7 +187,8 @@ static int co_fill(struct qcow2 *q, struct slot *slot, uint64_t entry, uint8_t *
         (void)qcow2_compressed_range(q, entry, &host, &length);
         return block_corrupt(q->node, host, NULL,
                              "compressed cluster at offset %#" PRIx64 ": its %" PRIu64
-                             " bytes do not decompress to a cluster", host, length);
+                             " bytes do not decompress to a cluster",
+                             host, length);
     }
     return result;
 }
@@ -233,7 +239,8 @@ int qcow2_co_read_compressed(struct qcow2 *q, uint64_t entry, uint32_t offset, s
     if (!slot)
         return -ENOMEM;
 
-    /* A whole cluster goes straight to its reader and is not kept: nobody comes back for the rest. */
+    /* A whole cluster goes straight to its reader and is not kept: nobody comes back for the rest.
+     */
     uint8_t *direct = buffer.length == q->cluster_size ? sgl_flat(buffer) : NULL;
     if (fill)
         result = co_fill(q, slot, entry, direct ? direct : slot->output, alone);

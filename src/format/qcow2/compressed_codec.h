@@ -1,5 +1,6 @@
 /*
- * One compressed cluster in memory: pure decoding, no I/O, no suspension. May run on a worker thread.
+ * One compressed cluster in memory: pure decoding, no I/O, no suspension. May run on a worker
+ * thread.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,8 +18,8 @@ struct qcow2_codec {
 
 /**
  * Decodes until @output_bytes, a whole cluster, are there. The input may run on behind the stream.
- * @return 0, -EIO where the stream is not one of this @type or ends too early, -ENOMEM, -ENOTSUP for
- * an unknown type.
+ * @return 0, -EIO where the stream is not one of this @type or ends too early, -ENOMEM, -ENOTSUP
+ * for an unknown type.
  */
 HWS_MUST_CHECK int qcow2_codec_decode(struct qcow2_codec *codec, enum qcow2_compression type,
                                       const void *input, size_t input_bytes, void *output,
