@@ -1,8 +1,8 @@
 /*
  * Bounce buffers for requests that a driver cannot take as they lie in memory or in the image.
  *
- * Each node has its own small pool: a request that holds a buffer of one node only ever waits for one
- * of a node further down, so waiting cannot go in a circle. An exhausted pool is back-pressure.
+ * Each node has its own small pool: a request that holds a buffer of one node only ever waits for
+ * one of a node further down, so waiting cannot go in a circle. An exhausted pool is back-pressure.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -2,8 +2,8 @@
  * What the files of the core share and drivers do not see.
  *
  *   options.c describe.c  text and JSON     drivers.c  the table of drivers
- *   open.c policy.c close.c                 the life of a graph
- *   read.c write.c zero.c flush.c           the request path
+ *   open.c policy.c node.c context.c        the life of a graph
+ *   request.c read.c write.c zero.c flush.c the request path
  *   bounce.c serial.c                       what unaligned requests need
  *   status.c resize.c copy.c create.c info.c
  *   root.c push.c stats.c                   what users hold
@@ -61,14 +61,15 @@ struct named_file {
 };
 
 struct block_core {
+    struct block_node *node;
     atomic_uint references;
     struct block_node *above; /* the node that this one was opened for; valid while opening only */
     uint64_t device, inode;   /* what storage this is; 0, 0: unknown or none */
     bool identified;
-    unsigned depth;           /* backing edges above, when it was opened */
-    unsigned nesting;         /* file edges above, likewise */
+    unsigned depth;   /* backing edges above, when it was opened */
+    unsigned nesting; /* file edges above, likewise */
     struct named_file backing;
-    const json_t *backing_given; /* the description's own, valid while opening; JSON null: none */
+    const json_t *backing_given; /* the description's own; JSON null: none. While opening only */
     struct list pending;         /* in opening->pending */
     struct opening *opening;     /* valid while opening only */
     char *beneath;               /* node->beneath, owned */
@@ -100,17 +101,20 @@ struct block_context *context_new(const struct block_policy *policy);
 struct block_context *context_ref(struct block_context *context);
 void context_unref(struct block_context *context);
 
-/** Closes and frees a node that nobody else refers to, and what only it refers to. */
-int co_node_destroy(struct block_node *node, struct hws_error *err);
-/** Makes the node rights read-only, or writable again, down its files. */
-int co_node_set_read_only(struct block_node *node, bool read_only, struct hws_error *err);
+/* ---- node.c ---- */
+
+/** Frees a node that never opened, or has been closed; not its children. */
+void node_free(struct block_node *node);
+/** Takes the right to write away from a node and the files that it writes to, or gives it back. */
+HWS_MUST_CHECK int co_node_set_read_only(struct block_node *node, bool read_only,
+                                         struct hws_error *err);
 
 /* ---- policy.c ---- */
 
 /**
  * Where the file @name that the image @naming names lies, and the folder that it may not leave.
- * Pure but for the working folder. @ret_path, @ret_beneath to be freed; both NULL where @name is not
- * a path but listed word for word, so that it may be opened as a description.
+ * Pure but for the working folder. @ret_path, @ret_beneath to be freed; both NULL where @name is
+ * not a path but listed word for word, so that it may be opened as a description.
  * @return -EACCES where the policy does not allow it.
  */
 HWS_MUST_CHECK int policy_resolve(const struct block_policy *policy, const char *naming,

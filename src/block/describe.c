@@ -1,13 +1,15 @@
 /*
- * From what a user typed to an open description. Pure: no file is touched, so it is fuzzed directly.
+ * From what a user typed to an open description. Pure: no file is touched, so it is fuzzed
+ * directly.
  *
  *   qcow2:file:/a/b   {"driver": "qcow2", "file": {"driver": "file", "filename": "/a/b"}}
  *   /a/b              {"file": {"driver": "file", "filename": "/a/b"}}        the caller probes
  *   null://1G         {"driver": "null", "size": "1G"}
  *   json:{...}        as it stands
  *
- * Only the names of known drivers count as prefixes, and a backend's name ends the chain: everything
- * behind "file:" is the path, colons included. So "a:b" is a path unless a driver is called "a".
+ * Only the names of known drivers count as prefixes, and a backend's name ends the chain:
+ * everything behind "file:" is the path, colons included. So "a:b" is a path unless a driver is
+ * called "a".
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -77,8 +79,8 @@ static int decode_uri(char *text, struct hws_error *err)
         }
         int high = hex_digit(in[1]), low = high < 0 ? -1 : hex_digit(in[2]);
         if (low < 0 || (high | low) == 0)
-            return hws_fail(err, EINVAL, "'%.200s': '%%' must be followed by two hex digits, not 00",
-                            in);
+            return hws_fail(err, EINVAL,
+                            "'%.200s': '%%' must be followed by two hex digits, not 00", in);
         *out++ = (char)(high << 4 | low);
         in += 2;
     }
@@ -171,7 +173,8 @@ static int describe_chain(const char *text, json_t **ret, struct hws_error *err)
     return 0;
 }
 
-/* How deep the brackets of a JSON text go. Counts more rather than less where the text is broken. */
+/* How deep the brackets of a JSON text go. Counts more rather than less where the text is broken.
+ */
 static unsigned json_depth(const char *text)
 {
     unsigned depth = 0, deepest = 0;

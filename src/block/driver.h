@@ -30,8 +30,9 @@ struct block_limits {
     uint32_t request_alignment; /* offsets and lengths of reads and writes; power of two */
     uint32_t memory_alignment;  /* addresses of buffers; power of two */
     uint32_t zero_alignment;    /* co_write_zeroes gets multiples of this; the core writes the rest
-                                   as data, unless it reads as zeroes already */
-    uint32_t discard_alignment; /* smaller discards do nothing */
+                                   as data, unless it reads as zeroes already. The end
+                                   of the image counts as aligned */
+    uint32_t discard_alignment; /* smaller discards do nothing; likewise at the end */
     uint32_t optimal_bytes;     /* best request size and alignment (a cluster) */
     uint64_t transfer_max;      /* bytes a read or write */
     uint64_t zero_max, discard_max;

@@ -1,6 +1,6 @@
 /*
- * Flushes. Those that arrive while one is running share the next one: a flush covers every write that
- * completed before it began, so one that has begun already is too early for them.
+ * Flushes. Those that arrive while one is running share the next one: a flush covers every write
+ * that completed before it began, so one that has begun already is too early for them.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,8 +17,7 @@ static int flush_now(struct block_node *node)
 {
     int r = 0;
     /* With the unsafe cache mode nothing waits for the disk, a format's own order included. */
-    if (node->driver->kind == BLOCK_BACKEND &&
-        block_policy_of(node)->cache == BLOCK_CACHE_UNSAFE)
+    if (node->driver->kind == BLOCK_BACKEND && block_policy_of(node)->cache == BLOCK_CACHE_UNSAFE)
         return 0;
     if (node->driver->co_flush)
         r = node->driver->co_flush(node);

@@ -1,8 +1,8 @@
 /*
  * Typed option tables: parsing from JSON members, text form, schema; see block/options.h.
  *
- * A value comes as a native JSON type (from a control socket) or as text (from a command line); both
- * mean the same. Every error names the owner, the option and what would have been right.
+ * A value comes as a native JSON type (from a control socket) or as text (from a command line);
+ * both mean the same. Every error names the owner, the option and what would have been right.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -49,7 +49,8 @@ static unsigned distance(const char *a, const char *b)
         for (size_t j = 1; j <= b_length; j++) {
             unsigned above = row[j];
             unsigned change = diagonal + (a[i - 1] != b[j - 1]);
-            row[j] = MIN(change, MIN(above, row[j - 1]) + 1);
+            unsigned insert = MIN(above, row[j - 1]) + 1;
+            row[j] = MIN(change, insert);
             diagonal = above;
         }
     }

@@ -4,11 +4,11 @@
  * An image is hostile until shown otherwise: the name of its backing file may say /etc/shadow,
  * ../../other/tenant.qcow2, nbd://host or json:{...}. Names are therefore taken apart here by their
  * text alone, held to the allowed folders, and handed to the backend together with the folder that
- * they may not leave; the kernel holds the open itself to that folder (openat2 with RESOLVE_BENEATH),
- * so a symbolic link cannot lead out either, whoever changes it meanwhile.
+ * they may not leave; the kernel holds the open itself to that folder (openat2 with
+ * RESOLVE_BENEATH), so a symbolic link cannot lead out either, whoever changes it meanwhile.
  *
- * What is no path (a URI, a driver's prefix, JSON) is opened only where the policy lists it word for
- * word. "file:" in front of a path is dropped: the path is held to the same rules.
+ * What is no path (a URI, a driver's prefix, JSON) is opened only where the policy lists it word
+ * for word. "file:" in front of a path is dropped: the path is held to the same rules.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -90,9 +90,9 @@ static bool lies_below(const char *path, const char *folder)
 }
 
 /*
- * Tests one allowed entry. @return 1 with @ret_beneath where it allows *@path, 0 where not, -ENOMEM.
- * Both are then absolute, or both relative to the working folder. An entry that is the file itself
- * allows that file: it may then not leave its own folder.
+ * Tests one allowed entry. @return 1 with @ret_beneath where it allows *@path, 0 where not,
+ * -ENOMEM. Both are then absolute, or both relative to the working folder. An entry that is the
+ * file itself allows that file: it may then not leave its own folder.
  */
 static int try_entry(char **path, const char *entry, char **ret_beneath)
 {
@@ -174,14 +174,14 @@ int policy_resolve(const struct block_policy *policy, const char *naming, const 
     if (!is_path(path_text) || strncmp(path_text, "//", 2) == 0) {
         if (word_for_word(policy, name))
             return 0;
-        return refuse(naming, name, "which is no path; it is opened only where it is allowed by name",
-                      err);
+        return refuse(naming, name,
+                      "which is no path; it is opened only where it is allowed by name", err);
     }
-    autofree char *path = *path_text == '/'
-                              ? normalise(path_text)
-                              : (folder_length_of(naming)
-                                     ? join(naming, folder_length_of(naming), path_text)
-                                     : normalise(path_text));
+    autofree char *path =
+        *path_text == '/'
+            ? normalise(path_text)
+            : (folder_length_of(naming) ? join(naming, folder_length_of(naming), path_text)
+                                        : normalise(path_text));
     if (!path)
         return hws_fail(err, ENOMEM, "out of memory");
     int r = find_folder(policy, naming, name, &path, ret_beneath, err);

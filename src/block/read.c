@@ -2,9 +2,9 @@
  * Reads: range check, padding and bouncing of what a driver cannot take, and the walk down a chain.
  *
  * The walk is breadth first and uses two small lists of holes: what the layer above left over, and
- * what this layer leaves over. When a list is full, the walk finishes the bytes before the first hole
- * that did not fit and then starts again there, at the top. The top layer costs nothing extra: where
- * it has all the bytes, its one call is the read.
+ * what this layer leaves over. When a list is full, the walk finishes the bytes before the first
+ * hole that did not fit and then starts again there, at the top. The top layer costs nothing extra:
+ * where it has all the bytes, its one call is the read.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -104,8 +104,8 @@ static __attribute__((noinline)) int fill_holes(struct block_node *node, uint64_
         for (unsigned i = 0; i < holes->count && holes->hole[i].offset < limit; i++) {
             uint64_t start = holes->hole[i].offset;
             size_t length = (size_t)MIN(holes->hole[i].length, limit - start);
-            int r = read_piece(layer, start, sgl_slice(buffer, (size_t)(start - offset), length),
-                               next);
+            int r =
+                read_piece(layer, start, sgl_slice(buffer, (size_t)(start - offset), length), next);
             if (r < 0)
                 return r;
             if (next->overflowed)

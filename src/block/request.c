@@ -25,4 +25,3 @@ size_t request_next_length(const struct block_node *node, uint64_t offset, struc
     *ret_bounce = memory > 1 && !sgl_is_aligned(sgl_slice(buffer, 0, direct), memory);
     return *ret_bounce ? (size_t)MIN(whole, most) : direct;
 }
-

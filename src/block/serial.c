@@ -5,8 +5,8 @@
  *   |.....AAAAAAAAAA|AAAAAA.........|    A is padded to both blocks: it reads and writes back dots
  *   |BBBB...........|               |    B must not land between that read and that write
  *
- * Only nodes with request_alignment above 1 come here. Two writes that rewrite nothing but their own
- * bytes never wait for each other.
+ * Only nodes with request_alignment above 1 come here. Two writes that rewrite nothing but their
+ * own bytes never wait for each other.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -27,8 +27,7 @@ void serial_destroy(struct serial_set *set)
 
 static bool conflicts(const struct serial_set *set, const struct serial_entry *entry)
 {
-    list_for_each(node, &set->active)
-    {
+    list_for_each (node, &set->active) {
         const struct serial_entry *other = list_entry(node, struct serial_entry, link);
         if ((entry->rewrites || other->rewrites) && entry->start < other->end &&
             other->start < entry->end)

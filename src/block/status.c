@@ -1,6 +1,6 @@
 /*
- * What lies where, in one layer and through the chain. Drivers answer for aligned ranges in one layer;
- * the core cuts, walks down and joins equal neighbours.
+ * What lies where, in one layer and through the chain. Drivers answer for aligned ranges in one
+ * layer; the core cuts, walks down and joins equal neighbours.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

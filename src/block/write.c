@@ -19,8 +19,7 @@ static inline int call_write(struct block_node *node, uint64_t offset, struct sg
 static int read_block(struct block_node *node, uint64_t offset, char *block)
 {
     struct iovec iov;
-    return co_block_read_padded(node, offset,
-                                sgl_one(&iov, block, node->limits.request_alignment));
+    return co_block_read_padded(node, offset, sgl_one(&iov, block, node->limits.request_alignment));
 }
 
 /* Writes at most BOUNCE_BYTES, padding included, through a bounce buffer. */

@@ -4,8 +4,8 @@
  *      head   |    middle, multiples of the driver's alignment    | tail
  *   data zeroes|  co_write_zeroes, in pieces of zero_max at most   | data zeroes
  *
- * A head or tail that reads as zeroes already is left alone: writing it would allocate a cluster. The
- * end of the image counts as aligned.
+ * A head or tail that reads as zeroes already is left alone: writing it would allocate a cluster.
+ * The end of the image counts as aligned.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

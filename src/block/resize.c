@@ -1,0 +1,52 @@
+/*
+ * Changing the virtual size.
+ *
+ * Growing over a backing file that is longer than the node was would show the backing file's bytes:
+ *
+ *     node     |======|......new......|
+ *     backing  |======|xxxxxxxxx|            x must read as zeroes in the node
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "block/core.h"
+
+/* Hides what a backing file holds in the new part. */
+static int co_zero_growth(struct block_node *node, uint64_t old_size, uint64_t size,
+                          struct hws_error *err)
+{
+    const struct block_node *backing = node->child[BLOCK_BACKING];
+    uint64_t end = backing ? MIN(block_size(backing), size) : 0;
+    if (end <= old_size)
+        return 0;
+    int r = co_block_write_zeroes(node, old_size, end - old_size, 0);
+    if (r == 0)
+        return 0;
+    hws_fail_errno(err, -r, "'%.200s': zeroing the new part, which its backing file would show",
+                   node->filename);
+    struct hws_error ignored;
+    if (node->driver->co_resize(node, old_size, &ignored) == 0)
+        atomic_store(&node->size_bytes, old_size);
+    return r;
+}
+
+int co_block_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
+{
+    uint64_t old_size = block_size(node);
+    if (node->read_only)
+        return hws_fail(err, EROFS, "'%.200s' is open read-only", node->filename);
+    if (!node->driver->co_resize)
+        return hws_fail(err, ENOTSUP, "%s cannot change the size of '%.200s'", node->driver->name,
+                        node->filename);
+    if (size_bytes > BLOCK_SIZE_MAX)
+        return hws_fail(err, EFBIG, "'%.200s': a size of %llu bytes is beyond the largest, %llu",
+                        node->filename, (unsigned long long)size_bytes,
+                        (unsigned long long)BLOCK_SIZE_MAX);
+    if (size_bytes == old_size)
+        return 0;
+    int r = node->driver->co_resize(node, size_bytes, err);
+    if (r < 0)
+        return err && err->code ? r : hws_wrap(err, r, "resizing '%.200s'", node->filename);
+    atomic_store(&node->size_bytes, size_bytes);
+    node_mark_dirty(node);
+    return size_bytes > old_size ? co_zero_growth(node, old_size, size_bytes, err) : 0;
+}
