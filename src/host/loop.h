@@ -1,0 +1,65 @@
+/*
+ * Loop devices: a file as a block device. What `losetup` does, with direct I/O to the file, so that
+ * nothing is cached twice and a flush reaches the engine.
+ *
+ * Needs CAP_SYS_ADMIN and /dev/loop-control. All calls suspend; the kernel's part runs on a worker
+ * thread, because opening and closing the file may wait for our own FUSE export.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef HOST_LOOP_H
+#define HOST_LOOP_H
+
+#include "base/common.h"
+#include "hawser/error.h"
+
+#define LOOP_NAME_BYTES 32
+
+struct loop_options {
+    const char *path;     /* the file */
+    uint32_t block_bytes; /* logical block size, 512..4096, power of two; 0: 512 */
+    bool read_only;
+    bool buffered;        /* page cache instead of direct I/O to the file */
+    bool scan_partitions; /* make /dev/loopNpM; off, because an image's table is not trusted */
+    /**
+     * The kernel takes the device down when its last user closes it. With `ret_fd` open in the
+     * engine that ties the device to the engine's life: nothing is left behind when it is killed.
+     * Without it the device stays until co_loop_detach().
+     */
+    bool auto_clear;
+};
+
+struct loop_device {
+    char path[LOOP_NAME_BYTES]; /* "/dev/loop3" */
+    int number;
+    int fd;         /* open on the device: co_loop_detach() or loop_device_close() */
+    bool direct_io; /* what the kernel made of it */
+};
+
+/**
+ * Makes a loop device on a file. Races for free numbers are retried.
+ * @return 0 or -errno; @ret untouched on failure.
+ */
+HWS_MUST_CHECK int co_loop_attach(const struct loop_options *options, struct loop_device *ret,
+                                  struct hws_error *err);
+
+/**
+ * Takes /dev/loopN down and returns when it is gone, with the file closed. A device that is mounted
+ * or otherwise held is left alone: -EBUSY, and @err names the mount point. One that is not set up
+ * is no error. @device->fd is closed on success.
+ */
+HWS_MUST_CHECK int co_loop_detach(struct loop_device *device, struct hws_error *err);
+
+/** Makes the device as large as the file is now. */
+HWS_MUST_CHECK int co_loop_resize(const struct loop_device *device, struct hws_error *err);
+
+/**
+ * Opens a device that exists, for detach and resize by name. -ENXIO when it is not set up.
+ * @ret as from co_loop_attach().
+ */
+HWS_MUST_CHECK int co_loop_open(const char *path, struct loop_device *ret, struct hws_error *err);
+
+/** Closes the descriptor; the device stays, unless it was made with auto_clear. */
+void loop_device_close(struct loop_device *device);
+
+#endif

@@ -1,0 +1,121 @@
+/*
+ * Mounting file systems that lie on our devices; see host/mounts.h.
+ *
+ * The type is found by libblkid, whose probing knows when signatures contradict each other;
+ * guessing by trying every type would hand hostile bytes to every file system driver of the kernel.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "host/mounts.h"
+#include "rt/rt.h"
+#include <blkid/blkid.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+struct mount_work {
+    const struct mount_options *options;
+    const char *target;
+    struct hws_error *err;
+};
+
+/* mountinfo writes blanks and backslashes in a path as \ooo. */
+static void unescape(char *text)
+{
+    char *out = text;
+    for (const char *in = text; *in; out++) {
+        if (in[0] == '\\' && in[1] >= '0' && in[1] <= '3' && in[2] >= '0' && in[2] <= '7' &&
+            in[3] >= '0' && in[3] <= '7') {
+            *out = (char)((in[1] - '0') << 6 | (in[2] - '0') << 3 | (in[3] - '0'));
+            in += 4;
+        } else {
+            *out = *in++;
+        }
+    }
+    *out = 0;
+}
+
+bool mounts_find_device(const char *device, char *where, size_t where_bytes)
+{
+    struct stat st;
+    char line[4096], point[4096];
+    bool found = false;
+    where[0] = 0;
+    if (stat(device, &st) < 0 || !S_ISBLK(st.st_mode))
+        return false;
+    FILE *file = fopen("/proc/self/mountinfo", "re");
+    while (file && !found && fgets(line, sizeof(line), file)) {
+        unsigned major, minor;
+        if (sscanf(line, "%*s %*s %u:%u %*s %4095s", &major, &minor, point) != 3)
+            continue;
+        found = makedev(major, minor) == st.st_rdev;
+    }
+    if (file)
+        fclose(file);
+    if (found) {
+        unescape(point);
+        snprintf(where, where_bytes, "%s", point);
+    }
+    return found;
+}
+
+static int probe_type(const char *device, char *type, size_t type_bytes, struct hws_error *err)
+{
+    blkid_probe probe = blkid_new_probe_from_filename(device);
+    const char *value = NULL;
+    int r = 0;
+    if (!probe)
+        return hws_fail_errno(err, errno ? errno : EIO, "%s: cannot read for probing", device);
+    blkid_probe_enable_superblocks(probe, 1);
+    blkid_probe_set_superblocks_flags(probe, BLKID_SUBLKS_TYPE);
+    int found = blkid_do_safeprobe(probe);
+    if (found == -2)
+        r = hws_fail(err, EINVAL, "%s: has signatures of several file systems; name the type",
+                     device);
+    else if (found != 0 || blkid_probe_lookup_value(probe, "TYPE", &value, NULL) < 0)
+        r = hws_fail(err, ENODATA, "%s: no file system found; make one (mkfs) or name the type",
+                     device);
+    else
+        snprintf(type, type_bytes, "%s", value);
+    blkid_free_probe(probe);
+    return r;
+}
+
+static int mount_blocking(void *arg)
+{
+    struct mount_work *w = arg;
+    const struct mount_options *o = w->options;
+    char type[64];
+    if (o->type) {
+        snprintf(type, sizeof(type), "%s", o->type);
+    } else {
+        int r = probe_type(o->device, type, sizeof(type), w->err);
+        if (r < 0)
+            return r;
+    }
+    unsigned long flags = (o->read_only ? MS_RDONLY : 0) | (o->trusted ? 0 : MS_NOSUID | MS_NODEV);
+    if (mount(o->device, o->target, type, flags, o->data) < 0)
+        return hws_fail_errno(w->err, errno, "%s: cannot mount the %s file system at %s", o->device,
+                              type, o->target);
+    return 0;
+}
+
+int co_mount(const struct mount_options *options, struct hws_error *err)
+{
+    struct mount_work w = {.options = options, .err = err};
+    return co_work(mount_blocking, &w);
+}
+
+static int unmount_blocking(void *arg)
+{
+    struct mount_work *w = arg;
+    if (umount2(w->target, UMOUNT_NOFOLLOW) < 0)
+        return hws_fail_errno(w->err, errno, "%s: cannot unmount", w->target);
+    return 0;
+}
+
+int co_unmount(const char *target, struct hws_error *err)
+{
+    struct mount_work w = {.target = target, .err = err};
+    return co_work(unmount_blocking, &w);
+}
