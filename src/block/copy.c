@@ -4,7 +4,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "block/core.h"
+#include "block/driver.h"
 
 /* A file under a format under filters: more layers than any driver stacks on one file. */
 #define MAPPINGS_MAX 8
