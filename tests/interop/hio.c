@@ -5,15 +5,15 @@
  *       write OFFSET LENGTH BYTE        read OFFSET LENGTH [BYTE]   (verified where BYTE is given)
  *       seed OFFSET LENGTH SEED         verify OFFSET LENGTH SEED   (pseudo-random content)
  *       zero OFFSET LENGTH [unmap]      discard OFFSET LENGTH       flush
- *       resize SIZE                     status [chain]              kill (ends here, as if by SIGKILL)
- *       async COMMAND...  starts a write, seed, zero, discard, read or flush beside the others;
+ *       resize SIZE                     status [chain]              kill (ends here, as if by
+ * SIGKILL) async COMMAND...  starts a write, seed, zero, discard, read or flush beside the others;
  *       wait              waits for all of them
  *   hio [OPTIONS] --dump IMAGE          guest content to standard output
- *   hio [OPTIONS] --check[=leaks|all] IMAGE    findings, then one line of counts; exit 2 corrupt, 3 leaks
- *   hio --create JSON                   {"driver": "qcow2", "file": {...}, "size": ...}
+ *   hio [OPTIONS] --check[=leaks|all] IMAGE    findings, then one line of counts; exit 2 corrupt, 3
+ * leaks hio --create JSON                   {"driver": "qcow2", "file": {...}, "size": ...}
  *
- *   -r uring|threads   runtime      -f FORMAT   driver of the image   -R   read-only   -U   no locks
- *   -B   leave out the backing file -c none|writeback|writethrough|unsafe   cache mode
+ *   -r uring|threads   runtime      -f FORMAT   driver of the image   -R   read-only   -U   no
+ * locks -B   leave out the backing file -c none|writeback|writethrough|unsafe   cache mode
  *
  * The first failure is told with its line and ends the run with exit code 1.
  *
@@ -29,8 +29,8 @@
 #include <signal.h>
 #include <stdarg.h>
 
-#define LINE_BYTES 256
-#define WORDS_MAX 6
+#define LINE_BYTES   256
+#define WORDS_MAX    6
 #define TRANSFER_MAX (16 * MiB)
 
 enum action { ACTION_SCRIPT, ACTION_DUMP, ACTION_CHECK, ACTION_CREATE };
@@ -53,9 +53,11 @@ struct command {
     char *word[WORDS_MAX];
 };
 
-/* ---- content ------------------------------------------------------------------------------------- */
+/* ---- content
+ * ------------------------------------------------------------------------------------- */
 
-/* The content of "seed": each 8 bytes depend on the seed and their own offset, so a misplaced piece shows. */
+/* The content of "seed": each 8 bytes depend on the seed and their own offset, so a misplaced piece
+ * shows. */
 static void fill_seed(uint8_t *buffer, uint64_t offset, size_t length, uint64_t seed)
 {
     for (size_t i = 0; i < length; i++) {
@@ -88,7 +90,8 @@ static bool argument(struct command *command, unsigned index, uint64_t *ret)
     return false;
 }
 
-/* ---- commands -------------------------------------------------------------------------------------- */
+/* ---- commands
+ * -------------------------------------------------------------------------------------- */
 
 static int co_write_command(struct command *command, bool seeded)
 {
@@ -218,7 +221,8 @@ static void co_execute_async(void *arg)
     co_group_done(&hio->running);
 }
 
-/* ---- the script --------------------------------------------------------------------------------------- */
+/* ---- the script
+ * --------------------------------------------------------------------------------------- */
 
 static struct command *parse(struct hio *hio, const char *line, unsigned number, bool *ret_async)
 {
@@ -269,7 +273,8 @@ static void co_script(struct hio *hio)
     co_group_destroy(&hio->running);
 }
 
-/* ---- other actions --------------------------------------------------------------------------------------- */
+/* ---- other actions
+ * --------------------------------------------------------------------------------------- */
 
 static void co_dump(struct hio *hio)
 {
@@ -373,7 +378,8 @@ static void co_main(void *arg)
     }
 }
 
-/* ---- the command line ----------------------------------------------------------------------------------------- */
+/* ---- the command line
+ * ----------------------------------------------------------------------------------------- */
 
 static int usage(void)
 {
