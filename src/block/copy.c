@@ -4,7 +4,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "block/driver.h"
+#include "block/core.h"
 
 /* A file under a format under filters: more layers than any driver stacks on one file. */
 #define MAPPINGS_MAX 8

@@ -162,7 +162,7 @@ static void co_main(void *arg)
 struct co *co_new(struct rt_queue *q, co_fn *fn, void *arg)
 {
     struct co *co;
-    if (q->stacks_free > 0 && co_on_queue(q)) {
+    if (co_on_queue(q) && q->stacks_free > 0) {
         co = list_entry(list_pop_front(&q->stacks), struct co, run_link);
         q->stacks_free--;
     } else {

@@ -374,8 +374,8 @@ static int co_file_resize(struct block_node *node, uint64_t size_bytes, struct h
     if (r < 0)
         return hws_fail_errno(err, -r, "setting the size of '%s' to %llu bytes", f->path,
                               (unsigned long long)size_bytes);
-    uint64_t old = atomic_exchange(&node->size_bytes, size_bytes);
-    file_map_forget(&f->map, MIN(old, size_bytes), UINT64_MAX / 2, true);
+    atomic_store(&node->size_bytes, size_bytes);
+    file_map_forget(&f->map, 0, BLOCK_SIZE_MAX, true);
     return 0;
 }
 

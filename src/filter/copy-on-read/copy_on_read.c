@@ -177,6 +177,14 @@ static int co_cor_discard(struct block_node *node, uint64_t offset, uint64_t len
     return r;
 }
 
+static int co_cor_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
+{
+    int r = co_block_resize(file_of(node), size_bytes, err);
+    if (r == 0)
+        atomic_store(&node->size_bytes, size_bytes);
+    return r;
+}
+
 static int co_cor_info(struct block_node *node, json_t *info, struct hws_error *err)
 {
     struct copy_on_read *c = node->state;
@@ -202,5 +210,6 @@ const struct block_driver copy_on_read_filter = {
     .co_write = co_cor_write,
     .co_write_zeroes = co_cor_write_zeroes,
     .co_discard = co_cor_discard,
+    .co_resize = co_cor_resize,
     .co_info = co_cor_info,
 };

@@ -99,6 +99,14 @@ static int co_delay_flush(struct block_node *node)
     return 0;
 }
 
+static int co_delay_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
+{
+    int r = co_block_resize(node->child[BLOCK_FILE], size_bytes, err);
+    if (r == 0)
+        atomic_store(&node->size_bytes, size_bytes);
+    return r;
+}
+
 static const struct option_desc delay_table[] = {
     {"read-us", OPTION_UINT, offsetof(struct delay_options, read_us),
      "microseconds that a read waits", "0", .max = DELAY_MAX_US},
@@ -131,4 +139,5 @@ const struct block_driver delay_filter = {
     .co_write_zeroes = co_delay_write_zeroes,
     .co_discard = co_delay_discard,
     .co_flush = co_delay_flush,
+    .co_resize = co_delay_resize,
 };

@@ -118,11 +118,24 @@ static int co_error_flush(struct block_node *node)
     return verdict(node, ON_FLUSH, 0, 0);
 }
 
+/* A filter has no layer below it: it answers for the whole chain. */
 static int co_error_status(struct block_node *node, uint64_t offset, uint64_t length,
                            struct block_extent *ret)
 {
     int r = verdict(node, ON_STATUS, offset, length);
-    return r < 0 ? r : co_block_status(node->child[BLOCK_FILE], offset, length, ret);
+    if (r == 0)
+        r = co_block_status_chain(node->child[BLOCK_FILE], offset, length, ret);
+    if (r == 0)
+        ret->flags |= BLOCK_STATUS_ALLOCATED;
+    return r;
+}
+
+static int co_error_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
+{
+    int r = co_block_resize(node->child[BLOCK_FILE], size_bytes, err);
+    if (r == 0)
+        atomic_store(&node->size_bytes, size_bytes);
+    return r;
 }
 
 static int co_error_info(struct block_node *node, json_t *info, struct hws_error *err)
@@ -176,5 +189,6 @@ const struct block_driver error_filter = {
     .co_discard = co_error_discard,
     .co_flush = co_error_flush,
     .co_status = co_error_status,
+    .co_resize = co_error_resize,
     .co_info = co_error_info,
 };

@@ -130,11 +130,15 @@ static int co_log_flush(struct block_node *node)
     return co_end(node, &q, co_block_flush(node->child[BLOCK_FILE]));
 }
 
+/* A filter has no layer below it: it answers for the whole chain. */
 static int co_log_status(struct block_node *node, uint64_t offset, uint64_t length,
                          struct block_extent *ret)
 {
     struct request q = begin("status", offset, length, 0);
-    return co_end(node, &q, co_block_status(node->child[BLOCK_FILE], offset, length, ret));
+    int r = co_block_status_chain(node->child[BLOCK_FILE], offset, length, ret);
+    if (r == 0)
+        ret->flags |= BLOCK_STATUS_ALLOCATED;
+    return co_end(node, &q, r);
 }
 
 static int co_log_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
