@@ -1,0 +1,366 @@
+/*
+ * The model of a guest's disk; see guest.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "guest.h"
+#include "base/random.h"
+#include "base/sgl.h"
+
+#define NEVER UINT64_MAX
+
+#define TAG_MAGIC 0x6861777365722121ull
+
+/* ---- memory that is there even where a test makes malloc() fail --------------------------------- */
+
+static void *take(void *old, size_t count, size_t bytes)
+{
+    void *memory = reallocarray(old, MAX(count, (size_t)1), bytes);
+    if (!memory)
+        abort();
+    return memory;
+}
+
+/* ---- tags ------------------------------------------------------------------------------------------ */
+
+static void tag_make(uint64_t sector, uint64_t value, uint8_t *bytes)
+{
+    if (value == 0) {
+        memset(bytes, 0, GUEST_SECTOR_BYTES);
+        return;
+    }
+    uint64_t head[3] = {TAG_MAGIC, sector, value};
+    memcpy(bytes, head, sizeof(head));
+    struct random fill = random_seed(sector * 0x10001 + value);
+    random_fill(&fill, bytes + sizeof(head), GUEST_SECTOR_BYTES - sizeof(head));
+}
+
+static void tag_print(const uint8_t *bytes)
+{
+    uint64_t head[3];
+    memcpy(head, bytes, sizeof(head));
+    uint8_t whole[GUEST_SECTOR_BYTES];
+    if (buffer_is_zero(bytes, GUEST_SECTOR_BYTES)) {
+        fprintf(stderr, "zeroes");
+        return;
+    }
+    if (head[0] != TAG_MAGIC) {
+        fprintf(stderr, "bytes that no guest wrote:");
+        for (unsigned i = 0; i < 32; i++)
+            fprintf(stderr, " %02x", bytes[i]);
+        return;
+    }
+    tag_make(head[1], head[2], whole);
+    fprintf(stderr, "sector %#llx of write %llu%s", (unsigned long long)head[1],
+            (unsigned long long)head[2],
+            memcmp(whole, bytes, sizeof(whole)) == 0 ? "" : ", damaged");
+}
+
+/** @return true and the number of the write, or 0 for zeroes, where @bytes belong to @sector. */
+static bool tag_read(uint64_t sector, const uint8_t *bytes, uint64_t *ret_value)
+{
+    uint8_t whole[GUEST_SECTOR_BYTES];
+    uint64_t head[3];
+    memcpy(head, bytes, sizeof(head));
+    *ret_value = head[0] == TAG_MAGIC ? head[2] : 0;
+    tag_make(sector, *ret_value, whole);
+    return memcmp(whole, bytes, sizeof(whole)) == 0;
+}
+
+/* ---- cells ------------------------------------------------------------------------------------------- */
+
+static void cell_add(struct guest_cell *cell, uint64_t value, uint64_t submitted)
+{
+    if (!cell->values) {
+        cell->values = take(NULL, 2, sizeof(cell->values[0]));
+        cell->values[0] = (struct guest_value){.value = cell->settled, .past = NEVER};
+        cell->count = 1;
+    } else {
+        cell->values = take(cell->values, cell->count + 1, sizeof(cell->values[0]));
+    }
+    cell->values[cell->count++] = (struct guest_value){
+        .value = value, .submitted = submitted, .ended = NEVER, .past = NEVER};
+}
+
+/** Drops the values that were past at @time. */
+static void cell_drop(struct guest_cell *cell, uint64_t time)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < cell->count; i++) {
+        if (cell->values[i].past > time)
+            cell->values[kept++] = cell->values[i];
+    }
+    cell->count = kept;
+    if (kept == 1 && cell->values[0].ended != NEVER) {
+        cell->settled = cell->values[0].value;
+        free(cell->values);
+        cell->values = NULL;
+        cell->count = 0;
+    }
+}
+
+/** The change that was submitted at @submitted ended. */
+static void cell_end(struct guest_cell *cell, uint64_t submitted, uint64_t now,
+                     enum guest_result result)
+{
+    for (unsigned i = 0; i < cell->count; i++) {
+        struct guest_value *v = &cell->values[i];
+        if (v->submitted == submitted)
+            v->ended = now;
+        else if (result != GUEST_UNSURE && v->ended < submitted && v->past == NEVER)
+            v->past = now;
+    }
+    if (result != GUEST_DURABLE)
+        return;
+    /* What was over when this one was submitted cannot come back. */
+    for (unsigned i = 0; i < cell->count; i++) {
+        struct guest_value *v = &cell->values[i];
+        if (v->submitted != submitted && v->ended < submitted)
+            v->past = 0;
+    }
+    cell_drop(cell, 0);
+}
+
+static bool cell_may_be(const struct guest_cell *cell, uint64_t value, uint64_t since)
+{
+    if (!cell->values)
+        return cell->settled == value;
+    for (unsigned i = 0; i < cell->count; i++) {
+        if (cell->values[i].value == value && cell->values[i].past > since)
+            return true;
+    }
+    return false;
+}
+
+/** A read saw @value while nothing was in flight: the other possible values are past. */
+static void cell_saw(struct guest_cell *cell, uint64_t value, uint64_t start, uint64_t now)
+{
+    bool current = false;
+    for (unsigned i = 0; i < cell->count; i++) {
+        const struct guest_value *v = &cell->values[i];
+        if (v->ended > start) /* in flight, or was when the read began */
+            return;
+        current |= v->value == value && v->past == NEVER;
+    }
+    if (!current)
+        return;
+    bool kept = false;
+    for (unsigned i = cell->count; i-- > 0;) {
+        struct guest_value *v = &cell->values[i];
+        if (v->past != NEVER)
+            continue;
+        if (v->value == value && !kept)
+            kept = true;
+        else
+            v->past = now;
+    }
+}
+
+static void cell_print(const struct guest_cell *cell)
+{
+    if (!cell->values)
+        fprintf(stderr, " %llu", (unsigned long long)cell->settled);
+    for (unsigned i = 0; i < cell->count; i++) {
+        const struct guest_value *v = &cell->values[i];
+        fprintf(stderr, " %llu%s", (unsigned long long)v->value,
+                v->ended == NEVER  ? " (in flight)"
+                : v->past != NEVER ? " (overwritten)"
+                                   : "");
+    }
+}
+
+static void cell_copy(struct guest_cell *to, const struct guest_cell *from)
+{
+    *to = *from;
+    if (from->values) {
+        to->values = take(NULL, from->count, sizeof(from->values[0]));
+        memcpy(to->values, from->values, from->count * sizeof(from->values[0]));
+    }
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------- */
+
+struct guest *guest_new(uint64_t sectors)
+{
+    struct guest *guest = take(NULL, 1, sizeof(*guest));
+    *guest = (struct guest){.size = {.settled = sectors}, .clock = 1};
+    guest_layer(guest, sectors);
+    return guest;
+}
+
+struct guest *guest_free(struct guest *guest)
+{
+    if (!guest)
+        return NULL;
+    for (uint64_t i = 0; i < guest->sectors; i++)
+        free(guest->sector[i].values);
+    free(guest->size.values);
+    free(guest->sector);
+    free(guest);
+    return NULL;
+}
+
+struct guest *guest_clone(const struct guest *guest)
+{
+    struct guest *clone = take(NULL, 1, sizeof(*clone));
+    *clone = *guest;
+    clone->sector = take(NULL, guest->sectors, sizeof(clone->sector[0]));
+    for (uint64_t i = 0; i < guest->sectors; i++)
+        cell_copy(&clone->sector[i], &guest->sector[i]);
+    cell_copy(&clone->size, &guest->size);
+    return clone;
+}
+
+static void sectors_grow(struct guest *guest, uint64_t sectors)
+{
+    if (sectors <= guest->sectors)
+        return;
+    guest->sector = take(guest->sector, sectors, sizeof(guest->sector[0]));
+    memset(guest->sector + guest->sectors, 0,
+           (sectors - guest->sectors) * sizeof(guest->sector[0]));
+    guest->sectors = sectors;
+}
+
+void guest_layer(struct guest *guest, uint64_t sectors)
+{
+    for (uint64_t i = sectors; i < guest->sectors; i++) {
+        assert(!guest->sector[i].values);
+        guest->sector[i].settled = 0;
+    }
+    guest->sectors = MIN(guest->sectors, sectors);
+    sectors_grow(guest, sectors);
+    assert(!guest->size.values);
+    guest->size.settled = sectors;
+}
+
+static bool cell_settle(struct guest_cell *cell)
+{
+    cell_drop(cell, NEVER - 1);
+    return !cell->values;
+}
+
+bool guest_settle(struct guest *guest)
+{
+    bool settled = cell_settle(&guest->size);
+    for (uint64_t i = 0; i < guest->sectors; i++)
+        settled &= cell_settle(&guest->sector[i]);
+    return settled;
+}
+
+/* ---- requests -------------------------------------------------------------------------------------------- */
+
+uint64_t guest_now(struct guest *guest)
+{
+    return ++guest->clock;
+}
+
+struct guest_write guest_write_begin(struct guest *guest, uint64_t first, uint64_t count,
+                                     bool zeroes)
+{
+    assert(range_fits(first, count, guest->sectors));
+    struct guest_write write = {.first = first, .count = count, .submitted = guest_now(guest)};
+    write.value = zeroes ? 0 : ++guest->last_write;
+    for (uint64_t i = first; i < first + count; i++)
+        cell_add(&guest->sector[i], write.value, write.submitted);
+    return write;
+}
+
+void guest_write_fill(const struct guest_write *write, uint8_t *bytes)
+{
+    for (uint64_t i = 0; i < write->count; i++)
+        tag_make(write->first + i, write->value, bytes + i * GUEST_SECTOR_BYTES);
+}
+
+void guest_write_end(struct guest *guest, const struct guest_write *write, enum guest_result result)
+{
+    uint64_t now = guest_now(guest);
+    for (uint64_t i = write->first; i < write->first + write->count; i++)
+        cell_end(&guest->sector[i], write->submitted, now, result);
+}
+
+void guest_flushed(struct guest *guest, uint64_t start)
+{
+    cell_drop(&guest->size, start);
+    for (uint64_t i = 0; i < guest->sectors; i++) {
+        if (guest->sector[i].values)
+            cell_drop(&guest->sector[i], start);
+    }
+}
+
+struct guest_write guest_resize_begin(struct guest *guest, uint64_t sectors)
+{
+    sectors_grow(guest, sectors);
+    struct guest_write write = {.value = sectors, .submitted = guest_now(guest)};
+    cell_add(&guest->size, sectors, write.submitted);
+    return write;
+}
+
+void guest_resize_end(struct guest *guest, const struct guest_write *write,
+                      enum guest_result result)
+{
+    cell_end(&guest->size, write->submitted, guest_now(guest), result);
+}
+
+/* ---- checks ------------------------------------------------------------------------------------------------ */
+
+static bool sector_check(const struct guest *guest, uint64_t sector, uint64_t since,
+                         const uint8_t *bytes, uint64_t *ret_value)
+{
+    const struct guest_cell *cell = &guest->sector[sector];
+    if (tag_read(sector, bytes, ret_value) && cell_may_be(cell, *ret_value, since))
+        return true;
+    fprintf(stderr, "guest sector %#llx: found ", (unsigned long long)sector);
+    tag_print(bytes);
+    fprintf(stderr, "; expected one of the writes");
+    cell_print(cell);
+    fprintf(stderr, "\n");
+    return false;
+}
+
+bool guest_read_check(struct guest *guest, uint64_t start, uint64_t first, uint64_t count,
+                      const uint8_t *bytes)
+{
+    uint64_t now = guest_now(guest);
+    bool good = true;
+    unsigned told = 0;
+    for (uint64_t i = 0; i < count && told < 8; i++) {
+        uint64_t value;
+        if (sector_check(guest, first + i, start, bytes + i * GUEST_SECTOR_BYTES, &value)) {
+            cell_saw(&guest->sector[first + i], value, start, now);
+        } else {
+            good = false;
+            told++;
+        }
+    }
+    return good;
+}
+
+bool guest_crash_check(const struct guest *guest, uint64_t first, uint64_t count,
+                       const uint8_t *bytes)
+{
+    unsigned told = 0;
+    for (uint64_t i = 0; i < count && told < 8; i++) {
+        uint64_t value;
+        told += !sector_check(guest, first + i, 0, bytes + i * GUEST_SECTOR_BYTES, &value);
+    }
+    return told == 0;
+}
+
+bool guest_crash_size_check(const struct guest *guest, uint64_t sectors)
+{
+    if (cell_may_be(&guest->size, sectors, 0))
+        return true;
+    fprintf(stderr, "the size is %llu sectors; expected", (unsigned long long)sectors);
+    cell_print(&guest->size);
+    fprintf(stderr, "\n");
+    return false;
+}
+
+bool guest_may_be_zero(const struct guest *guest, uint64_t first, uint64_t count)
+{
+    for (uint64_t i = first; i < first + count; i++) {
+        if (!cell_may_be(&guest->sector[i], 0, NEVER - 1))
+            return false;
+    }
+    return true;
+}
