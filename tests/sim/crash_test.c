@@ -1,7 +1,7 @@
 /*
- * Crashes at every storage operation of a scenario, each with several choices of what survives, and as
- * many killed programs: what is left must check clean but for leaks, hold everything that was flushed,
- * and never show one guest address the data of another.
+ * Crashes at every storage operation of a scenario, each with several choices of what survives, and
+ * as many killed programs: what is left must check clean but for leaks, hold everything that was
+ * flushed, and never show one guest address the data of another.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

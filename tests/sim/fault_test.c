@@ -1,7 +1,8 @@
 /*
- * The k-th storage operation of a scenario fails, for every k: once or from then on, with EIO or ENOSPC.
- * The program must reach its end without a crash, a hang or a leak, and tell the failure or succeed;
- * afterwards, and after a power cut on top of it, the image is whole and what was flushed is there.
+ * The k-th storage operation of a scenario fails, for every k: once or from then on, with EIO or
+ * ENOSPC. The program must reach its end without a crash, a hang or a leak, and tell the failure or
+ * succeed; afterwards, and after a power cut on top of it, the image is whole and what was flushed
+ * is there.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -7,11 +7,12 @@
 #include "base/random.h"
 #include "base/sgl.h"
 
-#define NEVER UINT64_MAX
+#define NEVER     UINT64_MAX
 
 #define TAG_MAGIC 0x6861777365722121ull
 
-/* ---- memory that is there even where a test makes malloc() fail --------------------------------- */
+/* ---- memory that is there even where a test makes malloc() fail ---------------------------------
+ */
 
 static void *take(void *old, size_t count, size_t bytes)
 {
@@ -21,7 +22,8 @@ static void *take(void *old, size_t count, size_t bytes)
     return memory;
 }
 
-/* ---- tags ------------------------------------------------------------------------------------------ */
+/* ---- tags
+ * ------------------------------------------------------------------------------------------ */
 
 static void tag_make(uint64_t sector, uint64_t value, uint8_t *bytes)
 {
@@ -67,7 +69,8 @@ static bool tag_read(uint64_t sector, const uint8_t *bytes, uint64_t *ret_value)
     return memcmp(whole, bytes, sizeof(whole)) == 0;
 }
 
-/* ---- cells ------------------------------------------------------------------------------------------- */
+/* ---- cells
+ * ------------------------------------------------------------------------------------------- */
 
 static void cell_add(struct guest_cell *cell, uint64_t value, uint64_t submitted)
 {
@@ -78,17 +81,18 @@ static void cell_add(struct guest_cell *cell, uint64_t value, uint64_t submitted
     } else {
         cell->values = take(cell->values, cell->count + 1, sizeof(cell->values[0]));
     }
-    cell->values[cell->count++] = (struct guest_value){
-        .value = value, .submitted = submitted, .ended = NEVER, .past = NEVER};
+    cell->values[cell->count++] =
+        (struct guest_value){.value = value, .submitted = submitted, .ended = NEVER, .past = NEVER};
 }
 
-/** Drops the values that were past at @time. */
-static void cell_drop(struct guest_cell *cell, uint64_t time)
+/** Forgets what neither a crash nor a read that began at @oldest_read or later can show. */
+static void cell_prune(struct guest_cell *cell, uint64_t oldest_read)
 {
     unsigned kept = 0;
     for (unsigned i = 0; i < cell->count; i++) {
-        if (cell->values[i].past > time)
-            cell->values[kept++] = cell->values[i];
+        const struct guest_value *v = &cell->values[i];
+        if (!v->gone || v->past > oldest_read)
+            cell->values[kept++] = *v;
     }
     cell->count = kept;
     if (kept == 1 && cell->values[0].ended != NEVER) {
@@ -99,34 +103,40 @@ static void cell_drop(struct guest_cell *cell, uint64_t time)
     }
 }
 
+/** What was past at @time is gone. */
+static void cell_flush(struct guest_cell *cell, uint64_t time, uint64_t oldest_read)
+{
+    for (unsigned i = 0; i < cell->count; i++)
+        cell->values[i].gone |= cell->values[i].past <= time;
+    cell_prune(cell, oldest_read);
+}
+
 /** The change that was submitted at @submitted ended. */
 static void cell_end(struct guest_cell *cell, uint64_t submitted, uint64_t now,
                      enum guest_result result)
 {
     for (unsigned i = 0; i < cell->count; i++) {
         struct guest_value *v = &cell->values[i];
-        if (v->submitted == submitted)
+        if (v->submitted == submitted) {
             v->ended = now;
-        else if (result != GUEST_UNSURE && v->ended < submitted && v->past == NEVER)
-            v->past = now;
+        } else if (result != GUEST_UNSURE && v->ended < submitted) {
+            v->past = MIN(v->past, now);
+            /* What was over when this one was submitted cannot come back. */
+            v->gone |= result == GUEST_DURABLE;
+        }
     }
-    if (result != GUEST_DURABLE)
-        return;
-    /* What was over when this one was submitted cannot come back. */
-    for (unsigned i = 0; i < cell->count; i++) {
-        struct guest_value *v = &cell->values[i];
-        if (v->submitted != submitted && v->ended < submitted)
-            v->past = 0;
-    }
-    cell_drop(cell, 0);
 }
+
+/* Instead of the start of a read: what a crash may show. */
+#define AFTER_CRASH 0
 
 static bool cell_may_be(const struct guest_cell *cell, uint64_t value, uint64_t since)
 {
     if (!cell->values)
         return cell->settled == value;
     for (unsigned i = 0; i < cell->count; i++) {
-        if (cell->values[i].value == value && cell->values[i].past > since)
+        const struct guest_value *v = &cell->values[i];
+        if (v->value == value && (since == AFTER_CRASH ? !v->gone : v->past > since))
             return true;
     }
     return false;
@@ -164,6 +174,7 @@ static void cell_print(const struct guest_cell *cell)
         const struct guest_value *v = &cell->values[i];
         fprintf(stderr, " %llu%s", (unsigned long long)v->value,
                 v->ended == NEVER  ? " (in flight)"
+                : v->gone          ? " (gone)"
                 : v->past != NEVER ? " (overwritten)"
                                    : "");
     }
@@ -178,7 +189,8 @@ static void cell_copy(struct guest_cell *to, const struct guest_cell *from)
     }
 }
 
-/* ---- life ---------------------------------------------------------------------------------------------- */
+/* ---- life
+ * ---------------------------------------------------------------------------------------------- */
 
 struct guest *guest_new(uint64_t sectors)
 {
@@ -235,7 +247,7 @@ void guest_layer(struct guest *guest, uint64_t sectors)
 
 static bool cell_settle(struct guest_cell *cell)
 {
-    cell_drop(cell, NEVER - 1);
+    cell_flush(cell, NEVER - 1, NEVER - 1);
     return !cell->values;
 }
 
@@ -247,7 +259,8 @@ bool guest_settle(struct guest *guest)
     return settled;
 }
 
-/* ---- requests -------------------------------------------------------------------------------------------- */
+/* ---- requests
+ * -------------------------------------------------------------------------------------------- */
 
 uint64_t guest_now(struct guest *guest)
 {
@@ -280,10 +293,15 @@ void guest_write_end(struct guest *guest, const struct guest_write *write, enum 
 
 void guest_flushed(struct guest *guest, uint64_t start)
 {
-    cell_drop(&guest->size, start);
+    uint64_t oldest_read = guest->clock;
+    for (unsigned i = 0; i < GUEST_READS_MAX; i++) {
+        if (guest->read_start[i] != 0)
+            oldest_read = MIN(oldest_read, guest->read_start[i]);
+    }
+    cell_flush(&guest->size, start, oldest_read);
     for (uint64_t i = 0; i < guest->sectors; i++) {
         if (guest->sector[i].values)
-            cell_drop(&guest->sector[i], start);
+            cell_flush(&guest->sector[i], start, oldest_read);
     }
 }
 
@@ -301,7 +319,9 @@ void guest_resize_end(struct guest *guest, const struct guest_write *write,
     cell_end(&guest->size, write->submitted, guest_now(guest), result);
 }
 
-/* ---- checks ------------------------------------------------------------------------------------------------ */
+/* ---- checks
+ * ------------------------------------------------------------------------------------------------
+ */
 
 static bool sector_check(const struct guest *guest, uint64_t sector, uint64_t since,
                          const uint8_t *bytes, uint64_t *ret_value)
@@ -317,22 +337,35 @@ static bool sector_check(const struct guest *guest, uint64_t sector, uint64_t si
     return false;
 }
 
-bool guest_read_check(struct guest *guest, uint64_t start, uint64_t first, uint64_t count,
-                      const uint8_t *bytes)
+uint64_t guest_read_begin(struct guest *guest)
 {
-    uint64_t now = guest_now(guest);
-    bool good = true;
-    unsigned told = 0;
-    for (uint64_t i = 0; i < count && told < 8; i++) {
-        uint64_t value;
-        if (sector_check(guest, first + i, start, bytes + i * GUEST_SECTOR_BYTES, &value)) {
-            cell_saw(&guest->sector[first + i], value, start, now);
-        } else {
-            good = false;
-            told++;
+    uint64_t start = guest_now(guest);
+    for (unsigned i = 0; i < GUEST_READS_MAX; i++) {
+        if (guest->read_start[i] == 0) {
+            guest->read_start[i] = start;
+            return start;
         }
     }
-    return good;
+    abort();
+}
+
+bool guest_read_end(struct guest *guest, uint64_t start, uint64_t first, uint64_t count,
+                    const uint8_t *bytes)
+{
+    uint64_t now = guest_now(guest);
+    unsigned told = 0;
+    for (unsigned i = 0; i < GUEST_READS_MAX; i++) {
+        if (guest->read_start[i] == start)
+            guest->read_start[i] = 0;
+    }
+    for (uint64_t i = 0; bytes && i < count && told < 8; i++) {
+        uint64_t value;
+        if (sector_check(guest, first + i, start, bytes + i * GUEST_SECTOR_BYTES, &value))
+            cell_saw(&guest->sector[first + i], value, start, now);
+        else
+            told++;
+    }
+    return told == 0;
 }
 
 bool guest_crash_check(const struct guest *guest, uint64_t first, uint64_t count,
@@ -341,14 +374,22 @@ bool guest_crash_check(const struct guest *guest, uint64_t first, uint64_t count
     unsigned told = 0;
     for (uint64_t i = 0; i < count && told < 8; i++) {
         uint64_t value;
-        told += !sector_check(guest, first + i, 0, bytes + i * GUEST_SECTOR_BYTES, &value);
+        told +=
+            !sector_check(guest, first + i, AFTER_CRASH, bytes + i * GUEST_SECTOR_BYTES, &value);
     }
     return told == 0;
 }
 
-bool guest_crash_size_check(const struct guest *guest, uint64_t sectors)
+bool guest_crash_size_check(const struct guest *guest, uint64_t sectors, bool between)
 {
-    if (cell_may_be(&guest->size, sectors, 0))
+    if (cell_may_be(&guest->size, sectors, AFTER_CRASH))
+        return true;
+    uint64_t least = NEVER, most = 0;
+    for (unsigned i = 0; i < guest->size.count; i++) {
+        least = MIN(least, guest->size.values[i].value);
+        most = MAX(most, guest->size.values[i].value);
+    }
+    if (between && least <= sectors && sectors <= most)
         return true;
     fprintf(stderr, "the size is %llu sectors; expected", (unsigned long long)sectors);
     cell_print(&guest->size);

@@ -1,20 +1,18 @@
 /*
  * What a guest may see on its disk: the model that the engine is compared with.
  *
- * Every sector that a test writes carries its own guest address and the number of the write, so bytes
- * that turn up at another address, or an old version that was overwritten and flushed, are told
- * exactly. For each sector the model keeps the values that it may have:
+ * Every sector that a test writes carries its own guest address and the number of the write, so
+ * bytes that turn up at another address, or an old version that was overwritten and flushed, are
+ * told exactly. For each sector the model keeps the values that it may have:
  *
  *   write submitted            another value that the sector may have
- *   write completed            values that had completed before its submission are past; a read that
- *                              begins now may not see them
- *   flush submitted, done      values that were past when the flush was submitted are gone; no crash
- *                              may bring them back
- *   write failed               the value stays possible next to the old ones
- *   discard                    as a failed write of zeroes
+ *   write completed            values that had completed before its submission are past; a read
+ * that begins now may not see them flush submitted, done      values that were past when the flush
+ * was submitted are gone; no crash may bring them back write failed               the value stays
+ * possible next to the old ones discard                    as a failed write of zeroes
  *
- * So requests may overlap, fail and be in flight at a crash, and the answer is still exact. The size of
- * the disk is modelled as one more such value.
+ * So requests may overlap, fail and be in flight at a crash, and the answer is still exact. The
+ * size of the disk is modelled as one more such value.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -29,6 +27,7 @@ struct guest_value {
     uint64_t value; /* 0: zeroes; else the number of the write */
     uint64_t submitted, ended;
     uint64_t past; /* when a later write overwrote it; UINT64_MAX: it is current */
+    bool gone;     /* no crash may bring it back; kept for reads that began before `past` */
 };
 
 /* One thing that has a value: a sector, or the size. */
@@ -38,12 +37,16 @@ struct guest_cell {
     uint64_t settled;
 };
 
+/* Reads that may run at once. */
+#define GUEST_READS_MAX 64
+
 struct guest {
     struct guest_cell *sector;
     uint64_t sectors;
     struct guest_cell size; /* in sectors */
     uint64_t clock;
     uint64_t last_write;
+    uint64_t read_start[GUEST_READS_MAX]; /* of those that run; 0: free */
 };
 
 struct guest_write {
@@ -57,10 +60,12 @@ struct guest *guest_new(uint64_t sectors);
 struct guest *guest_free(struct guest *guest);
 struct guest *guest_clone(const struct guest *guest);
 
-/** Cuts off or adds zeroes at once: for making the layers of a chain. All values must be settled. */
+/** Cuts off or adds zeroes at once: for making the layers of a chain. All values must be settled.
+ */
 void guest_layer(struct guest *guest, uint64_t sectors);
 
-/** Forgets all but the one value that each cell has; asserts that there is one: nothing in flight. */
+/** Forgets all but the one value that each cell has; asserts that there is one: nothing in flight.
+ */
 bool guest_settle(struct guest *guest);
 
 /** A write, or with @zeroes a write of zeroes or a discard, is submitted. */
@@ -77,8 +82,11 @@ enum guest_result {
 void guest_write_end(struct guest *guest, const struct guest_write *write,
                      enum guest_result result);
 
-/** The moment of now, to be given to the end of a read or flush. */
+/** The moment of now, to be given to guest_flushed(). */
 uint64_t guest_now(struct guest *guest);
+
+/** A read is submitted. @return the moment, to be given to guest_read_end(). */
+uint64_t guest_read_begin(struct guest *guest);
 
 /** A flush that was submitted at @start succeeded. */
 void guest_flushed(struct guest *guest, uint64_t start);
@@ -89,17 +97,21 @@ void guest_resize_end(struct guest *guest, const struct guest_write *write,
                       enum guest_result result);
 
 /**
- * Compares what a read that was submitted at @start returned. @return true when each sector had a value
- * that it may have had in this time; else tells on standard error which had not, and what was there.
+ * The read that was submitted at @start ended; @bytes NULL: it failed. @return true when each
+ * sector had a value that it may have had in this time; else tells on standard error which had not,
+ * and what was there.
  */
-bool guest_read_check(struct guest *guest, uint64_t start, uint64_t first, uint64_t count,
-                      const uint8_t *bytes);
+bool guest_read_end(struct guest *guest, uint64_t start, uint64_t first, uint64_t count,
+                    const uint8_t *bytes);
 
 /** As above, for reads after a crash. */
 bool guest_crash_check(const struct guest *guest, uint64_t first, uint64_t count,
                        const uint8_t *bytes);
-/** @sectors: the size that was found after a crash. */
-bool guest_crash_size_check(const struct guest *guest, uint64_t sectors);
+/**
+ * @sectors: the size that was found after a crash. @between: sizes between those that it may have
+ * are as good (a raw file that is written to while it grows).
+ */
+bool guest_crash_size_check(const struct guest *guest, uint64_t sectors, bool between);
 
 /** True when the sectors may be zeroes now. */
 bool guest_may_be_zero(const struct guest *guest, uint64_t first, uint64_t count);

@@ -1,6 +1,6 @@
 /*
- * Random requests by several coroutines on several queues, over chains of generated images, compared
- * with a model; then a clean close, a check, and a power cut.
+ * Random requests by several coroutines on several queues, over chains of generated images,
+ * compared with a model; then a clean close, a check, and a power cut.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -14,8 +14,7 @@ static struct plan_layer layer_make(struct random *r, bool small)
     struct plan_layer layer = {.version = random_one_in(r, 4) ? 2 : 3, .refcount_bits = 16};
     /* Small clusters reach every boundary soonest; large ones must work too. */
     unsigned top = small ? 16 : random_one_in(r, 3) ? CLUSTER_BITS_MAX : 14;
-    layer.cluster_bits = CLUSTER_BITS_MIN +
-                         (unsigned)random_below(r, top - CLUSTER_BITS_MIN + 1);
+    layer.cluster_bits = CLUSTER_BITS_MIN + (unsigned)random_below(r, top - CLUSTER_BITS_MIN + 1);
     if (layer.version == 3) {
         layer.refcount_bits = 1u << random_below(r, 7);
         layer.lazy_refcounts = random_one_in(r, 4);
@@ -115,14 +114,14 @@ json_t *plan_create_options(const struct plan *plan, unsigned index)
     json_t *file = json_pack("{ss ss}", "driver", "file", "filename", plan_path(index));
     if (l->raw)
         return json_pack("{ss so sI}", "driver", "raw", "file", file, "size", size);
-    json_t *options = json_pack(
-        "{ss so sI si si ss sb sb}", "driver", "qcow2", "file", file, "size", size, "cluster_size",
-        1 << l->cluster_bits, "refcount_bits", l->refcount_bits, "compat",
-        l->version == 2 ? "0.10" : "1.1", "extended_l2", l->extended_l2, "lazy_refcounts",
-        l->lazy_refcounts);
+    json_t *options = json_pack("{ss so sI si si ss sb sb}", "driver", "qcow2", "file", file,
+                                "size", size, "cluster_size", 1 << l->cluster_bits, "refcount_bits",
+                                l->refcount_bits, "compat", l->version == 2 ? "0.10" : "1.1",
+                                "extended_l2", l->extended_l2, "lazy_refcounts", l->lazy_refcounts);
     if (index > 0) {
         /* A name without a folder is looked for beside the image. */
-        json_object_set_new(options, "backing_file", json_string(strrchr(plan_path(index - 1), '/') + 1));
+        json_object_set_new(options, "backing_file",
+                            json_string(strrchr(plan_path(index - 1), '/') + 1));
         json_object_set_new(options, "backing_fmt",
                             json_string(plan->layer[index - 1].raw ? "raw" : "qcow2"));
     }

@@ -1,6 +1,6 @@
 /*
- * What one run is made of, drawn from its seed: the images of the chain, how they are opened, and how
- * the storage below behaves.
+ * What one run is made of, drawn from its seed: the images of the chain, how they are opened, and
+ * how the storage below behaves.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -24,7 +24,7 @@ struct plan_layer {
 
 struct plan {
     uint64_t seed;
-    unsigned depth; /* backing files below the first top */
+    unsigned depth;                           /* backing files below the first top */
     struct plan_layer layer[PLAN_LAYERS_MAX]; /* from the base up; those past the top: overlays */
     enum block_cache cache;
     enum block_discard discard;

@@ -65,9 +65,9 @@ static enum guest_result outcome(struct world *world, int result, unsigned flags
 void co_world_read(struct world *world, uint64_t first, uint64_t count)
 {
     struct buffer *b = buffer_new(world, count);
-    uint64_t start = guest_now(world->guest);
+    uint64_t start = guest_read_begin(world->guest);
     int result = co_root_read(world->root, first * GUEST_SECTOR_BYTES, b->sgl, 0);
-    if (result == 0 && !guest_read_check(world->guest, start, first, count, b->bytes))
+    if (!guest_read_end(world->guest, start, first, count, result == 0 ? b->bytes : NULL))
         world_fail(world, "a read of %llu sectors at sector %#llx gave wrong bytes",
                    (unsigned long long)count, (unsigned long long)first);
     (void)outcome(world, result, 0, "read", first, count);
@@ -109,8 +109,8 @@ void co_world_write_zeroes(struct world *world, uint64_t first, uint64_t count, 
 void co_world_discard(struct world *world, uint64_t first, uint64_t count)
 {
     struct guest_write write = guest_write_begin(world->guest, first, count, true);
-    int result = co_root_discard(world->root, first * GUEST_SECTOR_BYTES,
-                                 count * GUEST_SECTOR_BYTES);
+    int result =
+        co_root_discard(world->root, first * GUEST_SECTOR_BYTES, count * GUEST_SECTOR_BYTES);
     (void)outcome(world, result, 0, "discard", first, count);
     guest_write_end(world->guest, &write, GUEST_UNSURE);
 }
@@ -130,7 +130,8 @@ void co_world_resize(struct world *world, uint64_t sectors)
     int result = co_root_resize(world->root, sectors * GUEST_SECTOR_BYTES, &err);
     if (result < 0 && !world->tolerant)
         world_fail(world, "resize to %llu sectors: %s", (unsigned long long)sectors, err.text);
-    guest_resize_end(world->guest, &write, outcome(world, result, 0, "resize", 0, sectors));
+    enum guest_result end = outcome(world, result, 0, "resize", 0, sectors);
+    guest_resize_end(world->guest, &write, end == GUEST_UNSURE ? end : GUEST_DONE);
     if (result == 0 && block_root_size(world->root) != sectors * GUEST_SECTOR_BYTES)
         world_fail(world, "resized to %llu sectors, but the root has %llu bytes",
                    (unsigned long long)sectors, (unsigned long long)block_root_size(world->root));

@@ -1,6 +1,6 @@
 /*
- * What the programs of this folder share: seeds from the command line or the environment, and making
- * worlds.
+ * What the programs of this folder share: seeds from the command line or the environment, and
+ * making worlds.
  *
  *   PROGRAM            the default seeds, or as many as HAWSER_SIM_SEEDS says
  *   PROGRAM SEED       one seed, with every storage operation printed

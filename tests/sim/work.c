@@ -1,6 +1,6 @@
 /*
- * What a guest does: several coroutines on several queues with random requests, and meanwhile, on the
- * controlling coroutine, growth of the disk and drains.
+ * What a guest does: several coroutines on several queues with random requests, and meanwhile, on
+ * the controlling coroutine, growth of the disk and drains.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -19,7 +19,8 @@ static uint64_t count_draw(struct random *r, uint64_t most)
     return MIN(count, most);
 }
 
-/* Mostly in a few hot places, so that requests meet in clusters; boundaries of clusters are popular. */
+/* Mostly in a few hot places, so that requests meet in clusters; boundaries of clusters are
+ * popular. */
 static uint64_t first_draw(struct world *world, uint64_t sectors)
 {
     struct random *r = &world->random;
@@ -84,8 +85,7 @@ static void co_control(struct world *world)
     co_sleep_ns(random_below(r, 200000));
     uint64_t sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
     if (random_one_in(r, 2) && sectors < world->plan.sectors_max) {
-        co_world_resize(world,
-                        sectors + 1 + random_below(r, world->plan.sectors_max - sectors));
+        co_world_resize(world, sectors + 1 + random_below(r, world->plan.sectors_max - sectors));
     } else if (random_one_in(r, 2)) {
         co_root_drain(world->root);
         co_sleep_ns(random_below(r, 10000));

@@ -7,7 +7,8 @@
 #include <signal.h>
 #include <stdarg.h>
 
-/* ---- telling ------------------------------------------------------------------------------------- */
+/* ---- telling
+ * ------------------------------------------------------------------------------------- */
 
 static const struct world *noted;
 static const char *noted_program = "", *noted_text = "";
@@ -36,7 +37,8 @@ void world_fail(const struct world *world, const char *format, ...)
 static void on_signal(int number)
 {
     signal(number, SIG_DFL);
-    fprintf(stderr, "FAILED: %s\n", number == SIGALRM ? "it takes too long: a livelock?" : "aborted");
+    fprintf(stderr, "FAILED: %s\n",
+            number == SIGALRM ? "it takes too long: a livelock?" : "aborted");
     if (noted)
         tell(noted);
     raise(number);
@@ -87,7 +89,8 @@ static bool succeeded(struct world *world, int result, const struct hws_error *e
     return false;
 }
 
-/* ---- images ---------------------------------------------------------------------------------------- */
+/* ---- images
+ * ---------------------------------------------------------------------------------------- */
 
 bool co_world_create(struct world *world, unsigned layer)
 {
@@ -113,7 +116,8 @@ bool co_world_open(struct world *world)
 {
     struct hws_error err = {0};
     struct block_node *node;
-    int result = co_open_layer(world, world->top, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, &node, &err);
+    int result =
+        co_open_layer(world, world->top, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, &node, &err);
     if (!succeeded(world, result, &err, "open"))
         return false;
     struct block_root_options options = {.cache = world->plan.cache,
@@ -149,9 +153,8 @@ bool co_world_push(struct world *world)
     world->plan.layer[next].sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
     if (!co_world_create(world, next))
         return false;
-    int result = co_open_layer(world, next,
-                               BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE | BLOCK_OPEN_NO_BACKING,
-                               &overlay, &err);
+    int result = co_open_layer(
+        world, next, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE | BLOCK_OPEN_NO_BACKING, &overlay, &err);
     if (!succeeded(world, result, &err, "open of the overlay"))
         return false;
     uint64_t start = guest_now(world->guest);
@@ -165,7 +168,8 @@ bool co_world_push(struct world *world)
     return true;
 }
 
-/* ---- the scenario -------------------------------------------------------------------------------------- */
+/* ---- the scenario
+ * -------------------------------------------------------------------------------------- */
 
 void co_world_setup(void *arg)
 {
@@ -224,7 +228,8 @@ void co_world_scenario(void *arg)
     co_world_close(world);
 }
 
-/* ---- what must hold ------------------------------------------------------------------------------------- */
+/* ---- what must hold
+ * ------------------------------------------------------------------------------------- */
 
 static void report_line(void *arg, const char *line)
 {
@@ -277,7 +282,7 @@ static void co_read_crashed(struct world *world, struct block_node *node)
 {
     uint64_t sectors = block_size(node) / GUEST_SECTOR_BYTES, step = 2048;
     autofree uint8_t *bytes = reallocarray(NULL, step, GUEST_SECTOR_BYTES);
-    if (!guest_crash_size_check(world->guest, sectors))
+    if (!guest_crash_size_check(world->guest, sectors, world->plan.layer[world->top].raw))
         world_fail(world, "the size is wrong after a crash");
     for (uint64_t at = 0; at < sectors; at += step) {
         uint64_t count = MIN(step, sectors - at);

@@ -1,8 +1,9 @@
 /*
- * A run: the plan, the simulated machine, the engine's root, and the model of what the guest may see.
+ * A run: the plan, the simulated machine, the engine's root, and the model of what the guest may
+ * see.
  *
- * Every request goes to the engine and to the model. Where the run is `tolerant` (faults or a crash are
- * planned) requests may fail, and the model takes note; else a failure ends the test.
+ * Every request goes to the engine and to the model. Where the run is `tolerant` (faults or a crash
+ * are planned) requests may fail, and the model takes note; else a failure ends the test.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -18,15 +19,15 @@ struct world {
     struct guest *guest;
     struct rt *rt;
     bool tolerant;
-    uint64_t steps;  /* requests of each worker a phase */
+    uint64_t steps; /* requests of each worker a phase */
     unsigned phases;
     struct random random; /* the run's own choices */
 
     /* How far it got. */
-    unsigned top;   /* index of the layer that is the top */
-    bool created;   /* the top was made */
-    bool clean;     /* every operation, the close included, succeeded */
-    bool done;      /* the coroutine reached its end */
+    unsigned top; /* index of the layer that is the top */
+    bool created; /* the top was made */
+    bool clean;   /* every operation, the close included, succeeded */
+    bool done;    /* the coroutine reached its end */
     struct block_root *root;
     struct co_group group;
 };
@@ -56,7 +57,8 @@ void co_world_verify_closed(void *world);
 /** A run of @worker coroutines on the root; see work.c. */
 void co_world_phase(struct world *world);
 
-/* ---- requests to engine and model (request.c) ---------------------------------------------------- */
+/* ---- requests to engine and model (request.c)
+ * ---------------------------------------------------- */
 
 void co_world_read(struct world *world, uint64_t first, uint64_t count);
 void co_world_write(struct world *world, uint64_t first, uint64_t count, unsigned flags);
