@@ -20,7 +20,7 @@ static char folder[64];
 static int make_folder(void **state)
 {
     strcpy(folder, "/tmp/hawser-file-test-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
+    return mkdtemp(folder) ? chdir(folder) : -1;
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *where)
@@ -30,7 +30,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 
 static int remove_folder(void **state)
 {
-    return nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    return chdir("/") ? -1 : nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 /* @name below the scratch folder. */
@@ -360,29 +360,38 @@ TEST(opens_beneath_a_folder_cannot_leave_it)
     CHECK(symlink(outside, in_folder("safe/absolute")) == 0 || errno == EEXIST);
     CHECK(symlink(safe, in_folder("alias")) == 0 || errno == EEXIST);
 
-    CHECK_EQUAL(co_try("inside", O_RDWR, safe, &err), 0);
-    CHECK_EQUAL(co_try("sub/../inside", O_RDWR, safe, &err), 0);
-    CHECK_EQUAL(co_try("good", O_RDWR, safe, &err), 0);
-    CHECK_EQUAL(co_try("sub/new", O_RDWR | O_CREAT, safe, &err), 0);
     CHECK_EQUAL(co_try(in_folder("safe/inside"), O_RDWR, safe, &err), 0);
+    CHECK_EQUAL(co_try(in_folder("safe/sub/../inside"), O_RDWR, safe, &err), 0);
+    CHECK_EQUAL(co_try(in_folder("safe/good"), O_RDWR, safe, &err), 0);
+    CHECK_EQUAL(co_try(in_folder("safe//sub/new"), O_RDWR | O_CREAT, safe, &err), 0);
     CHECK_EQUAL(co_try(in_folder("alias/sub/deep"), O_RDWR, safe, &err), 0);
     CHECK_EQUAL(co_try(in_folder("safe/sub/deep"), O_RDWR, in_folder("alias"), &err), 0);
-    CHECK_EQUAL(co_try(in_folder("safe/../safe/inside"), O_RDWR, safe, &err), 0);
+    CHECK_EQUAL(co_try(in_folder("sub/../safe/inside"), O_RDWR, folder, &err), -ENOENT);
+    CHECK_EQUAL(co_try(in_folder("alias/../safe/inside"), O_RDWR, safe, &err), 0);
+    /* Relative paths, and folders, start at the working folder. */
+    CHECK_EQUAL(co_try("safe/inside", O_RDWR, "safe", &err), 0);
+    CHECK_EQUAL(co_try("safe/inside", O_RDWR, "safe/", &err), 0);
+    CHECK_EQUAL(co_try("safe/inside", O_RDWR, safe, &err), 0);
+    CHECK_EQUAL(co_try("secret", O_RDWR, ".", &err), 0);
+    CHECK_EQUAL(co_try("./safe/sub/deep", O_RDWR, "safe/sub", &err), 0);
 
-    CHECK_EQUAL(co_try("../secret", O_RDWR, safe, &err), -EXDEV);
+    CHECK_EQUAL(co_try("safe/../secret", O_RDWR, "safe", &err), -EXDEV);
     CHECK(strstr(err.text, "outside"));
-    CHECK_EQUAL(co_try("sub/../../secret", O_RDWR, safe, &err), -EXDEV);
-    CHECK_EQUAL(co_try("link", O_RDWR, safe, &err), -EXDEV);
-    CHECK_EQUAL(co_try("up/secret", O_RDWR, safe, &err), -EXDEV);
-    CHECK_EQUAL(co_try("absolute", O_RDWR, safe, &err), -EXDEV);
-    CHECK(co_try("magic/etc/passwd", O_RDONLY, safe, &err) < 0);
+    CHECK_EQUAL(co_try("safe/sub/../../secret", O_RDWR, "safe", &err), -EXDEV);
+    CHECK_EQUAL(co_try("../secret", O_RDWR, ".", &err), -EXDEV);
+    CHECK_EQUAL(co_try("secret", O_RDWR, "safe", &err), -EXDEV);
+    CHECK_EQUAL(co_try("safe/link", O_RDWR, "safe", &err), -EXDEV);
+    CHECK_EQUAL(co_try("safe/up/secret", O_RDWR, "safe", &err), -EXDEV);
+    CHECK_EQUAL(co_try("safe/absolute", O_RDWR, "safe", &err), -EXDEV);
+    CHECK(co_try("safe/magic/etc/passwd", O_RDONLY, "safe", &err) < 0);
     CHECK_EQUAL(co_try(outside, O_RDWR, safe, &err), -EXDEV);
     CHECK_EQUAL(co_try(in_folder("safe/../secret"), O_RDWR, safe, &err), -EXDEV);
+    CHECK_EQUAL(co_try(in_folder("alias/../secret"), O_RDWR, safe, &err), -EXDEV);
     CHECK_EQUAL(co_try(in_folder("safe/link"), O_RDWR, safe, &err), -EXDEV);
     CHECK_EQUAL(co_try(in_folder("safe-not/near"), O_RDWR, safe, &err), -EXDEV);
     CHECK_EQUAL(co_try("/etc/passwd", O_RDONLY, safe, &err), -EXDEV);
-    CHECK_EQUAL(co_try("gone", O_RDWR, safe, &err), -ENOENT);
-    CHECK_EQUAL(co_try("x", O_RDWR, in_folder("no-such-folder"), &err), -ENOENT);
+    CHECK_EQUAL(co_try("safe/gone", O_RDWR, "safe", &err), -ENOENT);
+    CHECK_EQUAL(co_try("no-such-folder/x", O_RDWR, "no-such-folder", &err), -ENOENT);
 }
 
 /* ---- the rest -----------------------------------------------------------------------------------

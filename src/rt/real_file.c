@@ -8,7 +8,6 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "rt/real.h"
-#include <limits.h>
 #include <linux/fs.h>
 #include <linux/openat2.h>
 #include <sys/ioctl.h>
@@ -105,10 +104,12 @@ int rt_file_adopt(int fd, struct rt_file **ret)
     return 0;
 }
 
-/* Where @path goes on below @folder: the rest of it, or NULL. Both have no symbolic links. */
+/* What follows @folder in @path, by the text alone; NULL where @path does not go on below it. */
 static const char *below(const char *path, const char *folder)
 {
     size_t length = strlen(folder);
+    if (strcmp(folder, ".") == 0 && path[0] != '/')
+        return path;
     while (length > 0 && folder[length - 1] == '/')
         length--;
     if (strncmp(path, folder, length) || path[length] != '/')
@@ -119,40 +120,39 @@ static const char *below(const char *path, const char *folder)
     return *path ? path : NULL;
 }
 
-/* Turns an absolute @path into one relative to @folder, into @buffer. Nothing is decided here: the
- * kernel confines the result. @return false when it does not seem to lie there. */
-static bool make_relative(const char *path, const char *folder, char buffer[PATH_MAX])
+/* The same after all symbolic links in both but the last name's own; to be freed. */
+static char *below_resolved(const char *path, const char *folder)
 {
-    autofree char *real_folder = realpath(folder, NULL);
-    const char *name = strrchr(path, '/') + 1;
-    autofree char *parent = strndup(path, (size_t)(name - path));
+    const char *slash = strrchr(path, '/');
+    const char *name = slash ? slash + 1 : path;
+    autofree char *parent = slash ? strndup(path, (size_t)(name - path)) : strdup(".");
     autofree char *real_parent = parent ? realpath(parent, NULL) : NULL;
-    if (!real_folder || !real_parent || *name == '\0')
-        return false;
+    autofree char *real_folder = realpath(folder, NULL);
     autofree char *whole = NULL;
+    if (!real_folder || !real_parent || *name == '\0')
+        return NULL;
     if (asprintf(&whole, "%s/%s", real_parent, name) < 0) {
         whole = NULL;
-        return false;
+        return NULL;
     }
     const char *rest = below(whole, real_folder);
-    if (!rest || strlen(rest) >= PATH_MAX)
-        return false;
-    strcpy(buffer, rest);
-    return true;
+    return rest ? strdup(rest) : NULL;
 }
 
-/* @return a descriptor or -errno; -EXDEV when the path leads out of @folder. */
+/* Both paths start at the working folder. Here only the common part is taken off; it is the kernel
+ * that confines the rest. @return a descriptor or -errno; -EXDEV when @path leads out of @folder.
+ */
 static int open_beneath(const char *path, int flags, mode_t mode, const char *folder)
 {
-    char relative[PATH_MAX];
+    autofree char *resolved = NULL;
     autofd int folder_fd = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (folder_fd < 0)
         return -errno;
-    if (path[0] == '/') {
-        if (!make_relative(path, folder, relative))
-            return -EXDEV;
-        path = relative;
-    }
+    const char *rest = below(path, folder);
+    if (!rest)
+        rest = resolved = below_resolved(path, folder);
+    if (!rest)
+        return -EXDEV;
     struct open_how how = {
         .flags = (uint64_t)flags,
         .mode = flags & (O_CREAT | __O_TMPFILE) ? mode : 0,
@@ -160,7 +160,7 @@ static int open_beneath(const char *path, int flags, mode_t mode, const char *fo
     };
     int fd;
     do
-        fd = (int)syscall(SYS_openat2, folder_fd, path, &how, sizeof(how));
+        fd = (int)syscall(SYS_openat2, folder_fd, rest, &how, sizeof(how));
     while (fd < 0 && (errno == EINTR || errno == EAGAIN));
     return fd < 0 ? -errno : fd;
 }
