@@ -1,0 +1,142 @@
+/*
+ * Work on image files: create, look at, check, map, resize, and take overlay snapshots.
+ *
+ * Every call blocks until the work is done, runs its own I/O runtime inside, and shares nothing
+ * with other calls, so any thread may make any of them at any time; none of them may be called from
+ * a signal handler. Sizes and offsets are bytes. Functions return 0 or a negative errno, with the
+ * reason in `err` (may be NULL). Images are locked as QEMU's tools lock them: an image that
+ * somebody else writes is refused with -EAGAIN unless `force_share` is set.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef HAWSER_IMAGE_H
+#define HAWSER_IMAGE_H
+
+#include "hawser/error.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** How to reach an image. Zero-initialise; only `path` is required. */
+struct hws_image {
+    /** A path, a URI, "driver:..." or "json:{...}". */
+    const char *path;
+    /** The format driver of a plain path. NULL: found from the image's header; never answers raw.
+     */
+    const char *format;
+    /** Folders in which the image may name other files; NULL-terminated. NULL: the image's own. */
+    const char *const *allow;
+    /** Neither take nor test the image locks. Results may be torn when somebody writes. */
+    bool force_share;
+};
+
+/** Marks a size that was not given. */
+#define HWS_SIZE_UNSET UINT64_MAX
+
+struct hws_create {
+    /** Virtual size; HWS_SIZE_UNSET takes that of the backing image. */
+    uint64_t size_bytes;
+    /** As it shall be recorded: relative names count from the new image's folder. NULL: none. */
+    const char *backing;
+    /** Format of the backing image; NULL finds it from the header. */
+    const char *backing_format;
+    /** "name=value,name=value" texts of the format's own options; NULL-terminated, may be NULL. */
+    const char *const *options;
+    /** Replace an existing file. */
+    bool overwrite;
+};
+
+/**
+ * Makes an image. `image->format` NULL means qcow2. A failure leaves no file that this call made.
+ * @ret_json the new image as hws_info() tells it; ended with free(); NULL if not wanted.
+ */
+int hws_create(const struct hws_image *image, const struct hws_create *create, char **ret_json,
+               struct hws_error *err);
+
+/**
+ * What an image is, as JSON: an object, or with @chain an array from the image down to the last
+ * backing file. @ret_json ended with free().
+ */
+int hws_info(const struct hws_image *image, bool chain, char **ret_json, struct hws_error *err);
+
+enum hws_repair {
+    HWS_REPAIR_LEAKS = 1 << 0,  /* clusters that nothing uses */
+    HWS_REPAIR_ERRORS = 1 << 1, /* what else the driver can mend */
+};
+
+struct hws_check {
+    uint64_t corruptions, leaks;             /* found, and still there */
+    uint64_t corruptions_fixed, leaks_fixed; /* found and mended by this call */
+    uint64_t errors;                         /* parts that could not be read */
+    uint64_t image_end_offset;
+    uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+};
+
+/** Receives one finding, without a newline. */
+typedef void hws_report_fn(void *arg, const char *line);
+
+/**
+ * Checks an image's metadata, and repairs what @repair (bits of enum hws_repair) names.
+ * @return 0 when the check ran: the verdict is in @ret. -ENOTSUP when the format has no check.
+ */
+int hws_check(const struct hws_image *image, unsigned repair, hws_report_fn *report, void *arg,
+              struct hws_check *ret, struct hws_error *err);
+
+struct hws_extent {
+    uint64_t start, length;
+    unsigned depth; /* layers below the image that answered; 0: the image itself */
+    bool present;   /* some layer of the chain holds these bytes */
+    bool data;      /* stored bytes, not known zeroes */
+    bool zero;      /* reads as zeroes */
+    bool compressed;
+    bool mapped;      /* `file` and `offset` are valid */
+    uint64_t offset;  /* where the bytes lie in `file` */
+    const char *file; /* valid during the call only */
+};
+
+/** Receives one extent; a non-zero result stops the walk and is returned by hws_map(). */
+typedef int hws_extent_fn(void *arg, const struct hws_extent *extent);
+
+/** Calls @fn for every extent of [@start, @start + @length), neighbours of one kind merged. */
+int hws_map(const struct hws_image *image, uint64_t start, uint64_t length, hws_extent_fn *fn,
+            void *arg, struct hws_error *err);
+
+struct hws_resize {
+    uint64_t size_bytes; /* absolute, or the change where `relative` is not 0 */
+    int relative;        /* -1, 0 or 1 */
+    bool shrink;         /* cutting data off is meant */
+};
+
+/** Changes the virtual size; the new end reads as zeroes. @ret_size_bytes the new size. */
+int hws_resize(const struct hws_image *image, const struct hws_resize *resize,
+               uint64_t *ret_size_bytes, struct hws_error *err);
+
+/**
+ * Makes @overlay with the image as its backing file: the image is the snapshot from then on, and
+ * work goes on in the overlay. @format of the overlay; NULL: qcow2.
+ */
+int hws_snapshot(const struct hws_image *image, const char *overlay, const char *format,
+                 struct hws_error *err);
+
+/**
+ * Goes back to a snapshot: the image is replaced, in one step that a crash cannot cut in two, by an
+ * empty overlay over @layer, a file of its backing chain (NULL: its backing file). What the image
+ * and the layers between held is given up; files between are left. @ret_layer what it went back to;
+ * free().
+ */
+int hws_revert(const struct hws_image *image, const char *layer, char **ret_layer,
+               struct hws_error *err);
+
+/**
+ * All drivers with their options, as JSON: [{"name", "kind", "help", "options": [...],
+ * "create-options": [...]}]. @return NULL when out of memory; else ended with free().
+ */
+char *hws_drivers(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,109 @@
+/*
+ * `hawser map`: what lies where in an image and its backing chain.
+ *
+ * JSON is printed extent by extent as it is found, so that a map of any size needs no memory.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cli/image.h"
+#include "cli/output.h"
+
+struct map_options {
+    const char *format;
+    struct cli_list allow;
+    bool force_share;
+    uint64_t start, length;
+    int output;
+};
+
+struct printer {
+    bool json;
+    unsigned long long printed;
+};
+
+static void print_json(const struct hws_extent *extent, bool first)
+{
+    json_t *object = json_pack(
+        "{s:I, s:I, s:i, s:b, s:b, s:b, s:b}", "start", (json_int_t)extent->start, "length",
+        (json_int_t)extent->length, "depth", (int)extent->depth, "present", extent->present, "zero",
+        extent->zero, "data", extent->data, "compressed", extent->compressed);
+    if (extent->mapped) {
+        json_object_set_new(object, "offset", json_integer((json_int_t)extent->offset));
+        json_object_set_new(object, "filename", out_string(extent->file));
+    }
+    printf("%s", first ? "[ " : ",\n  ");
+    json_dumpf(object, stdout, JSON_ENSURE_ASCII);
+    json_decref(object);
+}
+
+static int print_extent(void *arg, const struct hws_extent *extent)
+{
+    struct printer *printer = arg;
+    if (printer->json) {
+        print_json(extent, printer->printed++ == 0);
+        return 0;
+    }
+    if (!extent->data)
+        return 0;
+    if (printer->printed++ == 0)
+        printf("%-18s %-18s %-18s %-5s %s\n", "offset", "length", "mapped to", "depth", "file");
+    printf("%#-18llx %#-18llx ", (unsigned long long)extent->start,
+           (unsigned long long)extent->length);
+    if (extent->mapped)
+        printf("%#-18llx %-5u ", (unsigned long long)extent->offset, extent->depth);
+    else
+        printf("%-18s %-5u ", extent->compressed ? "compressed" : "-", extent->depth);
+    out_safe(stdout, extent->file ? extent->file : "");
+    putchar('\n');
+    return 0;
+}
+
+static int run(const void *arg, char **operands, unsigned count)
+{
+    const struct map_options *options = arg;
+    struct hws_error err = {0};
+    struct hws_image image = CLI_IMAGE(options, operands[0]);
+    struct printer printer = {options->output == CLI_JSON, 0};
+    uint64_t start = options->start == UINT64_MAX ? 0 : options->start;
+    int r = hws_map(&image, start, options->length, print_extent, &printer, &err);
+    if (r < 0) {
+        cli_explain_open(&err, operands[0]);
+        return out_error("map", CLI_FAILED, &err);
+    }
+    if (printer.json)
+        printf(printer.printed ? "\n]\n" : "[]\n");
+    return CLI_OK;
+}
+
+static const struct cli_option table[] = {
+    CLI_FORMAT_OPTION(struct map_options),
+    {"start-offset", 's', CLI_SIZE, offsetof(struct map_options, start), "OFFSET",
+     "where to begin; 0 if not given"},
+    {"max-length", 'l', CLI_SIZE, offsetof(struct map_options, length), "LENGTH",
+     "how much to map; all if not given"},
+    CLI_ALLOW_OPTION(struct map_options),
+    CLI_FORCE_SHARE_OPTION(struct map_options),
+    CLI_OUTPUT_OPTION(struct map_options),
+    {NULL},
+};
+
+const struct cli_command cli_map_command = {
+    .name = "map",
+    .summary = "Show where an image's data lies",
+    .synopsis = "[OPTION...] IMAGE",
+    .description = "Lists the extents of the image through its whole backing chain. The human form "
+                   "lists data only; the "
+                   "JSON form lists everything: start, length, depth (0 is the image itself, 1 its "
+                   "backing file), "
+                   "present, zero, data, compressed, and, where the bytes lie as they are in a "
+                   "file, filename and "
+                   "offset.",
+    .operands = {{"IMAGE", "the image to map", CLI_COMPLETE_FILE}},
+    .examples = {{"every extent, for a program", "hawser map --output=json disk.qcow2"},
+                 {"the first GiB only", "hawser map --max-length=1G disk.qcow2"}},
+    .options = table,
+    .options_bytes = sizeof(struct map_options),
+    .operands_min = 1,
+    .operands_max = 1,
+    .run = run,
+};

@@ -1,0 +1,43 @@
+/*
+ * What the image commands share: the options that say how to reach an image.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef CLI_IMAGE_H
+#define CLI_IMAGE_H
+
+#include "cli/command.h"
+#include "hawser/image.h"
+
+/* Rows of an option table; `type` has the fields format, allow and force_share. */
+#define CLI_FORMAT_OPTION(type)                                                                    \
+    {                                                                                              \
+        "format", 'f', CLI_TEXT, offsetof(type, format), "FMT",                                    \
+            "format of the image; found from its header if not given, but raw must be said", NULL, \
+            CLI_COMPLETE_FORMAT, false                                                             \
+    }
+#define CLI_ALLOW_OPTION(type)                                                            \
+    {                                                                                     \
+        "allow", 0, CLI_LIST, offsetof(type, allow), "DIR",                               \
+            "a folder in which images may name backing and data files (may be repeated; " \
+            "the image's own folder if not given; / allows any)",                         \
+            NULL, CLI_COMPLETE_FOLDER, false                                              \
+    }
+#define CLI_FORCE_SHARE_OPTION(type)                                                           \
+    {                                                                                          \
+        "force-share", 'U', CLI_FLAG, offsetof(type, force_share), NULL,                       \
+            "open the image although somebody else writes it; what is read may be torn", NULL, \
+            CLI_COMPLETE_NONE, false                                                           \
+    }
+
+#define CLI_IMAGE(options, image_path)                                  \
+    {                                                                   \
+        .path = (image_path), .format = (options)->format,              \
+        .allow = (options)->allow.count ? (options)->allow.item : NULL, \
+        .force_share = (options)->force_share,                          \
+    }
+
+/** Adds to @err what a user can do about the failure of opening @path. */
+void cli_explain_open(struct hws_error *err, const char *path);
+
+#endif

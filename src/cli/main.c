@@ -1,0 +1,99 @@
+/*
+ * `hawser`, the one command: the table of subcommands, and the way to them.
+ *
+ * Each subcommand is one file, cmd_*.c, that ends in its table (cli/command.h). Results go to
+ * standard output, everything else to standard error.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cli/command.h"
+#include "cli/output.h"
+
+extern const struct cli_command cli_create_command, cli_info_command, cli_check_command,
+    cli_map_command, cli_resize_command, cli_snapshot_command, cli_attach_command,
+    cli_detach_command, cli_list_command, cli_serve_command, cli_help_command, cli_version_command;
+
+const struct cli_command *const cli_commands[] = {
+    &cli_create_command,
+    &cli_info_command,
+    &cli_check_command,
+    &cli_map_command,
+    &cli_resize_command,
+    &cli_snapshot_command,
+    &cli_attach_command,
+    &cli_detach_command,
+    &cli_list_command,
+    &cli_serve_command,
+    &cli_help_command,
+    &cli_version_command,
+    NULL,
+};
+
+#define COMMANDS_MAX      32
+#define OPTIONS_BYTES_MAX 4096
+
+const struct cli_command *cli_command_find(const char *name)
+{
+    const char *names[COMMANDS_MAX + 1] = {NULL};
+    unsigned count = 0;
+    for (const struct cli_command *const *at = cli_commands; *at && count < COMMANDS_MAX; at++) {
+        if (!strcmp((*at)->name, name))
+            return *at;
+        if (!(*at)->hidden)
+            names[count++] = (*at)->name;
+    }
+    const char *near = cli_nearest(name, names);
+    struct hws_error err = {0};
+    if (near)
+        hws_fail(&err, EINVAL, "unknown command '%.100s'; did you mean '%s'?", name, near);
+    else
+        hws_fail(&err, EINVAL, "unknown command '%.100s'; 'hawser help' lists them", name);
+    out_error(NULL, CLI_USAGE, &err);
+    return NULL;
+}
+
+static int run_command(const struct cli_command *command, char **arguments, unsigned count)
+{
+    _Alignas(max_align_t) uint8_t options[OPTIONS_BYTES_MAX];
+    assert(command->options_bytes <= sizeof(options));
+    struct hws_error err = {0};
+    int operands = cli_parse(command, arguments, count, options, &err);
+    if (operands == -2) {
+        cli_help(command, stdout);
+        return CLI_OK;
+    }
+    if (operands < 0) {
+        out_error(command->name, CLI_USAGE, &err);
+        fprintf(stderr, "usage: hawser %s %.*s\n", command->name,
+                (int)strcspn(command->synopsis, "\n"), command->synopsis);
+        return command->usage_exit ? command->usage_exit : CLI_USAGE;
+    }
+    return command->run(options, arguments, (unsigned)operands);
+}
+
+/* A full disk or a closed pipe under standard output is a failure, not silence. */
+static int close_output(int exit_code)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return exit_code;
+    struct hws_error err = {0};
+    hws_fail_errno(&err, errno ? errno : EIO, "cannot write the output");
+    return out_error(NULL, exit_code ? exit_code : CLI_FAILED, &err);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2) {
+        cli_help(NULL, stderr);
+        return CLI_USAGE;
+    }
+    const char *name = argv[1];
+    if (!strcmp(name, "--help") || !strcmp(name, "-h"))
+        name = "help";
+    else if (!strcmp(name, "--version") || !strcmp(name, "-V"))
+        name = "version";
+    const struct cli_command *command = cli_command_find(name);
+    if (!command)
+        return CLI_USAGE;
+    return close_output(run_command(command, argv + 2, (unsigned)argc - 2));
+}

@@ -1,0 +1,239 @@
+/*
+ * The option parser of all subcommands: --name=value, --name value, -x value, -xvalue, -xy, "--".
+ * Works from the command's table, and suggests what was probably meant.
+ *
+ * An argument such as "-10G" is an operand, not an option, so that `resize IMAGE -10G` reads as it
+ * is written.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/size.h"
+#include "cli/command.h"
+#include <ctype.h>
+
+const char *const cli_output_choices[] = {"human", "json", NULL};
+
+#define PARSE_ERROR (-1)
+#define PARSE_HELP  (-2)
+#define NAMES_MAX   48
+
+struct parser {
+    const struct cli_command *command;
+    char **arguments;
+    unsigned count, at, operands;
+    uint8_t *options;
+    struct hws_error *err;
+};
+
+/* Edits that turn @a into @b: insertions, deletions, replacements. Words longer than 31 are far. */
+static unsigned edit_distance(const char *a, const char *b)
+{
+    size_t m = strlen(a), n = strlen(b);
+    if (m > 31 || n > 31)
+        return 99;
+    unsigned row[32];
+    for (unsigned j = 0; j <= n; j++)
+        row[j] = j;
+    for (unsigned i = 1; i <= m; i++) {
+        unsigned corner = row[0];
+        row[0] = i;
+        for (unsigned j = 1; j <= n; j++) {
+            unsigned best = MIN(row[j], row[j - 1]) + 1, replaced = corner + (a[i - 1] != b[j - 1]);
+            corner = row[j];
+            row[j] = MIN(replaced, best);
+        }
+    }
+    return row[n];
+}
+
+const char *cli_nearest(const char *word, const char *const *known)
+{
+    const char *best = NULL;
+    unsigned best_distance = (unsigned)MIN(strlen(word) / 2, (size_t)2) + 1;
+    for (; *known; known++) {
+        unsigned distance = edit_distance(word, *known);
+        if (strlen(word) >= 3 && !strncmp(word, *known, strlen(word)))
+            distance = MIN(distance, 1u);
+        if (distance < best_distance) {
+            best_distance = distance;
+            best = *known;
+        }
+    }
+    return best;
+}
+
+static int HWS_PRINTF(2, 3) fail(struct parser *p, const char *format, ...)
+{
+    char text[HWS_ERROR_TEXT_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    hws_fail(p->err, EINVAL, "%s", text);
+    return PARSE_ERROR;
+}
+
+static int set_choice(struct parser *p, const struct cli_option *option, const char *value)
+{
+    for (int i = 0; option->choices[i]; i++) {
+        if (!strcmp(option->choices[i], value)) {
+            *(int *)(p->options + option->offset) = i;
+            return 0;
+        }
+    }
+    char list[256] = "";
+    size_t used = 0;
+    for (int i = 0; option->choices[i] && used < sizeof(list); i++)
+        used += (size_t)snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "",
+                                 option->choices[i]);
+    return fail(p, "--%s: '%s' is none of: %s", option->name, value, list);
+}
+
+static int set_number(struct parser *p, const struct cli_option *option, const char *value)
+{
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(value, &end, 10);
+    if (!isdigit((unsigned char)*value) || *end || errno)
+        return fail(p, "--%s: '%s' is not a number", option->name, value);
+    *(uint64_t *)(p->options + option->offset) = number;
+    return 0;
+}
+
+static int set_value(struct parser *p, const struct cli_option *option, const char *value)
+{
+    void *field = p->options + option->offset;
+    struct hws_error why = {0};
+    struct cli_list *list = field;
+    switch (option->kind) {
+    case CLI_FLAG:
+        *(bool *)field = true;
+        return 0;
+    case CLI_TEXT:
+        *(const char **)field = value;
+        return 0;
+    case CLI_CHOICE:
+        return set_choice(p, option, value);
+    case CLI_SIZE:
+        if (size_parse(value, field, &why) < 0)
+            return fail(p, "--%s: %s", option->name, why.text);
+        return 0;
+    case CLI_UINT:
+        return set_number(p, option, value);
+    case CLI_LIST:
+        if (list->count == CLI_LIST_MAX)
+            return fail(p, "--%s was given more than %d times", option->name, CLI_LIST_MAX);
+        list->item[list->count++] = value;
+        return 0;
+    }
+    return fail(p, "--%s cannot be parsed", option->name);
+}
+
+static int unknown_option(struct parser *p, const char *name)
+{
+    const char *names[NAMES_MAX + 1] = {"help"};
+    unsigned count = 1;
+    for (const struct cli_option *o = p->command->options; o && o->name && count < NAMES_MAX; o++)
+        if (!o->hidden)
+            names[count++] = o->name;
+    const char *near = cli_nearest(name, names);
+    return near ? fail(p, "unknown option --%s; did you mean --%s?", name, near)
+                : fail(p, "unknown option --%s; 'hawser %s --help' lists them", name,
+                       p->command->name);
+}
+
+static const struct cli_option *find_long(const struct cli_command *command, const char *name)
+{
+    for (const struct cli_option *o = command->options; o && o->name; o++)
+        if (!strcmp(o->name, name))
+            return o;
+    return NULL;
+}
+
+static int parse_long(struct parser *p, const char *text)
+{
+    char name[64];
+    const char *equals = strchr(text, '=');
+    size_t length = equals ? (size_t)(equals - text) : strlen(text);
+    snprintf(name, sizeof(name), "%.*s", (int)MIN(length, sizeof(name) - 1), text);
+    if (!strcmp(name, "help"))
+        return PARSE_HELP;
+    const struct cli_option *option = find_long(p->command, name);
+    if (!option)
+        return unknown_option(p, name);
+    if (option->kind == CLI_FLAG)
+        return equals ? fail(p, "--%s takes no value", name) : set_value(p, option, NULL);
+    if (equals)
+        return set_value(p, option, equals + 1);
+    if (p->at == p->count)
+        return fail(p, "--%s needs a value: --%s=%s", name, name, option->value);
+    return set_value(p, option, p->arguments[p->at++]);
+}
+
+static int parse_letters(struct parser *p, const char *text)
+{
+    for (; *text; text++) {
+        if (*text == 'h')
+            return PARSE_HELP;
+        const struct cli_option *option = p->command->options;
+        while (option && option->name && option->letter != *text)
+            option++;
+        if (!option || !option->name)
+            return fail(p, "unknown option -%c; 'hawser %s --help' lists them", *text,
+                        p->command->name);
+        if (option->kind != CLI_FLAG) {
+            if (text[1])
+                return set_value(p, option, text + 1);
+            if (p->at == p->count)
+                return fail(p, "-%c needs a value: -%c %s", *text, *text, option->value);
+            return set_value(p, option, p->arguments[p->at++]);
+        }
+        int r = set_value(p, option, NULL);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int parse_argument(struct parser *p, char *text, bool *only_operands)
+{
+    bool negative_size = text[0] == '-' && isdigit((unsigned char)text[1]);
+    if (*only_operands || text[0] != '-' || !text[1] || negative_size) {
+        p->arguments[p->operands++] = text;
+        return 0;
+    }
+    if (!strcmp(text, "--")) {
+        *only_operands = true;
+        return 0;
+    }
+    return text[1] == '-' ? parse_long(p, text + 2) : parse_letters(p, text + 1);
+}
+
+static void set_defaults(const struct cli_command *command, uint8_t *options)
+{
+    memset(options, 0, command->options_bytes);
+    for (const struct cli_option *o = command->options; o && o->name; o++) {
+        if (o->kind == CLI_CHOICE)
+            *(int *)(options + o->offset) = -1;
+        else if (o->kind == CLI_SIZE)
+            *(uint64_t *)(options + o->offset) = UINT64_MAX;
+    }
+}
+
+int cli_parse(const struct cli_command *command, char **arguments, unsigned count, void *options,
+              struct hws_error *err)
+{
+    struct parser p = {command, arguments, count, 0, 0, options, err};
+    bool only_operands = false;
+    set_defaults(command, options);
+    while (p.at < count) {
+        int r = parse_argument(&p, arguments[p.at++], &only_operands);
+        if (r < 0)
+            return r;
+    }
+    if (p.operands < command->operands_min)
+        return fail(&p, "%s is missing", command->operands[p.operands].name);
+    if (p.operands > command->operands_max)
+        return fail(&p, "unexpected '%s'", arguments[command->operands_max]);
+    return (int)p.operands;
+}

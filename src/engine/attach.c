@@ -1,0 +1,444 @@
+/*
+ * Attaching: a folder for the attachment, an engine in it, and, if wanted, a file system on its
+ * device.
+ *
+ *   mkdir RUN/NAME -> lock -> config.json -> spawn engine (the lock goes to it) -> wait for "ready"
+ *   -> mkfs when asked and blank -> mount
+ *
+ * The engine is this same program, run as `hawser serve`, in a session of its own with its standard
+ * output and error in the attachment's log, so that it outlives the shell. It tells readiness, or
+ * in words why not, on a pipe: when it dies early, the pipe ends, and nobody polls.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "engine/engine.h"
+#include "engine/internal.h"
+#include "host/mounts.h"
+#include <blkid/blkid.h>
+#include <ctype.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define NAME_TRIES 100
+#define LOCK_FD    3
+#define READY_FD   4
+/** A chain of a thousand images takes a while to open; a dead engine is seen at once. */
+#define READY_TIMEOUT_MS 120000
+
+extern char **environ;
+
+/* ---- names and folders ---- */
+
+static bool name_is_valid(const char *name)
+{
+    size_t length = strlen(name);
+    if (length == 0 || length > ATTACHMENT_NAME_MAX || name[0] == '.' || name[0] == '-')
+        return false;
+    for (const char *at = name; *at; at++)
+        if (!isalnum((unsigned char)*at) && !strchr("._-", *at))
+            return false;
+    return true;
+}
+
+/* "/a/My disk.qcow2" -> "My-disk" */
+static void name_from_image(const char *image, char *name)
+{
+    const char *base = strrchr(image, '/');
+    base = base ? base + 1 : image;
+    size_t length = strcspn(base, "."), used = 0;
+    for (size_t i = 0; i < length && used < ATTACHMENT_NAME_MAX - 4; i++) {
+        char c = base[i];
+        name[used++] = isalnum((unsigned char)c) || c == '_' ? c : '-';
+    }
+    while (used && name[used - 1] == '-')
+        used--;
+    name[used] = '\0';
+    if (!used || name[0] == '-')
+        snprintf(name, ATTACHMENT_NAME_MAX + 1, "volume");
+}
+
+static int make_root(struct hws_error *err)
+{
+    char root[PATH_MAX];
+    struct stat st;
+    attachment_root(root, sizeof(root));
+    if (mkdir(root, 0700) < 0 && errno != EEXIST)
+        return hws_fail_errno(err, errno,
+                              "cannot make the folder for attachments, %s (HAWSER_RUN_DIR names "
+                              "another)",
+                              root);
+    /* Whoever can write there could make us unmount and delete things. */
+    if (stat(root, &st) < 0 || (st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & 022))
+        return hws_fail(err, EPERM, "%s must belong to this user and be writable by nobody else",
+                        root);
+    return 0;
+}
+
+/* Makes and locks the folder of @name. -EEXIST: the name is taken. */
+static int claim_name(const char *name, struct attachment **ret, int *ret_lock,
+                      struct hws_error *err)
+{
+    char path[PATH_MAX], root[PATH_MAX];
+    if (snprintf(path, sizeof(path), "%s/%s", attachment_root(root, sizeof(root)), name) >=
+        (int)sizeof(path))
+        return hws_fail(err, ENAMETOOLONG, "%s: path too long", root);
+    if (mkdir(path, 0700) < 0)
+        return hws_fail_errno(err, errno, "cannot make %s", path);
+    int r = attachment_load(name, ret, err);
+    if (r == 0) {
+        r = attachment_lock(*ret, ret_lock, err);
+        if (r < 0)
+            *ret = attachment_free(*ret);
+    }
+    return r;
+}
+
+static int explain_taken(const char *name, struct hws_error *err)
+{
+    struct attachment *other;
+    if (attachment_load(name, &other, NULL) < 0)
+        return hws_fail(err, EEXIST, "the name '%s' is taken", name);
+    const char *image = attachment_image(other);
+    if (other->running)
+        hws_fail(err, EEXIST, "'%s' is attached already (%.400s); choose another --name", name,
+                 image ? image : "?");
+    else
+        hws_fail(err, EEXIST, "'%s' is left from an engine that died; 'hawser detach %s' cleans up",
+                 name, name);
+    attachment_free(other);
+    return -EEXIST;
+}
+
+static int make_folder(const struct attach_options *options, struct attachment **ret, int *lock,
+                       struct hws_error *err)
+{
+    char base[ATTACHMENT_NAME_MAX + 8], name[ATTACHMENT_NAME_MAX + 24];
+    if (options->name) {
+        if (!name_is_valid(options->name))
+            return hws_fail(err, EINVAL,
+                            "'%.80s' is no name: use up to %d letters, digits, '.', '_' "
+                            "and '-'",
+                            options->name, ATTACHMENT_NAME_MAX);
+        int r = claim_name(options->name, ret, lock, err);
+        return r == -EEXIST ? explain_taken(options->name, err) : r;
+    }
+    name_from_image(options->image, base);
+    int r = -EEXIST;
+    for (unsigned n = 1; n < NAME_TRIES && r == -EEXIST; n++) {
+        snprintf(name, sizeof(name), n == 1 ? "%s" : "%s-%u", base, n);
+        r = claim_name(name, ret, lock, err);
+    }
+    return r;
+}
+
+/* ---- configuration ---- */
+
+static void set_text(json_t *object, const char *name, const char *text)
+{
+    if (text)
+        json_object_set_new(object, name, json_string(text));
+}
+
+static json_t *allow_list(const char *const *allow)
+{
+    json_t *list = json_array();
+    for (; allow && *allow; allow++) {
+        autofree char *real = realpath(*allow, NULL);
+        json_array_append_new(list, json_string(real ? real : *allow));
+    }
+    return list;
+}
+
+static int write_config(const struct attach_options *options, struct attachment *attachment,
+                        struct hws_error *err)
+{
+    autofree char *socket = attachment_path(attachment, "control.sock");
+    autofree char *state = attachment_path(attachment, "state.json");
+    autofree char *file = attachment_path(attachment, "image");
+    autofree char *image = realpath(options->image, NULL);
+    if (!socket || !state || !file)
+        return hws_fail(err, ENOMEM, "out of memory");
+    json_t *volume = json_object();
+    set_text(volume, "name", attachment->name);
+    set_text(volume, "image", image ? image : options->image);
+    set_text(volume, "format", options->format);
+    set_text(volume, "path", file);
+    set_text(volume, "via", options->via);
+    set_text(volume, "cache", options->cache);
+    set_text(volume, "discard", options->discard);
+    set_text(volume, "detect-zeroes", options->detect_zeroes);
+    json_object_set_new(volume, "read-only", json_boolean(options->read_only));
+    json_object_set_new(volume, "queues", json_integer((json_int_t)options->queues));
+    if (options->allow)
+        json_object_set_new(volume, "allow", allow_list(options->allow));
+    if (!json_object_get(volume, "image")) {
+        json_decref(volume);
+        return hws_fail(err, EINVAL, "the image's name is no UTF-8; give it another name");
+    }
+    attachment->config =
+        json_pack("{s:s, s:s, s:[o]}", "socket", socket, "state-file", state, "volumes", volume);
+    return attachment_store(attachment, "config.json", json_incref(attachment->config), err);
+}
+
+/* ---- the engine's process ---- */
+
+static int add_actions(posix_spawn_file_actions_t *actions, const char *log, int lock, int ready)
+{
+    int r = posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0);
+    r = r ? r
+          : posix_spawn_file_actions_addopen(actions, 1, log, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    r = r ? r : posix_spawn_file_actions_adddup2(actions, 1, 2);
+    r = r ? r : posix_spawn_file_actions_adddup2(actions, lock, LOCK_FD);
+    r = r ? r : posix_spawn_file_actions_adddup2(actions, ready, READY_FD);
+    return r ? r : posix_spawn_file_actions_addclosefrom_np(actions, READY_FD + 1);
+}
+
+static int spawn_engine(const struct attachment *attachment, int lock, int ready, pid_t *ret,
+                        struct hws_error *err)
+{
+    autofree char *log = attachment_path(attachment, "log");
+    autofree char *config = attachment_path(attachment, "config.json");
+    if (!log || !config)
+        return hws_fail(err, ENOMEM, "out of memory");
+    char *arguments[] = {(char *)"hawser",
+                         (char *)"serve",
+                         (char *)"--ready-fd",
+                         (char *)"4",
+                         (char *)"--config",
+                         config,
+                         NULL};
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none, defaults;
+    sigemptyset(&none);
+    sigfillset(&defaults);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setsigdefault(&attributes, &defaults);
+    posix_spawnattr_setflags(&attributes,
+                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    int r = add_actions(&actions, log, lock, ready);
+    r = r ? r : posix_spawn(ret, "/proc/self/exe", &actions, &attributes, arguments, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+    return r ? hws_fail_errno(err, r, "cannot start the engine") : 0;
+}
+
+/* "ready\n", or why not. */
+static int wait_ready(const struct attachment *attachment, int fd, struct hws_error *err)
+{
+    char text[HWS_ERROR_TEXT_BYTES];
+    size_t used = 0;
+    for (;;) {
+        struct pollfd wait = {.fd = fd, .events = POLLIN};
+        if (poll(&wait, 1, READY_TIMEOUT_MS) == 0)
+            return hws_fail(err, ETIMEDOUT,
+                            "the engine was not ready within %d s; its log is %s/log",
+                            READY_TIMEOUT_MS / 1000, attachment->folder);
+        ssize_t n = read(fd, text + used, sizeof(text) - 1 - used);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        used += (size_t)n;
+        text[used] = '\0';
+        if (!strcmp(text, "ready\n"))
+            return 0;
+        if (used == sizeof(text) - 1)
+            break;
+    }
+    text[used] = '\0';
+    return used ? hws_fail(err, EIO, "%s", text)
+                : hws_fail(err, EIO, "the engine died at its start");
+}
+
+static int start_engine(const struct attachment *attachment, int *lock, pid_t *pid,
+                        struct attach_times *times, struct hws_error *err)
+{
+    int ends[2];
+    uint64_t started = process_now_ns();
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return hws_fail_errno(err, errno, "cannot make a pipe");
+    autofd int ready = ends[0];
+    /* Numbers above those that the engine finds them at, so that no dup2 runs over another. */
+    int high_lock = fcntl(*lock, F_DUPFD_CLOEXEC, 16),
+        high_ready = fcntl(ends[1], F_DUPFD_CLOEXEC, 16);
+    close(ends[1]);
+    int r = high_lock < 0 || high_ready < 0
+                ? hws_fail_errno(err, errno, "cannot start the engine")
+                : spawn_engine(attachment, high_lock, high_ready, pid, err);
+    if (high_lock >= 0)
+        close(high_lock);
+    if (high_ready >= 0)
+        close(high_ready);
+    times->spawn_us = (process_now_ns() - started) / 1000;
+    if (r < 0)
+        return r;
+    /* From here on the engine alone holds the lock. */
+    close(steal_fd(lock));
+    r = wait_ready(attachment, ready, err);
+    if (r < 0) {
+        kill(*pid, SIGKILL);
+        waitpid(*pid, NULL, 0);
+    }
+    return r;
+}
+
+/* ---- file system ---- */
+
+/* @return 1 when nothing known lies on the device, 0 when something does, -errno. */
+static int is_blank(const char *device)
+{
+    blkid_probe probe = blkid_new_probe_from_filename(device);
+    if (!probe)
+        return errno ? -errno : -EIO;
+    blkid_probe_enable_superblocks(probe, 1);
+    blkid_probe_enable_partitions(probe, 1);
+    int found = blkid_do_safeprobe(probe);
+    blkid_free_probe(probe);
+    return found == 1;
+}
+
+static int run_mkfs(const char *device, const char *type, struct hws_error *err)
+{
+    char program[48];
+    snprintf(program, sizeof(program), "mkfs.%s", type);
+    for (const char *at = type; *at; at++)
+        if (!isalnum((unsigned char)*at))
+            return hws_fail(err, EINVAL, "'%s' is no file system type", type);
+    int blank = is_blank(device);
+    if (blank < 0)
+        return hws_fail_errno(err, -blank, "cannot look at %s", device);
+    if (blank == 0)
+        return 0; /* --mkfs makes one where there is none, so that attaching again is the same
+                     command */
+    char *arguments[] = {program, (char *)"-q", (char *)device, NULL};
+    posix_spawn_file_actions_t actions;
+    pid_t pid;
+    int status = 0;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&actions, 2, 1);
+    int r = posix_spawnp(&pid, program, &actions, NULL, arguments, environ);
+    posix_spawn_file_actions_destroy(&actions);
+    if (r)
+        return hws_fail_errno(err, r, "cannot run %s (is it installed?)", program);
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (!WIFEXITED(status) || WEXITSTATUS(status))
+        return hws_fail(err, EIO, "%s %s failed", program, device);
+    return 0;
+}
+
+static int co_mount_now(void *arg, struct hws_error *err)
+{
+    return co_mount(arg, err);
+}
+
+static int mount_device(const struct attach_options *options, const struct attachment *attachment,
+                        struct hws_error *err)
+{
+    const char *device = attachment_device(attachment);
+    struct stat st;
+    if (!device || stat(device, &st) < 0 || !S_ISBLK(st.st_mode))
+        return hws_fail(err, EINVAL, "--mount needs a block device, and %s is none",
+                        device ? device : "this attachment");
+    int r = options->mkfs ? run_mkfs(device, options->mkfs, err) : 0;
+    if (r < 0)
+        return r;
+    bool made = mkdir(options->mount, 0755) == 0;
+    autofree char *target = realpath(options->mount, NULL);
+    if (!target)
+        return hws_fail_errno(err, errno, "cannot mount at %s", options->mount);
+    struct mount_options how = {
+        .device = device, .target = target, .read_only = options->read_only};
+    r = attachment_store(attachment, "mounts.json",
+                         json_pack("[{s:s, s:b}]", "target", target, "made", made), err);
+    if (r == 0)
+        r = attachment_run(co_mount_now, &how, err);
+    if (r < 0 && made)
+        rmdir(target);
+    return r;
+}
+
+/* ---- all of it */
+
+static int start(const struct attach_options *options, struct attachment *attachment, int *lock,
+                 struct attach_times *times, struct hws_error *err)
+{
+    pid_t pid = -1;
+    int r = write_config(options, attachment, err);
+    if (r == 0)
+        r = start_engine(attachment, lock, &pid, times, err);
+    return r;
+}
+
+static void read_times(const struct attachment *attachment, struct attach_times *times)
+{
+    json_t *volume = json_array_get(json_object_get(attachment->state, "volumes"), 0);
+    times->open_us = (uint64_t)json_integer_value(json_object_get(volume, "open-us"));
+    times->export_us = (uint64_t)json_integer_value(json_object_get(volume, "export-us"));
+}
+
+/* An image that we have attached ourselves is better told by its name than by its lock. */
+static int refuse_attached(const struct attach_options *options, struct hws_error *err)
+{
+    struct attachment *other;
+    if (options->read_only || attachment_find(options->image, &other, NULL) < 0)
+        return 0;
+    int r = 0;
+    json_t *volume = json_array_get(json_object_get(other->config, "volumes"), 0);
+    if (other->running && !json_is_true(json_object_get(volume, "read-only")))
+        r = hws_fail(err, EBUSY, "%.300s is attached already, as '%s' at %s", options->image,
+                     other->name, attachment_device(other) ? attachment_device(other) : "?");
+    attachment_free(other);
+    return r;
+}
+
+int attach_start(const struct attach_options *options, struct attachment **ret,
+                 struct attach_times *times, struct hws_error *err)
+{
+    struct attachment *attachment = NULL;
+    uint64_t started = process_now_ns();
+    autofd int lock = -1;
+    *times = (struct attach_times){0};
+    int r = make_root(err);
+    if (r == 0)
+        r = refuse_attached(options, err);
+    if (r == 0)
+        r = make_folder(options, &attachment, &lock, err);
+    if (r < 0)
+        return r;
+    r = start(options, attachment, &lock, times, err);
+    if (r < 0) {
+        if (attachment_remove(attachment, NULL) < 0)
+            hws_wrap(err, r, "%s is left behind", attachment->folder);
+        attachment_free(attachment);
+        return r;
+    }
+    autofree char *name = strdup(attachment->name);
+    attachment_free(attachment);
+    r = name ? attachment_load(name, &attachment, err) : hws_fail(err, ENOMEM, "out of memory");
+    if (r < 0)
+        return r;
+    read_times(attachment, times);
+    uint64_t usable = process_now_ns();
+    times->total_us = (usable - started) / 1000;
+    if (options->mount)
+        r = mount_device(options, attachment, err);
+    times->mount_us = (process_now_ns() - usable) / 1000;
+    if (r < 0) {
+        if (attach_stop(attachment, false, NULL) < 0)
+            hws_wrap(err, r, "'%s' stays attached", attachment->name);
+        attachment_free(attachment);
+        return r;
+    }
+    *ret = attachment;
+    return 0;
+}

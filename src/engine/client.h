@@ -1,0 +1,101 @@
+/*
+ * Engines as the command sees them: attachments of this host, their life, and calls to the engine
+ * that serves each. Everything here blocks and runs outside of the runtime.
+ *
+ *   RUN/                      /run/hawser, $XDG_RUNTIME_DIR/hawser, or $HAWSER_RUN_DIR; mode 0700
+ *     NAME/                   one folder an attachment
+ *       lock                  locked by the engine as long as it lives: how "running" is told from
+ * "dead" config.json           what to serve; written once, before the engine starts state.json
+ * what the engine made: process, device, FUSE file; replaced atomically mounts.json           what
+ * `attach --mount` mounted, so that `detach` can undo it control.sock          JSON-RPC 2.0, mode
+ * 0600 log                   standard error of the engine image                 mount point of the
+ * FUSE file
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ENGINE_CLIENT_H
+#define ENGINE_CLIENT_H
+
+#include "base/common.h"
+#include "hawser/error.h"
+#include <jansson.h>
+#include <sys/types.h>
+
+/** Longest name of an attachment: part of file names and device listings. */
+#define ATTACHMENT_NAME_MAX 64
+
+struct attachment {
+    char *name;
+    char *folder;
+    bool running;   /* the engine holds the lock */
+    json_t *config; /* config.json; NULL where it cannot be read */
+    json_t *state;  /* state.json; NULL before the engine was ready */
+};
+
+/** @return NULL. @attachment may be NULL. */
+struct attachment *attachment_free(struct attachment *attachment);
+
+/** "/dev/loop7", the FUSE file's path, or NULL where there is none yet. */
+const char *attachment_device(const struct attachment *attachment);
+/** The image as it was given, made absolute; NULL when unknown. */
+const char *attachment_image(const struct attachment *attachment);
+
+/** Folder of all attachments; need not exist. @buffer of PATH_MAX bytes. @return @buffer. */
+const char *attachment_root(char *buffer, size_t size);
+
+/**
+ * All attachments, by name. @ret an array of @ret_count pointers; end each with attachment_free(),
+ * the array with free().
+ */
+HWS_MUST_CHECK int attachment_list(struct attachment ***ret, unsigned *ret_count,
+                                   struct hws_error *err);
+
+/** Finds one by name, device, mount point or image path. -ENOENT where there is none. */
+HWS_MUST_CHECK int attachment_find(const char *what, struct attachment **ret,
+                                   struct hws_error *err);
+
+/**
+ * Calls @method of the attachment's engine. @params a reference that is taken over, may be NULL.
+ * @ret_result a new reference. An error that the engine answers becomes @err with the engine's
+ * code.
+ */
+HWS_MUST_CHECK int attachment_call(const struct attachment *attachment, const char *method,
+                                   json_t *params, json_t **ret_result, struct hws_error *err);
+
+struct attach_options {
+    const char *image;
+    const char *name;   /* NULL: from the image's name */
+    const char *format; /* NULL: found from the header */
+    const char *const *allow;
+    const char *cache, *discard, *detect_zeroes, *via; /* words; NULL: the default */
+    bool read_only;
+    uint64_t queues;   /* 0: what measured best */
+    const char *mount; /* folder to mount the device at, or NULL */
+    const char *mkfs;  /* file system to make first when the device is blank, or NULL */
+};
+
+/** Times of an attach in microseconds, for --output=json. */
+struct attach_times {
+    uint64_t total_us;  /* call to usable device, mkfs and mount not counted */
+    uint64_t spawn_us;  /* until the engine's process runs */
+    uint64_t open_us;   /* opening the image */
+    uint64_t export_us; /* FUSE mount and loop device: the kernel's share mostly */
+    uint64_t mount_us;  /* mkfs and mount */
+};
+
+/** Attaches. @ret owned by the caller. A failure leaves nothing behind. */
+HWS_MUST_CHECK int attach_start(const struct attach_options *options, struct attachment **ret,
+                                struct attach_times *times, struct hws_error *err);
+
+/**
+ * Detaches: unmounts what attach mounted, stops the engine, and removes all traces, of an engine
+ * that was killed too. @force takes the device from its users. @return -EBUSY with the users named
+ * in @err.
+ */
+HWS_MUST_CHECK int attach_stop(struct attachment *attachment, bool force, struct hws_error *err);
+
+/** What `hawser serve` runs. @config a JSON object; docs/engine.md describes it. @return an exit
+ * code. */
+int engine_main(json_t *config, struct hws_error *err);
+
+#endif

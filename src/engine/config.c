@@ -1,0 +1,127 @@
+/*
+ * The engine's configuration: a JSON object, from the command line's options or from a file.
+ *
+ *   {"socket": "/run/x/control.sock", "log-level": "info",
+ *    "volumes": [{"name": "disk", "image": "/a/disk.qcow2", "via": "fuse-loop", ...}]}
+ *
+ * Members are those of the two option tables below; unknown ones are errors that name the known
+ * ones.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "engine/engine.h"
+#include "base/log.h"
+
+static const char *const cache_names[] = {"writeback", "none", "writethrough", "unsafe", NULL};
+static const char *const discard_names[] = {"unmap", "ignore", NULL};
+static const char *const detect_names[] = {"off", "on", "unmap", NULL};
+static const char *const level_names[] = {"error", "warning", "info", "debug", NULL};
+
+#define VOLUME(field) offsetof(struct volume_config, field)
+
+static const struct option_desc volume_table[] = {
+    {"name", OPTION_STRING, VOLUME(name), "name in calls and messages", .required = true},
+    {"image", OPTION_STRING, VOLUME(image), "path or description of the image", .required = true},
+    {"format", OPTION_STRING, VOLUME(format), "format driver; found from the header if not given"},
+    {"path", OPTION_STRING, VOLUME(path), "file to mount the FUSE export over"},
+    {"via", OPTION_ENUM, VOLUME(via), "the way to make a device", "auto",
+     .choices = device_way_names},
+    {"cache", OPTION_ENUM, VOLUME(cache), "cache mode", "none", .choices = cache_names},
+    {"discard", OPTION_ENUM, VOLUME(discard), "what discards do", "unmap",
+     .choices = discard_names},
+    {"detect-zeroes", OPTION_ENUM, VOLUME(detect_zeroes), "find zeroes in written data", "off",
+     .choices = detect_names},
+    {"read-only", OPTION_BOOL, VOLUME(read_only), "refuse writes"},
+    {"queues", OPTION_UINT, VOLUME(queues), "queue threads; 0 for what measured best", "0",
+     .max = 16},
+    OPTION_END,
+};
+
+static const struct option_desc engine_table[] = {
+    {"socket", OPTION_STRING, offsetof(struct engine_config, socket),
+     "path of the control socket; none if not given"},
+    {"state-file", OPTION_STRING, offsetof(struct engine_config, state_file),
+     "file to tell the devices in, once running"},
+    {"log-level", OPTION_ENUM, offsetof(struct engine_config, log_level), "how much to log", "info",
+     .choices = level_names},
+    {"ready-fd", OPTION_UINT, offsetof(struct engine_config, ready_fd),
+     "descriptor to tell readiness on", "0", .max = 1024},
+    OPTION_END,
+};
+
+static int parse_allow(const json_t *list, struct volume_config *volume, struct hws_error *err)
+{
+    size_t i;
+    json_t *item;
+    if (list && !json_is_array(list))
+        return hws_fail(err, EINVAL, "volume '%s': allow is no list of folders", volume->name);
+    json_array_foreach(list, i, item)
+    {
+        if (i == ENGINE_ALLOW_MAX || !json_is_string(item))
+            return hws_fail(err, EINVAL, "volume '%s': allow takes up to %d folders", volume->name,
+                            ENGINE_ALLOW_MAX);
+        volume->allow_list[i] = strdup(json_string_value(item));
+        if (!volume->allow_list[i])
+            return hws_fail(err, ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
+static int parse_volume(const json_t *object, struct engine_config *config, struct hws_error *err)
+{
+    static const char *const by_hand[] = {"allow", NULL};
+    struct volume_config *volume = &config->volume[config->volume_count];
+    int r = options_parse(volume_table, object, by_hand, "volume", volume, sizeof(*volume), err);
+    if (r < 0)
+        return r;
+    config->volume_count++;
+    for (unsigned i = 0; i + 1 < config->volume_count; i++)
+        if (!strcmp(config->volume[i].name, volume->name))
+            return hws_fail(err, EEXIST, "two volumes are called '%s'", volume->name);
+    return parse_allow(json_object_get(object, "allow"), volume, err);
+}
+
+static int parse_all(const json_t *object, struct engine_config *config, struct hws_error *err)
+{
+    static const char *const by_hand[] = {"volumes", NULL};
+    const json_t *volumes = json_object_get(object, "volumes");
+    size_t count = json_array_size(volumes);
+    if (count == 0 || count > ENGINE_VOLUMES_MAX)
+        return hws_fail(err, EINVAL, "an engine serves 1 to %d volumes; \"volumes\" lists %zu",
+                        ENGINE_VOLUMES_MAX, count);
+    int r = options_parse(engine_table, object, by_hand, "engine", config,
+                          offsetof(struct engine_config, volume_count), err);
+    for (size_t i = 0; r == 0 && i < count; i++)
+        r = parse_volume(json_array_get(volumes, i), config, err);
+    return r;
+}
+
+int engine_config_parse(const json_t *object, struct engine_config **ret, struct hws_error *err)
+{
+    if (!json_is_object(object))
+        return hws_fail(err, EINVAL, "the configuration is no JSON object");
+    struct engine_config *config = calloc(1, sizeof(*config));
+    if (!config)
+        return hws_fail(err, ENOMEM, "out of memory");
+    int r = parse_all(object, config, err);
+    if (r < 0)
+        engine_config_free(config);
+    else
+        *ret = config;
+    return r;
+}
+
+struct engine_config *engine_config_free(struct engine_config *config)
+{
+    if (!config)
+        return NULL;
+    for (unsigned i = 0; i < config->volume_count; i++) {
+        struct volume_config *volume = &config->volume[i];
+        for (unsigned j = 0; volume->allow_list[j]; j++)
+            free(volume->allow_list[j]);
+        options_free(volume_table, volume);
+    }
+    options_free(engine_table, config);
+    free(config);
+    return NULL;
+}

@@ -1,0 +1,187 @@
+/*
+ * Detaching: the way back, of a living engine and of one that was killed.
+ *
+ *   unmount what attach mounted -> `stop` (the engine takes the device away, flushes, ends)
+ *   -> wait for its lock -> remove the folder
+ *
+ * Of a dead engine there may be left: a mounted file system on a device that only fails, a loop
+ * device that waits for its last user, the FUSE mount (every access: "not connected"), and the
+ * folder. All are taken away, what is not there is no error, so that a second detach finishes what
+ * a first could not.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "engine/engine.h"
+#include "engine/holders.h"
+#include "engine/internal.h"
+#include "host/loop.h"
+#include "host/mounts.h"
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#define END_TIMEOUT_MS 30000
+#define END_RETRY_MS   2
+
+static int co_unmount_now(void *arg, struct hws_error *err)
+{
+    return co_unmount(arg, err);
+}
+
+/* Already unmounted by hand is as good. A dead engine's mount is pulled away from its users. */
+static int unmount(const struct attachment *attachment, const char *target, bool lazy,
+                   struct hws_error *err)
+{
+    struct hws_error why = {0};
+    if (lazy)
+        return umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL &&
+                       errno != ENOENT
+                   ? hws_fail_errno(err, errno, "cannot unmount %s", target)
+                   : 0;
+    int r = attachment_run(co_unmount_now, (void *)target, &why);
+    if (r == 0 || r == -EINVAL || r == -ENOENT)
+        return 0;
+    if (r == -EBUSY)
+        return hws_fail(err, EBUSY,
+                        "'%s' is mounted at %s and in use there; end what uses it ('fuser -vm %s' "
+                        "shows it), or say --force",
+                        attachment->name, target, target);
+    if (err)
+        *err = why;
+    return r;
+}
+
+static int unmount_all(const struct attachment *attachment, bool lazy, struct hws_error *err)
+{
+    autofree char *path = attachment_path(attachment, "mounts.json");
+    json_t *mounts = path ? json_load_file(path, 0, NULL) : NULL, *mount;
+    size_t i;
+    int r = 0;
+    json_array_foreach(mounts, i, mount)
+    {
+        const char *target = json_string_value(json_object_get(mount, "target"));
+        if (!target || r < 0)
+            continue;
+        r = unmount(attachment, target, lazy, err);
+        if (r == 0 && json_is_true(json_object_get(mount, "made")))
+            rmdir(target);
+    }
+    json_decref(mounts);
+    return r;
+}
+
+/* The lock is ours once the engine's process is gone. */
+static int wait_end(const struct attachment *attachment, int *ret_lock, struct hws_error *err)
+{
+    uint64_t deadline = process_now_ns() + END_TIMEOUT_MS * 1000000ull;
+    for (;;) {
+        int r = attachment_lock(attachment, ret_lock, err);
+        if (r != -EAGAIN)
+            return r;
+        if (process_now_ns() > deadline)
+            return hws_fail(err, ETIMEDOUT, "the engine of '%s' does not end; its log is %s/log",
+                            attachment->name, attachment->folder);
+        usleep(END_RETRY_MS * 1000);
+    }
+}
+
+struct loop_cleanup {
+    const char *path;
+    const char *file; /* what it must be on, to be ours */
+};
+
+/* The device number may be somebody else's by now: it is ours only while its file is our FUSE file.
+ */
+static bool is_ours(const struct loop_cleanup *cleanup)
+{
+    char name[64], file[4096];
+    int number;
+    if (sscanf(cleanup->path, "/dev/loop%d", &number) != 1)
+        return false;
+    snprintf(name, sizeof(name), "/sys/block/loop%d/loop/backing_file", number);
+    FILE *stream = fopen(name, "re");
+    if (!stream)
+        return false;
+    bool same = fgets(file, sizeof(file), stream) != NULL;
+    fclose(stream);
+    file[strcspn(file, "\n")] = '\0';
+    size_t length = strlen(cleanup->file);
+    return same && !strncmp(file, cleanup->file, length) &&
+           (!file[length] || !strcmp(file + length, " (deleted)"));
+}
+
+static int co_clean_loop(void *arg, struct hws_error *err)
+{
+    struct loop_cleanup *cleanup = arg;
+    struct loop_device device;
+    if (!is_ours(cleanup) || co_loop_open(cleanup->path, &device, NULL) < 0)
+        return 0;
+    int r = co_loop_detach(&device, err);
+    loop_device_close(&device);
+    return r;
+}
+
+static int clean_dead(const struct attachment *attachment, bool force, struct hws_error *err)
+{
+    json_t *volume = json_array_get(json_object_get(attachment->state, "volumes"), 0);
+    struct loop_cleanup cleanup = {attachment_device(attachment),
+                                   json_string_value(json_object_get(volume, "file"))};
+    char users[512];
+    int r = 0;
+    if (cleanup.path && cleanup.file && strcmp(cleanup.path, cleanup.file))
+        r = attachment_run(co_clean_loop, &cleanup, err);
+    if (r == -EBUSY && !force) {
+        if (holders_describe(cleanup.path, users, sizeof(users)))
+            hws_fail(err, EBUSY,
+                     "the engine of '%s' died, and its device %s is still in use: %s; end "
+                     "that, or say --force",
+                     attachment->name, cleanup.path, users);
+        return r;
+    }
+    autofree char *file = attachment_path(attachment, "image");
+    if (file && umount2(file, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL &&
+        errno != ENOENT)
+        return hws_fail_errno(err, errno, "cannot unmount %s", file);
+    return 0;
+}
+
+static int stop_running(const struct attachment *attachment, bool force, struct hws_error *err)
+{
+    json_t *result = NULL;
+    int r = unmount_all(attachment, force, err);
+    if (r < 0)
+        return r;
+    r = attachment_call(attachment, "stop", json_pack("{s:b}", "force", force), &result, err);
+    json_decref(r == 0 ? result : NULL);
+    return r;
+}
+
+int attach_stop(struct attachment *attachment, bool force, struct hws_error *err)
+{
+    autofd int lock = -1;
+    bool was_running = attachment->running;
+    struct hws_error flush = {0};
+    int stopped = 0, r;
+    if (was_running) {
+        r = stop_running(attachment, force, err);
+        /* Gone in between is what was wanted; a failed flush ends the engine, and must be told. */
+        if (r == -EBUSY || r == -EPERM || r == -EINVAL)
+            return r;
+        if (r < 0 && r != -ECONNREFUSED && r != -ENOENT && r != -ECONNRESET) {
+            stopped = r;
+            if (err)
+                flush = *err;
+        }
+    }
+    r = wait_end(attachment, &lock, err);
+    if (r == 0 && !was_running)
+        r = unmount_all(attachment, true, err);
+    if (r == 0)
+        r = clean_dead(attachment, force, err);
+    if (r == 0)
+        r = attachment_remove(attachment, err);
+    if (r == 0 && stopped < 0 && err)
+        *err = flush;
+    return r < 0 ? r : stopped;
+}

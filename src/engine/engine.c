@@ -1,0 +1,320 @@
+/*
+ * Life of an engine process: open, export, tell that it is ready, serve until told to stop, take
+ * the devices away, flush, close.
+ *
+ *   STARTING --> RUNNING <--> STOPPING --> STOPPED
+ *       \---> FAILED
+ *
+ * A stop never pulls a device from under its users: while one is mounted or open, SIGTERM flushes
+ * and the engine goes on; a second signal, or `stop` with force, ends it whatever its users lose.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "engine/engine.h"
+#include "base/log.h"
+#include "drivers/drivers.h"
+#include "engine/client.h"
+#include <poll.h>
+#include <signal.h>
+#include <sys/signalfd.h>
+
+static const char *const state_names[] = {"starting", "running", "stopping", "stopped", "failed"};
+
+const char *engine_state_name(enum engine_state state)
+{
+    return state_names[state];
+}
+
+void engine_set_state(struct engine *engine, enum engine_state next)
+{
+    static const unsigned allowed[] = {
+        [ENGINE_STARTING] = 1u << ENGINE_RUNNING | 1u << ENGINE_FAILED,
+        [ENGINE_RUNNING] = 1u << ENGINE_STOPPING,
+        [ENGINE_STOPPING] = 1u << ENGINE_RUNNING | 1u << ENGINE_STOPPED,
+        [ENGINE_STOPPED] = 0,
+        [ENGINE_FAILED] = 0,
+    };
+    assert(allowed[engine->state] & 1u << next);
+    log_info("%s", state_names[next]);
+    engine->state = next;
+}
+
+void engine_ask_stop(struct engine *engine, bool force)
+{
+    rt_mutex_lock(&engine->guard);
+    engine->stop_wanted = true;
+    engine->stop_force |= force;
+    co_waitq_wake_all(&engine->stop_changed);
+    rt_mutex_unlock(&engine->guard);
+}
+
+struct volume *engine_volume(struct engine *engine, const char *name, struct hws_error *err)
+{
+    unsigned count = engine->config->volume_count;
+    if (!name && count == 1)
+        return &engine->volumes[0];
+    for (unsigned i = 0; name && i < count; i++)
+        if (!strcmp(engine->volumes[i].config.name, name))
+            return &engine->volumes[i];
+    if (name)
+        hws_fail(err, ENOENT, "this engine has no volume '%.80s'", name);
+    else
+        hws_fail(err, EINVAL, "this engine has %u volumes: say which with \"volume\"", count);
+    return NULL;
+}
+
+/* SIGHUP only says that the shell is gone; it also ends this coroutine once the engine has stopped.
+ */
+static void co_watch_signals(void *arg)
+{
+    struct engine *engine = arg;
+    unsigned seen = 0;
+    while (engine->state != ENGINE_STOPPED && engine->state != ENGINE_FAILED) {
+        struct signalfd_siginfo info;
+        int events = co_poll(engine->signal_fd, POLLIN);
+        if (events < 0) {
+            log_error("cannot watch signals: %s", strerror(-events));
+            break;
+        }
+        if (read(engine->signal_fd, &info, sizeof(info)) != sizeof(info) ||
+            info.ssi_signo == SIGHUP)
+            continue;
+        log_info("signal %u", info.ssi_signo);
+        engine_ask_stop(engine, seen++ > 0);
+    }
+    rt_mutex_lock(&engine->guard);
+    engine->signals_done = true;
+    co_waitq_wake_all(&engine->stop_changed);
+    rt_mutex_unlock(&engine->guard);
+}
+
+static void co_wait_signals_done(struct engine *engine)
+{
+    kill(getpid(), SIGHUP); /* blocked: it reaches the signalfd only */
+    rt_mutex_lock(&engine->guard);
+    while (!engine->signals_done)
+        co_waitq_wait(&engine->stop_changed, &engine->guard);
+    rt_mutex_unlock(&engine->guard);
+}
+
+/* What detach needs even when this process is gone: replaced in one step. */
+static int write_state(void *arg)
+{
+    struct engine *engine = arg;
+    json_t *volumes = json_array();
+    for (unsigned i = 0; i < engine->config->volume_count; i++)
+        json_array_append_new(volumes, volume_status(&engine->volumes[i]));
+    json_t *state = json_pack("{s:i, s:s, s:o}", "pid", (int)getpid(), "version", HAWSER_VERSION,
+                              "volumes", volumes);
+    autofree char *temporary = NULL;
+    const char *path = engine->config->state_file;
+    int r = asprintf(&temporary, "%s.new", path) < 0 ? -ENOMEM : 0;
+    if (r == 0 && json_dump_file(state, temporary, JSON_COMPACT) < 0)
+        r = -EIO;
+    if (r == 0 && rename(temporary, path) < 0)
+        r = -errno;
+    json_decref(state);
+    return r;
+}
+
+static void tell_ready(struct engine *engine, const char *text)
+{
+    int fd = (int)engine->config->ready_fd;
+    if (fd <= 0)
+        return;
+    if (write(fd, text, strlen(text)) < 0)
+        log_warning("nobody waits for readiness any more");
+    close(fd);
+    engine->config->ready_fd = 0;
+}
+
+static int co_start(struct engine *engine, struct hws_error *err)
+{
+    struct engine_config *config = engine->config;
+    int r = 0;
+    for (unsigned i = 0; r == 0 && i < config->volume_count; i++)
+        r = co_volume_open(&engine->volumes[i], err);
+    if (r == 0 && config->socket)
+        r = server_start(engine, config->socket, &engine->server, err);
+    if (r == 0 && config->state_file) {
+        r = write_state(engine);
+        if (r < 0)
+            hws_fail_errno(err, -r, "cannot write %s", config->state_file);
+    }
+    return r;
+}
+
+/* Devices first: once all are gone, nothing can reach the images. */
+static int co_unexport_all(struct engine *engine, bool force, struct hws_error *err)
+{
+    for (unsigned i = 0; i < engine->config->volume_count; i++) {
+        int r = co_volume_unexport(&engine->volumes[i], force, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static void co_close_all(struct engine *engine)
+{
+    for (unsigned i = 0; i < engine->config->volume_count; i++) {
+        struct hws_error err = {0};
+        int r = co_volume_close(&engine->volumes[i], &err);
+        if (r < 0) {
+            log_error("%s", err.text);
+            engine->result = engine->result ? engine->result : r;
+            if (!engine->err->code)
+                *engine->err = err;
+        }
+    }
+}
+
+static int co_flush_all(struct engine *engine, struct hws_error *err)
+{
+    int result = 0;
+    for (unsigned i = 0; i < engine->config->volume_count; i++) {
+        struct volume *volume = &engine->volumes[i];
+        int r = volume->config.read_only ? 0 : co_root_flush(volume->root);
+        if (r < 0 && result == 0)
+            result = hws_fail_errno(err, -r, "volume '%s': flush failed", volume->config.name);
+    }
+    return result;
+}
+
+int co_engine_unexport(struct engine *engine, bool force, struct hws_error *err)
+{
+    int r = 0;
+    co_mutex_lock(&engine->control);
+    if (engine->state == ENGINE_RUNNING) {
+        engine_set_state(engine, ENGINE_STOPPING);
+        r = co_unexport_all(engine, force, err);
+        int flushed = co_flush_all(engine, r < 0 ? NULL : err);
+        if (r < 0)
+            engine_set_state(engine, ENGINE_RUNNING);
+        r = r < 0 ? r : flushed;
+    }
+    co_mutex_unlock(&engine->control);
+    return r;
+}
+
+/* Returns when the devices are gone. A failed flush is told, and ends the engine all the same. */
+static void co_serve(struct engine *engine)
+{
+    for (bool stopped = false; !stopped;) {
+        rt_mutex_lock(&engine->guard);
+        while (!engine->stop_wanted)
+            co_waitq_wait(&engine->stop_changed, &engine->guard);
+        bool force = engine->stop_force;
+        engine->stop_wanted = false;
+        rt_mutex_unlock(&engine->guard);
+        struct hws_error err = {0};
+        int r = co_engine_unexport(engine, force, &err);
+        stopped = engine->state == ENGINE_STOPPING;
+        if (r < 0)
+            log_error("%s%s", err.text,
+                      stopped ? "" : "; still serving: signal again to stop anyway");
+        if (r < 0 && stopped && !engine->result) {
+            engine->result = r;
+            *engine->err = err;
+        }
+    }
+    process_notify("STOPPING=1");
+}
+
+static void co_engine(void *arg)
+{
+    struct engine *engine = arg;
+    engine->result = co_start(engine, engine->err);
+    if (engine->result == 0)
+        engine->result = rt_spawn(NULL, co_watch_signals, engine);
+    else
+        engine->signals_done = true;
+    if (engine->result == 0) {
+        engine_set_state(engine, ENGINE_RUNNING);
+        process_shield();
+        process_notify("READY=1");
+        tell_ready(engine, "ready\n");
+        co_serve(engine);
+        engine_set_state(engine, ENGINE_STOPPED);
+    } else {
+        struct hws_error ignored;
+        if (co_unexport_all(engine, true, &ignored) < 0)
+            log_error("%s", ignored.text);
+        engine_set_state(engine, ENGINE_FAILED);
+    }
+    co_server_stop(engine->server);
+    co_close_all(engine);
+    co_wait_signals_done(engine);
+}
+
+static int run_engine(struct engine *engine, struct hws_error *err)
+{
+    struct rt_options options = {.uring_commands = engine->uring_commands, .workers_max = 2};
+    struct rt *rt;
+    int r = rt_create(&options, &rt, err);
+    if (r < 0)
+        return r;
+    r = rt_run(rt, co_engine, engine);
+    rt_free(rt);
+    return r < 0 ? hws_fail_errno(err, -r, "cannot start the I/O runtime") : engine->result;
+}
+
+/* Rings with entries for commands cost memory, so only where FUSE can use them. */
+static bool fuse_over_uring(void)
+{
+    char word = 'N';
+    autofd int fd = open("/sys/module/fuse/parameters/enable_uring", O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && read(fd, &word, 1) == 1 && word == 'Y';
+}
+
+static int open_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static int run_configured(struct engine_config *config, struct hws_error *err)
+{
+    struct engine engine = {.config = config, .err = err};
+    engine.volumes = calloc(config->volume_count, sizeof(*engine.volumes));
+    if (!engine.volumes)
+        return hws_fail(err, ENOMEM, "out of memory");
+    for (unsigned i = 0; i < config->volume_count; i++) {
+        engine.volumes[i].engine = &engine;
+        engine.volumes[i].config = config->volume[i];
+    }
+    log_set_level((enum log_level)config->log_level);
+    engine.uring_commands = fuse_over_uring();
+    co_mutex_init(&engine.control);
+    rt_mutex_init(&engine.guard);
+    co_waitq_init(&engine.stop_changed);
+    engine.started_ns = process_now_ns();
+    engine.signal_fd = open_signals();
+    int r = engine.signal_fd < 0 ? hws_fail_errno(err, errno, "cannot watch signals")
+                                 : run_engine(&engine, err);
+    if (r < 0)
+        tell_ready(&engine, err->text);
+    if (engine.signal_fd >= 0)
+        close(engine.signal_fd);
+    co_mutex_destroy(&engine.control);
+    rt_mutex_destroy(&engine.guard);
+    free(engine.volumes);
+    return r;
+}
+
+int engine_main(json_t *object, struct hws_error *err)
+{
+    struct engine_config *config;
+    process_prepare();
+    drivers_register();
+    int r = engine_config_parse(object, &config, err);
+    if (r < 0)
+        return r;
+    r = run_configured(config, err);
+    engine_config_free(config);
+    return r;
+}

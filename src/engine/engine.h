@@ -1,0 +1,186 @@
+/*
+ * The engine: one process that opens images and exports them, inside.
+ *
+ *   engine.c      life of the process: start, signals, readiness, stop
+ *   config.c      the configuration
+ *   volume.c      one image: open, close, resize
+ *   overlay.c     snapshot and revert of a live volume
+ *   device.c      the ways to make a device of a volume (table)
+ *   server.c      the control socket: framing, limits, clients
+ *   methods.c     the methods (table)
+ *   process.c     what the process asks of the kernel and the C library
+ *   client.c attachment.c attach.c detach.c   the other side: what the command does
+ *
+ * The main thread is the control queue: everything here runs on it, structural changes under
+ * engine.control. Exports have queue threads of their own.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "block/block.h"
+#include "block/options.h"
+#include "rt/sync.h"
+
+/** Images that one engine serves at most. */
+#define ENGINE_VOLUMES_MAX 64
+/** Folders in an "allow" list. */
+#define ENGINE_ALLOW_MAX 64
+
+struct engine;
+struct server;
+struct device;
+
+/* The states of an engine, and where each may go. */
+enum engine_state {
+    ENGINE_STARTING, /* -> RUNNING, FAILED */
+    ENGINE_RUNNING,  /* -> STOPPING */
+    ENGINE_STOPPING, /* -> RUNNING (a device is busy), STOPPED */
+    ENGINE_STOPPED,
+    ENGINE_FAILED,
+};
+
+const char *engine_state_name(enum engine_state state);
+
+/** As configured; strings are owned by the struct. */
+struct volume_config {
+    char *name, *image, *format, *path;
+    char *allow_list[ENGINE_ALLOW_MAX + 1];
+    int via; /* index into device_ways */
+    int cache, discard, detect_zeroes;
+    bool read_only;
+    uint64_t queues;
+};
+
+struct volume {
+    struct engine *engine;
+    struct volume_config config;
+    struct block_root *root;
+    struct device *device;           /* NULL: not exported */
+    uint64_t opened_us, exported_us; /* how long each took */
+};
+
+struct engine_config {
+    char *socket, *state_file;
+    int log_level;
+    uint64_t ready_fd; /* 0: none; else told "ready" or why not, and closed */
+    unsigned volume_count;
+    struct volume_config volume[ENGINE_VOLUMES_MAX];
+};
+
+struct engine {
+    struct engine_config *config;
+    enum engine_state state;
+    struct co_mutex control; /* one structural change at a time */
+    struct volume *volumes;  /* config->volume_count of them */
+    struct server *server;
+    bool uring_commands;
+    uint64_t started_ns;
+    int result;
+    struct hws_error *err;
+    struct rt_mutex guard; /* of stop_wanted and stop_force */
+    struct co_waitq stop_changed;
+    bool stop_wanted, stop_force, signals_done;
+    int signal_fd;
+};
+
+/** Moves to @next; asserts that the table of states allows it. */
+void engine_set_state(struct engine *engine, enum engine_state next);
+
+/** Asks the main coroutine to stop. Any coroutine of the control queue. */
+void engine_ask_stop(struct engine *engine, bool force);
+
+/**
+ * Takes all devices away and flushes. -EBUSY while one is in use, unless @force: then the engine
+ * goes on as before. Afterwards the state is STOPPING and engine_ask_stop() ends the process.
+ */
+HWS_MUST_CHECK int co_engine_unexport(struct engine *engine, bool force, struct hws_error *err);
+
+/** The volume called @name, or the only one when NULL. NULL with @err. */
+struct volume *engine_volume(struct engine *engine, const char *name, struct hws_error *err);
+
+/* ---- config.c ---- */
+
+HWS_MUST_CHECK int engine_config_parse(const json_t *object, struct engine_config **ret,
+                                       struct hws_error *err);
+struct engine_config *engine_config_free(struct engine_config *config);
+
+/* ---- volume.c ---- */
+
+HWS_MUST_CHECK int co_volume_open(struct volume *volume, struct hws_error *err);
+/** Takes the device away; -EBUSY while it is in use, unless @force. */
+HWS_MUST_CHECK int co_volume_unexport(struct volume *volume, bool force, struct hws_error *err);
+/** Flushes and closes the image. The volume must not be exported any more. */
+HWS_MUST_CHECK int co_volume_close(struct volume *volume, struct hws_error *err);
+HWS_MUST_CHECK int co_volume_resize(struct volume *volume, uint64_t size_bytes,
+                                    struct hws_error *err);
+/** Status as the methods `status` and `stats` and the file state.json tell it. */
+json_t *volume_status(struct volume *volume);
+json_t *volume_stats(struct volume *volume, bool histograms);
+/** Opens a description with the volume's policy, format and rights. */
+HWS_MUST_CHECK int co_volume_open_node(struct volume *volume, const char *text, const char *format,
+                                       unsigned flags, struct block_node **ret,
+                                       struct hws_error *err);
+
+/* ---- overlay.c ---- */
+
+struct volume_switch {
+    uint64_t pause_ns; /* how long requests were held */
+    char *layer;       /* revert: what it went back to; free() */
+};
+
+HWS_MUST_CHECK int co_volume_snapshot(struct volume *volume, const char *overlay,
+                                      const char *format, struct volume_switch *ret,
+                                      struct hws_error *err);
+HWS_MUST_CHECK int co_volume_revert(struct volume *volume, const char *layer, bool force,
+                                    struct volume_switch *ret, struct hws_error *err);
+
+/* ---- device.c ---- */
+
+/** Words for "via": "auto", "fuse-loop", "fuse", "none". */
+extern const char *const device_way_names[];
+enum { DEVICE_AUTO, DEVICE_FUSE_LOOP, DEVICE_FUSE, DEVICE_NONE };
+
+HWS_MUST_CHECK int co_device_start(struct volume *volume, struct device **ret,
+                                   struct hws_error *err);
+HWS_MUST_CHECK int co_device_stop(struct device *device, bool force, struct hws_error *err);
+/** Tells the device that the volume's size changed. */
+HWS_MUST_CHECK int co_device_resized(struct device *device, struct hws_error *err);
+/**
+ * Holds the device so that nobody mounts it, and makes sure that nobody has; for changing its
+ * content. co_device_release() forgets what the kernel cached of it.
+ */
+HWS_MUST_CHECK int co_device_claim(struct device *device, int *ret_claim, struct hws_error *err);
+void co_device_release(struct device *device, int claim);
+/** "way", "device", "file", "transport" for status. */
+void device_describe(const struct device *device, json_t *out);
+
+/* ---- server.c ---- */
+
+HWS_MUST_CHECK int server_start(struct engine *engine, const char *path, struct server **ret,
+                                struct hws_error *err);
+/** No new clients; those connected are cut once they have their last answer. Frees @server. */
+void co_server_stop(struct server *server);
+
+/* ---- methods.c ---- */
+
+/** Answers one request object. @return a new reference, or NULL where none is due (a notification).
+ */
+json_t *co_method_answer(struct engine *engine, const char *text, size_t length);
+
+/* ---- process.c ---- */
+
+/** Before any thread: allocator limits, signals, descriptors. */
+void process_prepare(void);
+/** Once running: shields the process from memory reclaim through its own device. */
+void process_shield(void);
+/** sd_notify(3) without the library: @text such as "READY=1". */
+void process_notify(const char *text);
+/** Nanoseconds of the monotonic clock, for processes outside of the runtime. */
+uint64_t process_now_ns(void);
+
+/** True where @text nests objects and arrays no deeper than is safe to parse on a small stack. */
+bool process_json_is_flat(const char *text, size_t length);
+
+#endif

@@ -1,0 +1,136 @@
+/*
+ * Who uses a block device; see engine/holders.h.
+ *
+ * Looks, in this order, at mounts of this name space, devices on top (device mapper, md), mounts of
+ * other processes' name spaces (containers), and open descriptors. What may not be read is passed
+ * over: the kernel's own exclusive open is the arbiter, this only finds the words.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "engine/holders.h"
+#include "host/mounts.h"
+#include <ctype.h>
+#include <dirent.h>
+#include <limits.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+/** Processes looked at, so that a huge host costs a bounded time. */
+#define PROCESSES_MAX   20000
+#define DESCRIPTORS_MAX 4096
+
+static void process_name(const char *pid, char *name, size_t name_bytes)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%.20s/comm", pid);
+    snprintf(name, name_bytes, "?");
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return;
+    if (fgets(name, (int)name_bytes, file))
+        name[strcspn(name, "\n")] = '\0';
+    fclose(file);
+}
+
+static bool device_on_top(dev_t device, char *text, size_t text_bytes)
+{
+    char path[64];
+    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/holders", major(device), minor(device));
+    DIR *folder = opendir(path);
+    if (!folder)
+        return false;
+    bool found = false;
+    for (struct dirent *at; !found && (at = readdir(folder));) {
+        if (at->d_name[0] == '.')
+            continue;
+        snprintf(text, text_bytes, "the device %.80s is built on it", at->d_name);
+        found = true;
+    }
+    closedir(folder);
+    return found;
+}
+
+static bool mounted_by(const char *pid, dev_t device, char *text, size_t text_bytes)
+{
+    char path[64], line[4096], point[512], name[32];
+    snprintf(path, sizeof(path), "/proc/%.20s/mountinfo", pid);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return false;
+    bool found = false;
+    while (!found && fgets(line, sizeof(line), file)) {
+        unsigned major_number, minor_number;
+        if (sscanf(line, "%*s %*s %u:%u %*s %511s", &major_number, &minor_number, point) != 3)
+            continue;
+        found = makedev(major_number, minor_number) == device;
+    }
+    fclose(file);
+    if (found) {
+        process_name(pid, name, sizeof(name));
+        snprintf(text, text_bytes, "mounted at %s in the mount name space of process %.20s (%s)",
+                 point, pid, name);
+    }
+    return found;
+}
+
+static bool opened_by(const char *pid, const char *device, char *text, size_t text_bytes)
+{
+    char path[64], link[PATH_MAX], name[32];
+    snprintf(path, sizeof(path), "/proc/%.20s/fd", pid);
+    DIR *folder = opendir(path);
+    if (!folder)
+        return false;
+    bool found = false;
+    unsigned looked = 0;
+    for (struct dirent *at; !found && looked++ < DESCRIPTORS_MAX && (at = readdir(folder));) {
+        ssize_t n = readlinkat(dirfd(folder), at->d_name, link, sizeof(link) - 1);
+        if (n <= 0)
+            continue;
+        link[n] = '\0';
+        found = !strcmp(link, device);
+    }
+    closedir(folder);
+    if (found) {
+        process_name(pid, name, sizeof(name));
+        snprintf(text, text_bytes, "process %.20s (%s) has it open", pid, name);
+    }
+    return found;
+}
+
+static bool process_holds(const char *device, dev_t number, char *text, size_t text_bytes)
+{
+    char self[24];
+    snprintf(self, sizeof(self), "%d", (int)getpid());
+    bool found = false;
+    /* Mounts first: they are what the user has to end. */
+    for (unsigned pass = 0; pass < 2 && !found; pass++) {
+        DIR *folder = opendir("/proc");
+        unsigned looked = 0;
+        for (struct dirent *at; folder && !found && (at = readdir(folder));) {
+            if (!isdigit((unsigned char)at->d_name[0]) || !strcmp(at->d_name, self))
+                continue;
+            if (looked++ == PROCESSES_MAX)
+                break;
+            found = pass == 0 ? mounted_by(at->d_name, number, text, text_bytes)
+                              : opened_by(at->d_name, device, text, text_bytes);
+        }
+        if (folder)
+            closedir(folder);
+    }
+    return found;
+}
+
+bool holders_describe(const char *device, char *text, size_t text_bytes)
+{
+    struct stat st;
+    char where[PATH_MAX];
+    text[0] = '\0';
+    if (stat(device, &st) < 0 || !S_ISBLK(st.st_mode))
+        return false;
+    if (mounts_find_device(device, where, sizeof(where))) {
+        snprintf(text, text_bytes, "mounted at %.500s", where);
+        return true;
+    }
+    return device_on_top(st.st_rdev, text, text_bytes) ||
+           process_holds(device, st.st_rdev, text, text_bytes);
+}

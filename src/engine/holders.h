@@ -1,0 +1,19 @@
+/*
+ * Who uses a block device of this host, in words, for messages that say why it cannot be taken
+ * away.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef ENGINE_HOLDERS_H
+#define ENGINE_HOLDERS_H
+
+#include "base/common.h"
+
+/**
+ * Writes the first user found into @text: a mount point here or in another name space, a device on
+ * top, or a process that has it open. Reads /proc and /sys; blocks. @return false where none is
+ * found; @text is "" then.
+ */
+bool holders_describe(const char *device, char *text, size_t text_bytes);
+
+#endif

@@ -1,0 +1,159 @@
+/*
+ * One image of an engine: opening, exporting, resizing, closing, and what it tells about itself.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "engine/engine.h"
+#include "base/log.h"
+
+static const char *const op_names[BLOCK_OPS] = {"read", "write", "write-zeroes", "discard",
+                                                "flush"};
+
+int co_volume_open_node(struct volume *volume, const char *text, const char *format, unsigned flags,
+                        struct block_node **ret, struct hws_error *err)
+{
+    const struct volume_config *config = &volume->config;
+    struct block_policy policy = {
+        .cache = (enum block_cache)config->cache,
+        .allow = config->allow_list[0] ? (const char *const *)config->allow_list : NULL,
+    };
+    json_t *description;
+    int r = block_describe(text, format, &description, err);
+    if (r < 0)
+        return r;
+    if (!config->read_only)
+        flags |= BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE;
+    if (!format)
+        flags |= BLOCK_OPEN_PROBE;
+    r = co_block_open(description, flags, &policy, ret, err);
+    json_decref(description);
+    return r;
+}
+
+static int co_open_root(struct volume *volume, struct hws_error *err)
+{
+    const struct volume_config *config = &volume->config;
+    struct block_node *node;
+    int r = co_volume_open_node(volume, config->image, config->format, 0, &node, err);
+    if (r < 0)
+        return r;
+    struct block_root_options options = {
+        .cache = (enum block_cache)config->cache,
+        .discard = (enum block_discard)config->discard,
+        .detect_zeroes = (enum block_detect_zeroes)config->detect_zeroes,
+        .read_only = config->read_only,
+    };
+    volume->root = block_root_new(node, &options);
+    r = co_block_close(node, err); /* the root has its own reference */
+    if (!volume->root)
+        return hws_fail(err, ENOMEM, "out of memory");
+    return r;
+}
+
+int co_volume_open(struct volume *volume, struct hws_error *err)
+{
+    uint64_t started = rt_now_ns();
+    int r = co_open_root(volume, err);
+    if (r < 0)
+        return r;
+    uint64_t opened = rt_now_ns();
+    volume->opened_us = (opened - started) / 1000;
+    r = co_device_start(volume, &volume->device, err);
+    volume->exported_us = (rt_now_ns() - opened) / 1000;
+    if (r < 0) {
+        int closed = co_volume_close(volume, NULL);
+        if (closed < 0)
+            log_error("%s: closing after a failed start: %s", volume->config.name,
+                      strerror(-closed));
+    }
+    return r;
+}
+
+int co_volume_unexport(struct volume *volume, bool force, struct hws_error *err)
+{
+    if (!volume->device)
+        return 0;
+    int r = co_device_stop(volume->device, force, err);
+    if (r < 0)
+        return hws_wrap(err, r, "volume '%s'", volume->config.name);
+    volume->device = NULL;
+    return 0;
+}
+
+int co_volume_close(struct volume *volume, struct hws_error *err)
+{
+    assert(!volume->device);
+    if (!volume->root)
+        return 0;
+    int flushed = volume->config.read_only ? 0 : co_root_flush(volume->root);
+    int r = co_block_root_free(volume->root, err);
+    volume->root = NULL;
+    if (flushed < 0)
+        return hws_fail_errno(err, -flushed, "volume '%s': the last flush failed",
+                              volume->config.name);
+    return r;
+}
+
+int co_volume_resize(struct volume *volume, uint64_t size_bytes, struct hws_error *err)
+{
+    int r = co_root_resize(volume->root, size_bytes, err);
+    if (r < 0 || !volume->device)
+        return r;
+    return co_device_resized(volume->device, err);
+}
+
+json_t *volume_status(struct volume *volume)
+{
+    const struct volume_config *config = &volume->config;
+    json_t *status = json_pack("{s:s, s:s, s:I, s:I, s:b, s:I, s:I}", "name", config->name, "image",
+                               config->image, "open-us", (json_int_t)volume->opened_us, "export-us",
+                               (json_int_t)volume->exported_us, "read-only", config->read_only,
+                               "size", (json_int_t)0, "depth", (json_int_t)0);
+    if (!volume->root)
+        return status;
+    struct block_node *top = block_root_node(volume->root), *node = top;
+    json_int_t depth = 0;
+    while ((node = block_child(node, BLOCK_BACKING)))
+        depth++;
+    json_object_set_new(status, "depth", json_integer(depth));
+    json_object_set_new(status, "size", json_integer((json_int_t)block_root_size(volume->root)));
+    json_object_set_new(status, "top", json_string(block_filename(top)));
+    json_object_set_new(status, "format", json_string(block_driver_name(top)));
+    if (volume->device)
+        device_describe(volume->device, status);
+    return status;
+}
+
+static json_t *histogram_json(struct volume *volume, enum block_op op)
+{
+    uint64_t count[HISTOGRAM_BUCKETS];
+    block_root_histogram(volume->root, op, count);
+    json_t *buckets = json_array();
+    for (unsigned i = 0; i < HISTOGRAM_BUCKETS; i++)
+        if (count[i])
+            json_array_append_new(buckets,
+                                  json_pack("{s:I, s:I}", "from-ns", (json_int_t)histogram_floor(i),
+                                            "count", (json_int_t)count[i]));
+    return buckets;
+}
+
+json_t *volume_stats(struct volume *volume, bool histograms)
+{
+    struct block_stats stats;
+    block_root_stats(volume->root, &stats);
+    json_t *all = json_object();
+    for (unsigned op = 0; op < BLOCK_OPS; op++) {
+        uint64_t done = stats.operations[op];
+        json_t *one =
+            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "operations", (json_int_t)done, "bytes",
+                      (json_int_t)stats.bytes[op], "failures", (json_int_t)stats.failures[op],
+                      "latency-ns-mean", (json_int_t)(done ? stats.latency_ns_total[op] / done : 0),
+                      "latency-ns-p50", (json_int_t)stats.latency_ns_p50[op], "latency-ns-p99",
+                      (json_int_t)stats.latency_ns_p99[op]);
+        if (histograms)
+            json_object_set_new(one, "histogram", histogram_json(volume, (enum block_op)op));
+        json_object_set_new(all, op_names[op], one);
+    }
+    return json_pack("{s:s, s:I, s:o}", "name", volume->config.name, "in-flight",
+                     (json_int_t)stats.in_flight, "operations", all);
+}

@@ -1,0 +1,130 @@
+/*
+ * One piece of image work in a runtime of its own; see lib/call.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "lib/call.h"
+#include "drivers/drivers.h"
+#include <pthread.h>
+
+struct call {
+    call_fn *fn;
+    void *arg;
+    struct hws_error *err;
+    int result;
+};
+
+static void run_call(void *arg)
+{
+    struct call *call = arg;
+    call->result = call->fn(call->arg, call->err);
+}
+
+int call_run(call_fn *fn, void *arg, struct hws_error *err)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, drivers_register);
+    struct rt *rt;
+    int r = rt_create(NULL, &rt, err);
+    if (r < 0)
+        return r;
+    /* The work may fail without a reader of the text. */
+    struct hws_error unread = {0};
+    struct call call = {fn, arg, err ? err : &unread, 0};
+    r = rt_run(rt, run_call, &call);
+    rt_free(rt);
+    return r < 0 ? hws_fail_errno(err, -r, "cannot start the I/O runtime") : call.result;
+}
+
+int co_call_open(const struct hws_image *image, unsigned flags, struct block_node **ret,
+                 struct hws_error *err)
+{
+    struct block_policy policy = {.cache = BLOCK_CACHE_WRITEBACK, .allow = image->allow};
+    json_t *description;
+    int r = block_describe(image->path, image->format, &description, err);
+    if (r < 0)
+        return r;
+    if (!image->format)
+        flags |= BLOCK_OPEN_PROBE;
+    if (image->force_share)
+        flags |= BLOCK_OPEN_NO_LOCK;
+    r = co_block_open(description, flags, &policy, ret, err);
+    json_decref(description);
+    return r;
+}
+
+int co_call_close(struct block_node *node, int result, struct hws_error *err)
+{
+    int r = co_block_close(node, result < 0 ? NULL : err);
+    return result < 0 ? result : r;
+}
+
+/* A name that is no UTF-8, as text: the bytes that are none become "\\xNN". @return a new
+ * reference. */
+static json_t *readable(const char *text)
+{
+    size_t length = strlen(text), used = 0;
+    char *out = malloc(length * 4 + 1);
+    if (!out)
+        return NULL;
+    for (const char *at = text; *at; at++) {
+        if ((unsigned char)*at < 0x80)
+            out[used++] = *at;
+        else
+            used += (size_t)snprintf(out + used, 5, "\\x%02x", (unsigned char)*at);
+    }
+    json_t *string = json_stringn(out, used);
+    free(out);
+    return string;
+}
+
+/* File names are bytes; JSON is UTF-8. What is none would fail the whole text. */
+static void make_readable(json_t *value)
+{
+    const char *key;
+    json_t *member;
+    void *next;
+    size_t i;
+    json_object_foreach_safe(value, next, key, member)
+    {
+        json_t *valid = json_is_string(member) ? json_string(json_string_value(member)) : NULL;
+        if (json_is_string(member) && !valid)
+            json_object_set_new(value, key, readable(json_string_value(member)));
+        else
+            make_readable(member);
+        json_decref(valid);
+    }
+    json_array_foreach(value, i, member) make_readable(member);
+}
+
+int call_json_text(json_t *value, char **ret, struct hws_error *err)
+{
+    make_readable(value);
+    char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
+    json_decref(value);
+    if (!text)
+        return hws_fail(err, ENOMEM, "out of memory");
+    *ret = text;
+    return 0;
+}
+
+int co_call_info(struct block_node *node, bool chain, json_t **ret, struct hws_error *err)
+{
+    if (!chain)
+        return co_block_info(node, ret, err);
+    json_t *layers = json_array();
+    for (; node; node = block_child(node, BLOCK_BACKING)) {
+        json_t *info;
+        int r = co_block_info(node, &info, err);
+        if (r < 0) {
+            json_decref(layers);
+            return r;
+        }
+        if (json_array_append_new(layers, info) < 0) {
+            json_decref(layers);
+            return hws_fail(err, ENOMEM, "out of memory");
+        }
+    }
+    *ret = layers;
+    return 0;
+}

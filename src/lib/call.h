@@ -1,0 +1,33 @@
+/*
+ * Inside the library: running one piece of image work as a coroutine of a private runtime, and
+ * opening the image that a caller described.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef LIB_CALL_H
+#define LIB_CALL_H
+
+#include "block/block.h"
+#include "hawser/image.h"
+
+typedef int call_fn(void *arg, struct hws_error *err);
+
+/** Runs @fn(@arg) in a coroutine of a new runtime on the calling thread. @return what @fn returned.
+ */
+HWS_MUST_CHECK int call_run(call_fn *fn, void *arg, struct hws_error *err);
+
+/** Opens @image with @flags (enum block_open_flags) on top of what the image itself asks for. */
+HWS_MUST_CHECK int co_call_open(const struct hws_image *image, unsigned flags,
+                                struct block_node **ret, struct hws_error *err);
+
+/** Closes @node. @return @result where that is a failure, else what closing returned. */
+HWS_MUST_CHECK int co_call_close(struct block_node *node, int result, struct hws_error *err);
+
+/** Ends @value as compact JSON text in @ret; takes over the reference of @value. */
+HWS_MUST_CHECK int call_json_text(json_t *value, char **ret, struct hws_error *err);
+
+/** `info` of one open node, or of its whole chain. */
+HWS_MUST_CHECK int co_call_info(struct block_node *node, bool chain, json_t **ret,
+                                struct hws_error *err);
+
+#endif
