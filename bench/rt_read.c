@@ -1,6 +1,6 @@
 /*
- * What the runtime adds to a read: 4 KiB from the page cache at depth 1 and 32, against pread(2) in a
- * loop on the same file in the same process, interleaved.
+ * What the runtime adds to a read: 4 KiB from the page cache at depth 1 and 32, against pread(2) in
+ * a loop on the same file in the same process, interleaved.
  *
  *   rt_read [FILE]     FILE at least 16 MiB; a temporary one by default
  *
@@ -13,9 +13,9 @@
 #include <time.h>
 
 #define FILE_BYTES (16 * MiB)
-#define READS 60000
-#define ROUNDS 5
-#define BLOCK 4096
+#define READS      60000
+#define ROUNDS     5
+#define BLOCK      4096
 
 struct reader {
     struct rt_file *file;

@@ -1,6 +1,6 @@
 /*
- * What a switch between coroutines costs: two that only yield to each other, through the run list of
- * their queue, as the engine does it; and the bare exchange of stacks under it.
+ * What a switch between coroutines costs: 2 and 32 that only yield to each other, through the run
+ * list of their queue, as the engine does it; and the bare exchange of stacks under it.
  *
  * Prints nanoseconds a switch: the median of the rounds, and the fastest and slowest of them.
  *
@@ -8,10 +8,11 @@
  */
 #include "rt/co.h"
 
-#define ROUNDS 21
+#define ROUNDS   21
 #define SWITCHES 400000
 
 struct result {
+    unsigned others; /* coroutines that yield besides the one that measures */
     double round[ROUNDS];
 };
 
@@ -24,28 +25,34 @@ static int by_size(const void *a, const void *b)
 static void print(const char *what, struct result *r)
 {
     qsort(r->round, ROUNDS, sizeof(r->round[0]), by_size);
-    printf("%-44s %6.2f ns  (%.2f to %.2f)\n", what, r->round[ROUNDS / 2], r->round[0],
+    printf("%-32s %6.2f ns  (%.2f to %.2f)\n", what, r->round[ROUNDS / 2], r->round[0],
            r->round[ROUNDS - 1]);
 }
 
 static void co_partner(void *arg)
 {
-    for (unsigned i = 0; i < ROUNDS * SWITCHES / 2; i++)
-        co_yield();
+    const bool *done = arg;
+    while (!*done)
+        co_yield ();
 }
 
 static void co_measure(void *arg)
 {
     struct result *r = arg;
-    if (rt_spawn(NULL, co_partner, NULL))
-        abort();
-    co_yield();
+    unsigned all = r->others + 1;
+    bool done = false;
+    for (unsigned i = 0; i < r->others; i++)
+        if (rt_spawn(NULL, co_partner, &done))
+            abort();
+    co_yield ();
     for (unsigned i = 0; i < ROUNDS; i++) {
         uint64_t start = rt_clock_ns();
-        for (unsigned n = 0; n < SWITCHES / 2; n++)
-            co_yield(); /* the partner runs, then we again: two switches */
-        r->round[i] = (double)(rt_clock_ns() - start) / SWITCHES;
+        for (unsigned n = 0; n < SWITCHES / all; n++)
+            co_yield (); /* each of the others runs, then we again */
+        r->round[i] = (double)(rt_clock_ns() - start) / (SWITCHES / all * all);
     }
+    done = true;
+    co_yield ();
 }
 
 static struct co_context here, there;
@@ -71,14 +78,16 @@ static void measure_bare(struct result *r)
 int main(void)
 {
     struct hws_error err = {0};
-    struct result yield = {0}, bare = {0};
+    struct result pair = {.others = 1}, crowd = {.others = 31}, bare = {0};
     struct rt *rt;
-    if (rt_create(NULL, &rt, &err) || rt_run(rt, co_measure, &yield)) {
+    if (rt_create(NULL, &rt, &err) || rt_run(rt, co_measure, &pair) ||
+        rt_run(rt, co_measure, &crowd)) {
         fprintf(stderr, "switch: %s\n", err.text);
         return 1;
     }
     rt_free(rt);
-    print("from one coroutine to another (co_yield)", &yield);
+    print("co_yield between 2 coroutines", &pair);
+    print("co_yield among 32 coroutines", &crowd);
     measure_bare(&bare);
     print("one exchange of stacks", &bare);
     return 0;

@@ -63,10 +63,16 @@ static inline void leave(void **fake_stack, const void *stack, size_t bytes, voi
 #endif
 }
 
-static inline void arrive(void *fake_stack, const void **old_stack, size_t *old_bytes)
+static inline void arrive(void *fake_stack)
 {
 #ifdef CO_ASAN
-    __sanitizer_finish_switch_fiber(fake_stack, old_stack, old_bytes);
+    const void *old_stack;
+    size_t old_bytes;
+    __sanitizer_finish_switch_fiber(fake_stack, &old_stack, &old_bytes);
+    if (!scheduler.stack) { /* the first switch of a thread comes from its scheduler */
+        scheduler.stack = old_stack;
+        scheduler.stack_bytes = old_bytes;
+    }
 #endif
 }
 
@@ -149,7 +155,7 @@ static void recycle(struct rt_queue *q, struct co *co)
 static void co_main(void *arg)
 {
     struct co *co = arg;
-    arrive(NULL, &scheduler.stack, &scheduler.stack_bytes);
+    arrive(NULL);
     co->fn(co->arg);
     assert(rt_mutexes_held == 0);
     co->state = CO_ENDED;
@@ -179,20 +185,27 @@ struct co *co_new(struct rt_queue *q, co_fn *fn, void *arg)
     return co;
 }
 
-void co_resume(struct co *co)
+static inline void begin(struct rt_queue *q, struct co *co)
 {
-    struct rt_queue *q = co->queue;
-    assert(!q->running && co->state == CO_RUNNABLE);
+    assert(co->state == CO_RUNNABLE);
     q->running = co;
     co->state = CO_RUNNING;
     rt_count(&q->count.switches, 1);
+}
+
+void co_resume(struct co *co)
+{
+    struct rt_queue *q = co->queue;
     void *fake_stack = NULL;
+    assert(!q->running);
+    begin(q, co);
 #ifdef CO_TSAN
     scheduler.tsan_fiber = __tsan_get_current_fiber();
 #endif
     leave(&fake_stack, co->stack, co->stack_bytes, co->tsan_fiber);
     co_context_switch(&scheduler.context, &co->context);
-    arrive(fake_stack, NULL, NULL);
+    arrive(fake_stack);
+    co = q->running; /* the last one of those that went on to each other */
     q->running = NULL;
     if (co->state == CO_ENDED) {
         q->alive--;
@@ -201,11 +214,21 @@ void co_resume(struct co *co)
     }
 }
 
+/* Straight to the next coroutine of the round where there is one: half the switches. */
 void co_leave(struct co *co)
 {
-    assert(rt_mutexes_held == 0);
+    struct rt_queue *q = co->queue;
     void *fake_stack = NULL;
-    leave(&fake_stack, scheduler.stack, scheduler.stack_bytes, scheduler.tsan_fiber);
-    co_context_switch(&co->context, &scheduler.context);
-    arrive(fake_stack, &scheduler.stack, &scheduler.stack_bytes);
+    assert(rt_mutexes_held == 0);
+    if (list_empty(&q->round)) {
+        leave(&fake_stack, scheduler.stack, scheduler.stack_bytes, scheduler.tsan_fiber);
+        co_context_switch(&co->context, &scheduler.context);
+    } else {
+        struct co *next = list_entry(q->round.next, struct co, run_link);
+        list_del(&next->run_link);
+        begin(q, next);
+        leave(&fake_stack, next->stack, next->stack_bytes, next->tsan_fiber);
+        co_context_switch(&co->context, &next->context);
+    }
+    arrive(fake_stack);
 }

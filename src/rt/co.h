@@ -60,7 +60,7 @@ struct co *co_new(struct rt_queue *q, co_fn *fn, void *arg);
 /** Runs @co on the calling queue thread until it suspends or ends. */
 void co_resume(struct co *co);
 
-/** From the running coroutine @co back to the scheduler, until it is resumed. */
+/** From the running coroutine @co to the next, or the scheduler, until it is resumed. */
 void co_leave(struct co *co);
 
 /** True when the calling thread serves @q. */

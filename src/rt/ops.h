@@ -158,6 +158,7 @@ struct rt_queue {
     void *impl; /* the implementation's */
     char name[16];
     struct list runnable; /* struct co, run_link */
+    struct list round;    /* of those, what the standard loop still runs in this round */
     struct co *running;   /* NULL in the scheduler */
     struct timers timers;
     uint64_t alive;     /* coroutines, started and not yet ended */

@@ -278,10 +278,9 @@ bool queue_finished(const struct rt_queue *q)
  * so that coroutines that feed each other do not starve I/O. */
 static void run_round(struct rt_queue *q)
 {
-    struct list round = LIST_INIT(round);
-    list_splice_back(&round, &q->runnable);
+    list_splice_back(&q->round, &q->runnable);
     struct list *node;
-    while ((node = list_pop_front(&round)))
+    while ((node = list_pop_front(&q->round)))
         co_resume(list_entry(node, struct co, run_link));
 }
 
@@ -329,6 +328,7 @@ static struct rt_queue *queue_new(struct rt *rt, const char *name)
     q->rt = rt;
     snprintf(q->name, sizeof(q->name), "%s", name);
     list_init(&q->runnable);
+    list_init(&q->round);
     list_init(&q->stacks);
     atomic_fetch_add(&rt->queues, 1);
     return q;
