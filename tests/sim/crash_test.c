@@ -1,83 +1,22 @@
 /*
- * Crashes at every storage operation of a scenario, each with several choices of what survives, and
- * as many killed programs: what is left must check clean but for leaks, hold everything that was
- * flushed, and never show one guest address the data of another.
+ * The crash sweep over generated images: what a crash leaves must check clean but for leaks, hold
+ * everything that was flushed, and never show one guest address the data of another.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "sweep.h"
+#include "crash.h"
 
 #define SEEDS_DEFAULT 6
-#define SURVIVORS     3
-
-static void verify(const struct sweep *sweep, const struct world *run, bool kill, uint64_t choice)
-{
-    struct sim_options storage = sweep_storage(sweep, &run->plan);
-    struct world left = *run;
-    storage.seed = run->plan.seed * 1000 + choice;
-    int result = kill ? sim_after_kill(run->rt, &storage, &left.rt)
-                      : sim_after_crash(run->rt, &storage, &left.rt);
-    if (result < 0)
-        world_fail(run, "cannot make the simulator");
-    if (sweep->trace)
-        fprintf(stderr, "---- after %s, choice %llu\n", kill ? "a kill" : "a crash",
-                (unsigned long long)choice);
-    left.guest = guest_clone(run->guest);
-    world_run(&left, co_world_verify_crash);
-    guest_free(left.guest);
-    rt_free(left.rt);
-}
-
-/** @return true when the scenario had an operation number @crash_at. */
-static bool crash_once(const struct sweep *sweep, const struct world *base, uint64_t crash_at)
-{
-    static char note[32];
-    struct sim_options storage = sweep_storage(sweep, &base->plan);
-    struct world world = *base;
-    storage.crash_at = crash_at;
-    if (sim_after_kill(base->rt, &storage, &world.rt) < 0)
-        world_fail(base, "cannot make the simulator");
-    world.guest = guest_clone(base->guest);
-    world.tolerant = true;
-    snprintf(note, sizeof(note), "%llu", (unsigned long long)crash_at);
-    world_note(&world, sweep->program, note);
-    world_run(&world, co_world_scenario);
-    bool crashed = sim_crashed(world.rt);
-    for (uint64_t choice = 0; choice < SURVIVORS; choice++) {
-        verify(sweep, &world, false, crash_at * 10 + choice);
-        world_note(&world, sweep->program, note);
-    }
-    verify(sweep, &world, true, crash_at * 10);
-    guest_free(world.guest);
-    rt_free(world.rt);
-    return crashed;
-}
-
-static uint64_t run_seed(const struct sweep *sweep, uint64_t seed)
-{
-    struct world base = {.plan = plan_make(seed, true), .random = random_seed(seed), .steps = 6};
-    struct sim_options storage = sweep_storage(sweep, &base.plan);
-    world_note(&base, sweep->program, "");
-    if (sim_create(&storage, &base.rt) < 0)
-        world_fail(&base, "cannot make the simulator");
-    world_run(&base, co_world_setup);
-    base.steps = 10;
-    base.phases = 2;
-    uint64_t k = sweep->only ? sweep->only : 1;
-    while (crash_once(sweep, &base, k) && !sweep->only)
-        k++;
-    guest_free(base.guest);
-    rt_free(base.rt);
-    return k;
-}
 
 int main(int argc, char **argv)
 {
     struct sweep sweep = sweep_begin(argc, argv, SEEDS_DEFAULT);
     uint64_t crashes = 0;
-    for (uint64_t i = 0; i < sweep.count; i++)
-        crashes += run_seed(&sweep, sweep.first + i);
+    for (uint64_t i = 0; i < sweep.count; i++) {
+        struct plan plan = plan_make(sweep.first + i, true);
+        crashes += crash_sweep(&sweep, &plan);
+    }
     printf("%llu seeds, %llu crashes, each %u power cuts and a kill\n",
-           (unsigned long long)sweep.count, (unsigned long long)crashes, SURVIVORS);
+           (unsigned long long)sweep.count, (unsigned long long)crashes, CRASH_SURVIVORS);
     return 0;
 }

@@ -107,13 +107,21 @@ const char *plan_path(unsigned index)
     return at;
 }
 
+static const char *layer_driver(const struct plan *plan, unsigned index)
+{
+    if (!plan->layer[index].raw)
+        return "qcow2";
+    return plan->plain ? plan->plain : "raw";
+}
+
 json_t *plan_create_options(const struct plan *plan, unsigned index)
 {
     const struct plan_layer *l = &plan->layer[index];
     json_int_t size = (json_int_t)(l->sectors * GUEST_SECTOR_BYTES);
     json_t *file = json_pack("{ss ss}", "driver", "file", "filename", plan_path(index));
     if (l->raw)
-        return json_pack("{ss so sI}", "driver", "raw", "file", file, "size", size);
+        return json_pack("{ss so sI}", "driver", layer_driver(plan, index), "file", file, "size",
+                         size);
     json_t *options = json_pack("{ss so sI si si ss sb sb}", "driver", "qcow2", "file", file,
                                 "size", size, "cluster_size", 1 << l->cluster_bits, "refcount_bits",
                                 l->refcount_bits, "compat", l->version == 2 ? "0.10" : "1.1",
@@ -122,16 +130,15 @@ json_t *plan_create_options(const struct plan *plan, unsigned index)
         /* A name without a folder is looked for beside the image. */
         json_object_set_new(options, "backing_file",
                             json_string(strrchr(plan_path(index - 1), '/') + 1));
-        json_object_set_new(options, "backing_fmt",
-                            json_string(plan->layer[index - 1].raw ? "raw" : "qcow2"));
+        json_object_set_new(options, "backing_fmt", json_string(layer_driver(plan, index - 1)));
     }
     return options;
 }
 
 json_t *plan_open_description(const struct plan *plan, unsigned index)
 {
-    return json_pack("{ss s{ss ss}}", "driver", plan->layer[index].raw ? "raw" : "qcow2", "file",
-                     "driver", "file", "filename", plan_path(index));
+    return json_pack("{ss s{ss ss}}", "driver", layer_driver(plan, index), "file", "driver", "file",
+                     "filename", plan_path(index));
 }
 
 struct block_policy plan_policy(const struct plan *plan)

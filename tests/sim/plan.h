@@ -24,7 +24,8 @@ struct plan_layer {
 
 struct plan {
     uint64_t seed;
-    unsigned depth;                           /* backing files below the first top */
+    const char *plain; /* the driver of layers that are `raw`, if not "raw" itself */
+    unsigned depth;    /* backing files below the first top */
     struct plan_layer layer[PLAN_LAYERS_MAX]; /* from the base up; those past the top: overlays */
     enum block_cache cache;
     enum block_discard discard;

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "sweep.h"
+#include "base/log.h"
 #include "drivers/drivers.h"
 
 static uint64_t number(const char *text)
@@ -15,6 +16,11 @@ static uint64_t number(const char *text)
         exit(2);
     }
     return value;
+}
+
+/* Planned faults are told by the thousand. */
+static void keep_quiet(enum log_level level, const char *line, void *arg)
+{
 }
 
 struct sweep sweep_begin(int argc, char **argv, uint64_t count_default)
@@ -30,6 +36,8 @@ struct sweep sweep_begin(int argc, char **argv, uint64_t count_default)
     }
     if (argc > 2)
         sweep.only = number(argv[2]);
+    if (!sweep.trace)
+        log_set_sink(keep_quiet, NULL);
     drivers_register();
     return sweep;
 }
