@@ -7,7 +7,9 @@
  * completed before it was submitted. A crash keeps the durable image plus an arbitrary subset of
  * the unsynced writes, each whole, torn at 512-byte sectors, or dropped, in any order; truncations
  * and hole punches count as writes. A buffer that changes while it is being written lands as a
- * mixture. A transfer may be short, and an injected failure of a write may leave a part of it.
+ * mixture. A transfer may be short, and an injected failure of a write may leave a part of it;
+ * after one of an fdatasync what it covered may be lost for good, as on Linux, though reads still
+ * show it.
  *
  * All queues share the calling thread. When nothing can ever run again the simulator says who waits
  * and aborts.

@@ -281,11 +281,12 @@ static void op_mix_data(struct sim_op *op, struct sgl data, struct random *rando
     }
 }
 
-/** Makes the oldest change of the log durable. */
-static void log_settle_first(struct sim_inode *inode)
+/** Makes the oldest change of the log durable, or loses it. */
+static void log_settle_first(struct sim_inode *inode, bool lose)
 {
     struct sim_op *op = list_entry(inode->log.next, struct sim_op, link);
-    sim_op_apply(op, &inode->durable_image);
+    if (op->durable || !lose)
+        sim_op_apply(op, &inode->durable_image);
     if (op->bytes)
         inode->log_bytes -= op->length;
     op_free(op);
@@ -305,7 +306,7 @@ void sim_op_complete(struct sim_disk *disk, struct sim_op *op, struct sgl data, 
     if (op->bytes)
         inode->log_bytes += op->length;
     while (inode->log_bytes > SIM_LOG_BYTES_MAX)
-        log_settle_first(inode);
+        log_settle_first(inode, false);
 }
 
 void sim_op_fail(struct sim_disk *disk, struct sim_op *op, bool torn, struct random *random)
@@ -330,12 +331,21 @@ void sim_inode_sync(struct sim_disk *disk, struct sim_inode *inode, uint64_t seq
     while (!list_empty(&inode->log)) {
         if (list_entry(inode->log.next, struct sim_op, link)->sequence > sequence)
             break;
-        log_settle_first(inode);
+        log_settle_first(inode, false);
     }
     for (size_t i = disk->name_log_count; i-- > 0;) {
         if (disk->name_log[i].inode == inode && disk->name_log[i].kind == SIM_NAME_LINK) {
             name_log_commit(disk, i + 1);
             break;
         }
+    }
+}
+
+void sim_inode_sync_failed(struct sim_inode *inode, uint64_t sequence, struct random *random)
+{
+    while (!list_empty(&inode->log)) {
+        if (list_entry(inode->log.next, struct sim_op, link)->sequence > sequence)
+            break;
+        log_settle_first(inode, random_one_in(random, 2));
     }
 }

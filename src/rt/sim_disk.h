@@ -111,6 +111,12 @@ uint64_t sim_disk_sequence(const struct sim_disk *disk);
 /** Makes durable what completed in the file up to @sequence, and its name. */
 void sim_inode_sync(struct sim_disk *disk, struct sim_inode *inode, uint64_t sequence);
 
+/**
+ * A sync that covered the changes up to @sequence failed, as Linux fails it: each of them is
+ * durable or lost, nobody knows which; reads still show them, and later syncs know nothing of them.
+ */
+void sim_inode_sync_failed(struct sim_inode *inode, uint64_t sequence, struct random *random);
+
 /* ---- ends of the world
  * ---------------------------------------------------------------------------- */
 

@@ -191,6 +191,23 @@ static void a_sync_covers_what_completed_before_it_began(void **state)
     sim_disk_free(disk);
 }
 
+static void a_failed_sync_loses_changes_for_good(void **state)
+{
+    bool kept = false, lost = false;
+    for (unsigned seed = 0; seed < 16; seed++) {
+        struct random random = random_seed(seed);
+        struct sim_disk *disk = sim_disk_new();
+        struct sim_inode *inode = file_of(disk, "f");
+        write_fill(disk, inode, 0, 512, 1, false);
+        sim_inode_sync_failed(inode, sim_disk_sequence(disk), &random);
+        sim_inode_sync(disk, inode, sim_disk_sequence(disk));
+        assert_int_equal(byte_at(&inode->volatile_image, 0), 1);
+        *(byte_at(&inode->durable_image, 0) == 1 ? &kept : &lost) = true;
+        sim_disk_free(disk);
+    }
+    assert_true(kept && lost);
+}
+
 static void written_through_bytes_win_over_older_unsynced_ones(void **state)
 {
     struct sim_disk *disk = sim_disk_new();
@@ -331,6 +348,7 @@ int main(void)
         cmocka_unit_test(names_are_cleaned_and_held_to_folders),
         cmocka_unit_test(names_become_durable_with_a_sync_or_a_rename),
         cmocka_unit_test(a_sync_covers_what_completed_before_it_began),
+        cmocka_unit_test(a_failed_sync_loses_changes_for_good),
         cmocka_unit_test(written_through_bytes_win_over_older_unsynced_ones),
         cmocka_unit_test(crashes_show_every_subset_of_unsynced_sectors),
         cmocka_unit_test(crashes_are_chosen_by_the_seed_alone),

@@ -401,6 +401,8 @@ void sim_io_land(struct sim *sim, struct sim_flight *flight)
         result = -EIO; /* what was in flight stays in flight: the disk decides at the crash */
     } else if (flight->failure) {
         changes_fail(sim, flight, random_one_in(&sim->schedule, 2));
+        if (io->op == RT_OP_FDATASYNC)
+            sim_inode_sync_failed(sim_file_of(io->file)->inode, flight->sequence, &sim->schedule);
         result = -flight->failure;
     } else {
         result = land(sim, flight);
