@@ -268,6 +268,11 @@ uint64_t sim_operations(const struct rt *rt)
     return sim_of(rt)->operations;
 }
 
+uint64_t sim_disk_bytes_used(const struct rt *rt)
+{
+    return sim_disk_allocated(sim_of(rt)->disk);
+}
+
 uint64_t sim_digest(const struct rt *rt)
 {
     return sim_of(rt)->digest;

@@ -43,6 +43,9 @@ HWS_MUST_CHECK int sim_create(const struct sim_options *options, struct rt **ret
 /** Storage operations so far: the range of a fault or crash sweep. */
 uint64_t sim_operations(const struct rt *rt);
 
+/** What all files take up, in blocks of 4 KiB: the scale of disk_bytes. */
+uint64_t sim_disk_bytes_used(const struct rt *rt);
+
 /** A digest of all that happened, times included: equal for equal seeds and programs. */
 uint64_t sim_digest(const struct rt *rt);
 

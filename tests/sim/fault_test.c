@@ -9,6 +9,7 @@
 #include "sweep.h"
 
 #define SEEDS_DEFAULT 4
+#define FULL_STEPS    24
 
 static const struct {
     int code;
@@ -32,33 +33,57 @@ static void verify(const struct sweep *sweep, const struct world *run, bool kill
     rt_free(left.rt);
 }
 
-/** @return true when the scenario had an operation number @fail_at. */
-static bool fault_once(const struct sweep *sweep, const struct world *base, uint64_t fail_at,
-                       unsigned kind)
+/** @return the number of operations that the scenario had. */
+static uint64_t fault_once(const struct sweep *sweep, const struct world *base,
+                           const struct sim_options *storage, const char *note)
 {
-    static char note[64];
-    struct sim_options storage = sweep_storage(sweep, &base->plan);
     struct world world = *base;
-    storage.fail_at = fail_at;
-    storage.fail_errno = faults[kind].code;
-    storage.fail_sticky = faults[kind].sticky;
-    if (sim_after_kill(base->rt, &storage, &world.rt) < 0)
+    if (sim_after_kill(base->rt, storage, &world.rt) < 0)
         world_fail(base, "cannot make the simulator");
     world.guest = guest_clone(base->guest);
     world.tolerant = true;
-    snprintf(note, sizeof(note), "%llu   (%s%s)", (unsigned long long)fail_at,
-             strerrorname_np(faults[kind].code), faults[kind].sticky ? ", sticky" : "");
     world_note(&world, sweep->program, note);
     if (sweep->trace)
         fprintf(stderr, "---- %s\n", note);
     world_run(&world, co_world_scenario);
-    bool reached = sim_operations(world.rt) >= fail_at;
+    uint64_t operations = sim_operations(world.rt);
     verify(sweep, &world, true);
     world_note(&world, sweep->program, note);
     verify(sweep, &world, false);
     guest_free(world.guest);
     rt_free(world.rt);
-    return reached;
+    return operations;
+}
+
+static uint64_t fail_each(const struct sweep *sweep, const struct world *base, unsigned kind)
+{
+    static char note[64];
+    struct sim_options storage = sweep_storage(sweep, &base->plan);
+    storage.fail_errno = faults[kind].code;
+    storage.fail_sticky = faults[kind].sticky;
+    storage.fail_at = sweep->only ? sweep->only : 1;
+    for (;; storage.fail_at++) {
+        snprintf(note, sizeof(note), "%llu   (%s%s)", (unsigned long long)storage.fail_at,
+                 strerrorname_np(faults[kind].code), faults[kind].sticky ? ", sticky" : "");
+        if (fault_once(sweep, base, &storage, note) < storage.fail_at || sweep->only)
+            return storage.fail_at;
+    }
+}
+
+/** Disks with ever more room. */
+static uint64_t fill_each(const struct sweep *sweep, const struct world *base)
+{
+    static char note[64];
+    struct sim_options storage = sweep_storage(sweep, &base->plan);
+    uint64_t step = base->plan.sectors_max * GUEST_SECTOR_BYTES / FULL_STEPS;
+    uint64_t used = sim_disk_bytes_used(base->rt);
+    for (uint64_t i = 0; i < FULL_STEPS; i++) {
+        storage.disk_bytes = used + i * step + 1;
+        snprintf(note, sizeof(note), "  (disk of %llu bytes)",
+                 (unsigned long long)storage.disk_bytes);
+        (void)fault_once(sweep, base, &storage, note);
+    }
+    return FULL_STEPS;
 }
 
 static uint64_t run_seed(const struct sweep *sweep, uint64_t seed)
@@ -72,11 +97,10 @@ static uint64_t run_seed(const struct sweep *sweep, uint64_t seed)
     world_run(&base, co_world_setup);
     base.steps = 10;
     base.phases = 2;
-    for (unsigned kind = 0; kind < ARRAY_LEN(faults); kind++) {
-        uint64_t k = sweep->only ? sweep->only : 1;
-        for (; fault_once(sweep, &base, k, kind) && !sweep->only; k++)
-            runs++;
-    }
+    for (unsigned kind = 0; kind < ARRAY_LEN(faults); kind++)
+        runs += fail_each(sweep, &base, kind);
+    if (!sweep->only)
+        runs += fill_each(sweep, &base);
     guest_free(base.guest);
     rt_free(base.rt);
     return runs;
