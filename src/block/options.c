@@ -198,6 +198,8 @@ static int set_json(const struct option_desc *desc, const json_t *value, const c
         *(bool *)field_of(desc, out) = json_is_true(value);
         return 0;
     }
+    if (json_is_boolean(value) && desc->type == OPTION_ENUM) /* a switch with further positions */
+        return set_enum(desc, json_is_true(value) ? "on" : "off", owner, out, err);
     if (json_is_integer(value) && number) {
         json_int_t n = json_integer_value(value);
         if (n < 0)

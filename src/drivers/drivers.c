@@ -13,10 +13,12 @@
 #include "filter/error/error.h"
 #include "filter/log/log.h"
 #include "filter/verify/verify.h"
+#include "format/qcow2/qcow2_driver.h"
 #include "format/raw/raw.h"
 
 static const struct block_driver *const drivers[] = {
     /* formats */
+    &qcow2_driver,
     &raw_driver,
     /* backends */
     &file_driver,

@@ -23,6 +23,7 @@
 
 #include "block/driver.h"
 #include "format/qcow2/header.h"
+#include "format/qcow2/qcow2_driver.h"
 #include "rt/sync.h"
 
 /* ---- metadata cache (cache.c) -------------------------------------------------------------------
@@ -53,12 +54,15 @@ struct qcow2_slice {
 struct qcow2_cache {
     struct qcow2_slice **buckets;
     unsigned buckets_count;  /* power of two */
-    struct list clean;       /* candidates for eviction, oldest first */
+    struct list clean;       /* on disk as they are; candidates for eviction, oldest first */
     struct list dirty[2];    /* by enum qcow2_table */
-    struct co_waitq waiters; /* a load ended */
+    struct list unused;      /* without content */
+    struct list arenas;      /* the memory of slices, freed at close */
+    struct co_waitq waiters; /* a load ended, or a pass let go of a slice */
     uint32_t slice_bytes;
-    unsigned slices, dirty_count;
-    unsigned over_budget; /* slices held without a reservation */
+    unsigned slices;         /* in memory, unused ones included */
+    unsigned used;           /* in the hash */
+    uint64_t reserved_bytes; /* taken from the chain's budget */
 };
 
 /* ---- other parts of the state
@@ -74,7 +78,8 @@ struct qcow2_freed {
 
 struct qcow2_freed_list { /* a ring, oldest first */
     struct qcow2_freed *entry;
-    unsigned capacity, first, count;
+    unsigned capacity; /* power of two, or 0 */
+    unsigned first, count;
     unsigned reserved; /* entries promised to running requests */
     uint64_t clusters;
 };
@@ -131,12 +136,12 @@ struct qcow2 {
     uint64_t epoch;
     _Atomic uint32_t users[2]; /* requests in flight by parity of their epoch */
 
-    /* Flush passes. */
-    uint64_t pass_started, pass_completed; /* equal: none runs */
-    uint64_t pass_failed;                  /* last pass that failed */
-    int pass_error;
+    /* Flush passes, numbered from 1. */
+    uint64_t pass_started, pass_ended; /* equal: none runs */
+    uint64_t pass_durable;             /* the last one that succeeded */
+    int pass_error;                    /* of the last one that failed */
     struct co_waitq pass_waiters;
-    uint8_t *pass_buffer;
+    uint8_t *pass_buffer; /* QCOW2_PASS_BUFFER_BYTES, made by the first pass */
 
     void *compressed; /* compressed.c: what it keeps between reads; NULL at open */
 
@@ -172,11 +177,20 @@ static inline unsigned qcow2_subcluster_index(const struct qcow2 *q, uint64_t gu
     return (unsigned)(qcow2_in_cluster(q, guest) >> q->subcluster_bits);
 }
 
-/* ---- header and life (header_io.c, qcow2.c)
+/* ---- header and life (tables.c, qcow2.c)
  * -------------------------------------------------------- */
 
-/** Writes the fixed header fields from q->header into the file (512 bytes; not synced). */
+/** Writes the fixed header fields from q->header into the file (one sector; not synced). */
 HWS_MUST_CHECK int qcow2_co_header_store(struct qcow2 *q);
+/** Reads and checks the header and the tables that it places into a zeroed @q; tables.c. */
+HWS_MUST_CHECK int qcow2_co_tables_load(struct qcow2 *q, struct hws_error *err);
+void qcow2_tables_free(struct qcow2 *q);
+/** Recomputes reserved_range from the header. Caller holds q->lock or is alone. */
+void qcow2_reserve_ranges(struct qcow2 *q);
+
+/** Makes the state of a node over its open file, and takes it apart (without writing anything). */
+HWS_MUST_CHECK int qcow2_co_start(struct block_node *node, struct hws_error *err);
+void qcow2_stop(struct block_node *node);
 
 /** Clears autoclear bits and whatever else must be durable before the first change of the image. */
 HWS_MUST_CHECK int qcow2_co_prepare_write(struct qcow2 *q);
@@ -250,8 +264,15 @@ void qcow2_slice_unpin(struct qcow2 *q, struct qcow2_slice *slice);
  */
 HWS_MUST_CHECK int qcow2_slice_touch(struct qcow2 *q, struct qcow2_slice *slice);
 
-/** Forgets slices in a host range that gets a new use. They must be unpinned. Takes q->lock. */
-void qcow2_cache_invalidate(struct qcow2 *q, uint64_t offset, uint64_t length);
+/**
+ * Forgets slices in a host range that gets a new use. @return -EIO where one is in use: then
+ * refcounts are wrong and the range is live metadata. Takes q->lock.
+ */
+HWS_MUST_CHECK int qcow2_cache_invalidate(struct qcow2 *q, uint64_t offset, uint64_t length);
+/** Forgets them, dirty ones too, for a roll-back; waits for a flush pass that holds them. */
+void qcow2_co_cache_drop(struct qcow2 *q, uint64_t offset, uint64_t length);
+/** For a flush pass, with q->lock held: the slice is on disk (or not: @error) and goes back. */
+void qcow2_slice_flushed(struct qcow2 *q, struct qcow2_slice *slice, int error);
 
 /* ---- refcount.c: one count
  * --------------------------------------------------------------------------- */
@@ -263,8 +284,26 @@ void qcow2_refcount_write(uint8_t *slice, unsigned order, uint32_t index, uint64
 /** The refcount of a host cluster. Caller holds alloc_lock. */
 HWS_MUST_CHECK int qcow2_co_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *ret);
 
-/* ---- alloc.c: host clusters
- * ---------------------------------------------------------------------------- */
+/**
+ * Stores 1 in the counts of clusters [cluster, cluster + count) whose
+ * refcount blocks exist. Caller holds alloc_lock. On failure nothing has changed.
+ */
+HWS_MUST_CHECK int qcow2_co_refcount_set_used(struct qcow2 *q, uint64_t cluster, uint64_t count);
+
+/**
+ * Pins the refcount slice of @cluster. Caller holds alloc_lock. @ret NULL where there is no block.
+ * @ret_index of the cluster's entry inside the slice.
+ */
+HWS_MUST_CHECK int qcow2_co_refcount_slice(struct qcow2 *q, uint64_t cluster, unsigned flags,
+                                           struct qcow2_slice **ret, uint32_t *ret_index);
+
+static inline uint32_t qcow2_refcounts_per_slice(const struct qcow2 *q)
+{
+    return (q->cache.slice_bytes * 8) >> q->refcount_order;
+}
+
+/* ---- alloc.c, reftable.c: host clusters
+ * ----------------------------------------------------------------- */
 
 /**
  * Allocates up to @want neighbouring host clusters. Takes alloc_lock.
@@ -275,6 +314,32 @@ HWS_MUST_CHECK int qcow2_co_alloc(struct qcow2 *q, uint32_t want, uint64_t *ret_
 /** As above for a caller that holds alloc_lock; with @all, exactly @want or an error. */
 HWS_MUST_CHECK int qcow2_co_alloc_locked(struct qcow2 *q, uint32_t want, bool all,
                                          uint64_t *ret_host, uint32_t *ret_got);
+/** Makes refcount block @block, in the first cluster that it describes. Caller holds alloc_lock. */
+HWS_MUST_CHECK int qcow2_co_refcount_block_new(struct qcow2 *q, uint64_t block);
+/**
+ * @want neighbouring clusters behind all that refcount blocks describe, with the new blocks in
+ * front of them; grows the refcount table where needed. Caller holds alloc_lock.
+ */
+HWS_MUST_CHECK int qcow2_co_alloc_region(struct qcow2 *q, uint64_t want, uint64_t *ret_host);
+/** Makes the refcount table reach block @block. Caller holds alloc_lock. */
+HWS_MUST_CHECK int qcow2_co_reftable_grow(struct qcow2 *q, uint64_t block);
+
+/** -EIO where a host range lies over the header or a table that the header places. Holds q->lock.
+ */
+HWS_MUST_CHECK int qcow2_check_host(struct qcow2 *q, uint64_t host, uint64_t length);
+/** Writes zeroes to the file, also past its end. */
+HWS_MUST_CHECK int qcow2_co_zero_host(struct qcow2 *q, uint64_t host, uint64_t length);
+/** Marks the 512-byte sector of a table that holds entry @index for the next pass. Holds q->lock.
+ */
+static inline void qcow2_mark_entry(uint64_t *bitmap, bool *any, uint64_t index)
+{
+    bitmap[index / 64 / 64] |= 1ull << (index / 64 % 64);
+    *any = true;
+}
+static inline size_t qcow2_dirty_words(uint64_t entries)
+{
+    return entries / 64 / 64 + 1;
+}
 
 /* ---- free.c: the freed list
  * ------------------------------------------------------------------------------ */
@@ -291,6 +356,15 @@ void qcow2_freed_unreserve(struct qcow2 *q, unsigned entries);
 void qcow2_freed_add(struct qcow2 *q, uint64_t host, uint32_t clusters, bool on_disk);
 /** Lowers the refcounts of freed clusters whose time has come. Takes alloc_lock. */
 void qcow2_co_reclaim(struct qcow2 *q);
+void qcow2_co_reclaim_locked(struct qcow2 *q);
+/** Flushes and reclaims when so much was freed that waiting for the user's flush would grow the
+ * file. */
+void qcow2_co_reclaim_if_many(struct qcow2 *q);
+/** More freed clusters than this wait: worth a flush pass of our own. 64 MiB, but 64 at least. */
+static inline uint64_t qcow2_freed_many(const struct qcow2 *q)
+{
+    return MAX(64 * MiB >> q->cluster_bits, 64ull);
+}
 
 /** Marks a request's use of host clusters; the caller holds q->lock. @return its epoch. */
 static inline uint64_t qcow2_enter(struct qcow2 *q)
@@ -350,6 +424,9 @@ static inline uint8_t *qcow2_l2_entry(const struct qcow2 *q, struct qcow2_slice 
     return slice->data + (at & (q->cache.slice_bytes - 1));
 }
 
+/** Does the entry at @at obey the format, as far as it says itself? Caller holds q->lock. */
+bool qcow2_entry_valid(const struct qcow2 *q, const uint8_t *at);
+
 /** Clusters from @guest to the end of its L2 slice. */
 static inline uint32_t qcow2_slice_clusters_left(const struct qcow2 *q, uint64_t guest)
 {
@@ -395,7 +472,5 @@ void qcow2_in_flight_begin(struct qcow2 *q, struct qcow2_in_flight *self, uint64
 void qcow2_in_flight_end(struct qcow2 *q, struct qcow2_in_flight *self);
 
 extern const struct option_desc qcow2_create_options[];
-extern const size_t qcow2_create_options_bytes;
-extern const struct block_driver qcow2_driver;
 
 #endif

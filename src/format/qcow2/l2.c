@@ -1,0 +1,233 @@
+/*
+ * The map from guest clusters to host clusters: decoding of L2 entries, and L2 tables of our own.
+ *
+ * An entry of 8 bytes describes a cluster; with extended L2 8 more describe its 32 subclusters.
+ * Decoding runs under q->lock on a cached slice and never suspends: this is the hot path of every
+ * request.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "format/qcow2/qcow2.h"
+
+/* ---- one entry
+ * ---------------------------------------------------------------------------------------- */
+
+/* Subclusters from @first on whose bit in @bits equals that of @first. */
+static unsigned same_bits(uint32_t bits, unsigned first)
+{
+    uint32_t shifted = bits >> first;
+    if (shifted & 1)
+        shifted = ~shifted;
+    unsigned run = shifted ? (unsigned)__builtin_ctz(shifted) : QCOW2_SUBCLUSTERS;
+    return MIN(run, QCOW2_SUBCLUSTERS - first);
+}
+
+/* @return false where the entry is invalid. @ret length: bytes from @guest, at most to its
+ * cluster's end. */
+static bool decode_extended(const struct qcow2 *q, uint64_t bitmap, uint64_t guest,
+                            struct qcow2_extent *ret)
+{
+    uint32_t allocated = (uint32_t)bitmap, zero = (uint32_t)(bitmap >> 32);
+    unsigned sub = qcow2_subcluster_index(q, guest);
+    if ((allocated & zero) || (allocated && !ret->has_host))
+        return false;
+    ret->kind = allocated >> sub & 1 ? QCOW2_KIND_DATA
+                : zero >> sub & 1    ? QCOW2_KIND_ZERO
+                                     : QCOW2_KIND_UNALLOCATED;
+    unsigned run = MIN(same_bits(allocated, sub), same_bits(zero, sub));
+    ret->length = ((uint64_t)(sub + run) << q->subcluster_bits) - qcow2_in_cluster(q, guest);
+    return true;
+}
+
+static bool decode(const struct qcow2 *q, const uint8_t *at, uint64_t guest,
+                   struct qcow2_extent *ret)
+{
+    uint64_t entry = load_be64(at);
+    uint64_t host = entry & QCOW2_OFFSET_MASK;
+    ret->length = q->cluster_size - qcow2_in_cluster(q, guest);
+    ret->entry = entry;
+    if (entry & QCOW2_COMPRESSED) {
+        ret->kind = QCOW2_KIND_COMPRESSED;
+        ret->has_host = ret->copied = false;
+        ret->host = 0;
+        return true;
+    }
+    ret->has_host = host != 0;
+    ret->copied = host && (entry & QCOW2_COPIED);
+    ret->host = host + qcow2_in_cluster(q, guest);
+    if (!is_aligned(host, q->cluster_size))
+        return false;
+    if (q->extended_l2)
+        return !(entry & QCOW2_ZERO) && decode_extended(q, load_be64(at + 8), guest, ret);
+    ret->kind = entry & QCOW2_ZERO ? QCOW2_KIND_ZERO
+                : host             ? QCOW2_KIND_DATA
+                                   : QCOW2_KIND_UNALLOCATED;
+    return q->header.version >= 3 || !(entry & QCOW2_ZERO);
+}
+
+bool qcow2_entry_valid(const struct qcow2 *q, const uint8_t *at)
+{
+    struct qcow2_extent e;
+    return decode(q, at, 0, &e);
+}
+
+/* ---- runs
+ * --------------------------------------------------------------------------------------------------
+ */
+
+static bool continues(const struct qcow2_extent *run, const struct qcow2_extent *next)
+{
+    return next->kind == run->kind && next->has_host == run->has_host &&
+           next->copied == run->copied && (!run->has_host || next->host == run->host + run->length);
+}
+
+static int corrupt_entry(struct qcow2 *q, uint64_t at, uint64_t entry)
+{
+    return block_corrupt(q->node, at, NULL, "L2 entry is invalid: %#llx",
+                         (unsigned long long)entry);
+}
+
+/* Where the L2 slice of @guest lies. @ret 0: there is no table. */
+static int slice_offset(struct qcow2 *q, uint64_t guest, uint64_t *ret)
+{
+    uint64_t index = qcow2_l1_index(q, guest);
+    uint64_t table = index < q->header.l1_size ? q->l1[index] & QCOW2_OFFSET_MASK : 0;
+    if (!is_aligned(table, q->cluster_size))
+        return block_corrupt(q->node, q->header.l1_table_offset + index * 8, NULL,
+                             "L1 entry %llu is invalid: %#llx", (unsigned long long)index,
+                             (unsigned long long)q->l1[index]);
+    uint64_t at = (uint64_t)qcow2_l2_index(q, guest) * q->l2_entry_bytes;
+    *ret = table ? table + align_down(at, q->cache.slice_bytes) : 0;
+    return 0;
+}
+
+int qcow2_map(struct qcow2 *q, uint64_t guest, uint64_t length, struct qcow2_extent *ret,
+              uint64_t *ret_load)
+{
+    uint64_t at;
+    int r = slice_offset(q, guest, &at);
+    if (r < 0)
+        return r;
+    if (at == 0) {
+        uint64_t table_bytes = 1ull << (q->cluster_bits + q->l2_bits);
+        *ret =
+            (struct qcow2_extent){.kind = QCOW2_KIND_UNALLOCATED,
+                                  .length = MIN(length, table_bytes - (guest & (table_bytes - 1)))};
+        return 0;
+    }
+    struct qcow2_slice *slice = qcow2_cache_find(q, at);
+    if (!slice) {
+        *ret_load = at;
+        return -EAGAIN;
+    }
+    const uint8_t *entry = qcow2_l2_entry(q, slice, guest);
+    const uint8_t *end = slice->data + q->cache.slice_bytes;
+    if (!decode(q, entry, guest, ret))
+        return corrupt_entry(q, at + (uint64_t)(entry - slice->data), ret->entry);
+    /* Further entries only where this run reaches its cluster's end. */
+    while (ret->kind != QCOW2_KIND_COMPRESSED && ret->length < length &&
+           qcow2_in_cluster(q, guest + ret->length) == 0) {
+        struct qcow2_extent next;
+        entry += q->l2_entry_bytes;
+        if (entry == end || !decode(q, entry, guest + ret->length, &next) || !continues(ret, &next))
+            break;
+        ret->length += next.length;
+    }
+    ret->length = MIN(ret->length, length);
+    return 0;
+}
+
+int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t length, struct qcow2_extent *ret)
+{
+    for (;;) {
+        uint64_t load;
+        struct qcow2_slice *slice;
+        rt_mutex_lock(&q->lock);
+        int r = qcow2_map(q, guest, length, ret, &load);
+        if (r == 0)
+            return 0;
+        rt_mutex_unlock(&q->lock);
+        if (r == -EAGAIN)
+            r = qcow2_co_slice_get(q, QCOW2_TABLE_L2, load, 0, &slice);
+        if (r < 0)
+            return r;
+        rt_mutex_lock(&q->lock);
+        qcow2_slice_unpin(q, slice);
+        rt_mutex_unlock(&q->lock);
+    }
+}
+
+/* ---- L2 tables that may be written
+ * ----------------------------------------------------------------------------- */
+
+/* The content of a shared table at its new place. */
+static int co_copy_table(struct qcow2 *q, uint64_t from, uint64_t to)
+{
+    autofree uint8_t *buffer = malloc(q->cluster_size);
+    struct iovec iov;
+    if (!buffer)
+        return -ENOMEM;
+    struct sgl list = sgl_one(&iov, buffer, q->cluster_size);
+    int r = co_block_read_padded(q->file, from, list);
+    return r < 0 ? r : co_block_write(q->file, to, list, 0);
+}
+
+/* A table of our own for L1 entry @index: new, or a copy of one that a snapshot shares. */
+static int co_own_table_locked(struct qcow2 *q, uint64_t index)
+{
+    uint64_t old = q->l1[index], old_host = old & QCOW2_OFFSET_MASK, host;
+    uint32_t got;
+    if (old & QCOW2_COPIED && old_host)
+        return 0; /* somebody else was faster */
+    if (!is_aligned(old_host, q->cluster_size))
+        return block_corrupt(q->node, q->header.l1_table_offset + index * 8, NULL,
+                             "L1 entry %llu is invalid: %#llx", (unsigned long long)index,
+                             (unsigned long long)old);
+    int r = qcow2_freed_reserve(q, 1);
+    if (r < 0)
+        return r;
+    r = qcow2_co_alloc_locked(q, 1, false, &host, &got);
+    if (r < 0) {
+        qcow2_freed_unreserve(q, 1);
+        return r;
+    }
+    r = qcow2_cache_invalidate(q, host, q->cluster_size);
+    if (r == 0)
+        r = old_host ? co_copy_table(q, old_host, host)
+                     : qcow2_co_zero_host(q, host, q->cluster_size);
+    rt_mutex_lock(&q->lock);
+    if (r < 0) {
+        qcow2_freed_add(q, host, 1, false);
+    } else {
+        q->l1[index] = host | QCOW2_COPIED;
+        qcow2_mark_entry(q->l1_dirty, &q->l1_any_dirty, index);
+        if (old_host)
+            qcow2_freed_add(q, old_host, 1, true);
+        else
+            q->freed.reserved--;
+    }
+    rt_mutex_unlock(&q->lock);
+    return r;
+}
+
+int qcow2_co_l2_slice(struct qcow2 *q, uint64_t guest, struct qcow2_slice **ret)
+{
+    uint64_t index = qcow2_l1_index(q, guest), at;
+    assert(index < q->header.l1_size);
+    rt_mutex_lock(&q->lock);
+    bool own = (q->l1[index] & QCOW2_COPIED) && (q->l1[index] & QCOW2_OFFSET_MASK);
+    rt_mutex_unlock(&q->lock);
+    if (!own) {
+        co_mutex_lock(&q->alloc_lock);
+        int r = co_own_table_locked(q, index);
+        co_mutex_unlock(&q->alloc_lock);
+        if (r < 0)
+            return r;
+    }
+    rt_mutex_lock(&q->lock);
+    int r = slice_offset(q, guest, &at);
+    if (r == 0)
+        r = qcow2_check_host(q, at, q->cache.slice_bytes);
+    rt_mutex_unlock(&q->lock);
+    return r < 0 ? r : qcow2_co_slice_get(q, QCOW2_TABLE_L2, at, 0, ret);
+}

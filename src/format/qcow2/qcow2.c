@@ -1,0 +1,157 @@
+/*
+ * The qcow2 driver: probing, opening, closing, and the table of everything else.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/log.h"
+#include "format/qcow2/create.h"
+
+static int probe(const uint8_t *head, size_t length)
+{
+    if (length < 8 || load_be32(head) != QCOW2_MAGIC)
+        return 0;
+    uint32_t version = load_be32(head + 4);
+    return version == 2 || version == 3 ? 100 : 50;
+}
+
+/* ---- opening
+ * ------------------------------------------------------------------------------------------- */
+
+int qcow2_co_start(struct block_node *node, struct hws_error *err)
+{
+    struct qcow2 *q = qcow2_of(node);
+    q->node = node;
+    q->file = node->child[BLOCK_FILE];
+    rt_mutex_init(&q->lock);
+    co_mutex_init(&q->alloc_lock);
+    co_waitq_init(&q->pass_waiters);
+    list_init(&q->in_flight);
+    q->epoch = 1;
+    int r = qcow2_co_tables_load(q, err);
+    if (r < 0)
+        qcow2_stop(node);
+    return r;
+}
+
+void qcow2_stop(struct block_node *node)
+{
+    struct qcow2 *q = qcow2_of(node);
+    qcow2_compressed_forget(q);
+    qcow2_tables_free(q);
+    free(steal_ptr(&q->freed.entry));
+    free(steal_ptr(&q->pass_buffer));
+    co_mutex_destroy(&q->alloc_lock);
+    rt_mutex_destroy(&q->lock);
+}
+
+/*
+ * "If this bit is set then refcounts may be inconsistent": somebody who postponed refcount updates
+ * was interrupted. Our own refcounts are always written in order, so the bit goes once they are
+ * repaired.
+ */
+static int co_clean(struct block_node *node, struct hws_error *err)
+{
+    struct qcow2 *q = qcow2_of(node);
+    struct block_check check = {0};
+    log_warning("%s: the image was not closed cleanly; repairing its refcounts", node->filename);
+    int r = qcow2_co_check(node, BLOCK_REPAIR_LEAKS | BLOCK_REPAIR_ERRORS, &check, err);
+    if (r < 0)
+        return r;
+    if (check.errors || check.corruptions > check.corruptions_fixed)
+        return hws_fail(err, EIO,
+                        "'%.200s': the image was not closed cleanly and could not be repaired "
+                        "(%llu errors left); open it read-only",
+                        node->filename,
+                        (unsigned long long)(check.corruptions - check.corruptions_fixed));
+    if (!(q->header.incompatible_features & QCOW2_INCOMPAT_DIRTY))
+        return 0;
+    q->header.incompatible_features &= ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
+    r = qcow2_co_header_store(q);
+    if (r == 0)
+        r = co_block_flush(q->file);
+    return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing the header", node->filename) : 0;
+}
+
+/* What must hold before the image may be written. */
+static int co_check_writable(struct block_node *node, struct hws_error *err)
+{
+    uint64_t features = qcow2_of(node)->header.incompatible_features;
+    if (node->check_only)
+        return 0;
+    if (features & QCOW2_INCOMPAT_CORRUPT)
+        return hws_fail(err, EUCLEAN,
+                        "'%.200s' is marked corrupt: repair it with check, or open it "
+                        "read-only",
+                        node->filename);
+    return features & QCOW2_INCOMPAT_DIRTY ? co_clean(node, err) : 0;
+}
+
+static void set_limits(struct block_node *node)
+{
+    const struct qcow2 *q = qcow2_of(node);
+    node->limits.zero_alignment = (uint32_t)q->subcluster_size;
+    node->limits.discard_alignment = (uint32_t)q->cluster_size;
+    node->limits.optimal_bytes = (uint32_t)q->cluster_size;
+    node->zero_flags = BLOCK_MAY_UNMAP;
+}
+
+static int co_qcow2_open(struct block_node *node, const void *options, struct hws_error *err)
+{
+    struct qcow2 *q = qcow2_of(node);
+    int r = qcow2_co_start(node, err);
+    if (r < 0)
+        return r;
+    atomic_store(&node->size_bytes, q->header.size);
+    set_limits(node);
+    if (!node->read_only)
+        r = co_check_writable(node, err);
+    if (r == 0 && q->header.backing_file)
+        r = co_block_open_named(node, BLOCK_BACKING, q->header.backing_file,
+                                q->header.backing_format, err);
+    if (r < 0)
+        qcow2_stop(node);
+    return r;
+}
+
+static int co_qcow2_close(struct block_node *node, struct hws_error *err)
+{
+    int r = qcow2_co_flush(node);
+    /* Clusters that the first pass made reusable: their counts. */
+    if (r == 0)
+        r = qcow2_co_flush(node);
+    qcow2_stop(node);
+    return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename) : 0;
+}
+
+static int co_set_read_only(struct block_node *node, bool read_only, struct hws_error *err)
+{
+    if (!read_only)
+        return co_check_writable(node, err);
+    int r = qcow2_co_flush(node);
+    return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename) : 0;
+}
+
+const struct block_driver qcow2_driver = {
+    .name = "qcow2",
+    .help = "QEMU's copy-on-write format, versions 2 and 3",
+    .kind = BLOCK_FORMAT,
+    .needs_file = true,
+    .state_bytes = sizeof(struct qcow2),
+    .create_options = qcow2_create_options,
+    .create_options_bytes = sizeof(struct qcow2_create),
+    .probe = probe,
+    .co_open = co_qcow2_open,
+    .co_close = co_qcow2_close,
+    .co_read_layer = qcow2_co_read_layer,
+    .co_write = qcow2_co_write,
+    .co_write_zeroes = qcow2_co_write_zeroes,
+    .co_discard = qcow2_co_discard,
+    .co_flush = qcow2_co_flush,
+    .flushes_children = true,
+    .co_status = qcow2_co_status,
+    .co_resize = qcow2_co_resize,
+    .co_create = qcow2_co_create,
+    .co_check = qcow2_co_check,
+    .co_info = qcow2_co_info,
+    .co_set_read_only = co_set_read_only,
+};
