@@ -17,6 +17,7 @@ struct real_file {
     uint32_t memory_alignment;
     bool is_block_device, is_regular, is_socket;
     bool direct;                 /* O_DIRECT */
+    bool in_memory;              /* tmpfs and the like: system calls do not wait for a disk */
     _Atomic bool nowait_refused; /* RWF_NOWAIT: not on this file system */
     _Atomic bool locked;         /* rt_file_lock() took something */
 };

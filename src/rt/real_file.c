@@ -9,10 +9,12 @@
  */
 #include "rt/real.h"
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <linux/openat2.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/uio.h>
 
 /* Direct I/O of this alignment works on every file system and disk known. */
@@ -60,6 +62,13 @@ static void find_alignment(struct real_file *f, uint64_t size_bytes)
     f->file.offset_alignment = f->memory_alignment = probe_direct(fd, size_bytes);
 }
 
+/* A file system whose files are pages of memory. */
+static bool is_in_memory(int fd)
+{
+    struct statfs fs;
+    return fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
 /* Makes a file of @fd, which it owns from here when it succeeds. */
 static int new_file(int fd, struct real_file **ret)
 {
@@ -78,6 +87,7 @@ static int new_file(int fd, struct real_file **ret)
     f->is_regular = S_ISREG(st.st_mode);
     f->is_socket = S_ISSOCK(st.st_mode);
     f->direct = (flags & O_DIRECT) && (f->is_block_device || f->is_regular);
+    f->in_memory = f->is_regular && is_in_memory(fd);
     if (f->direct)
         find_alignment(f, (uint64_t)st.st_size);
     *ret = f;

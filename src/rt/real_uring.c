@@ -15,6 +15,9 @@
 
 #define FEATURES_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_SUBMIT_STABLE)
 
+/* Longer transfers leave the thread free for others. */
+#define INLINE_BYTES_MAX (256 * KiB)
+
 /* user_data that is no struct rt_io */
 enum { DATA_NONE, DATA_KICK, DATA_SMALLEST_POINTER };
 
@@ -332,9 +335,30 @@ static bool ring_can(enum rt_opcode op)
     }
 }
 
+/* The ring hands what it does on a memory file system to a kernel thread, since such files do not
+ * know how to say that they would wait. The plain call costs less than a wake-up. */
+static bool is_faster_inline(const struct rt_io *io)
+{
+    switch (io->op) {
+    case RT_OP_READ:
+    case RT_OP_WRITE:
+        return real_file(io->file)->in_memory && io->length <= INLINE_BYTES_MAX;
+    case RT_OP_FDATASYNC:
+    case RT_OP_FALLOCATE:
+        return real_file(io->file)->in_memory;
+    default:
+        return false;
+    }
+}
+
 static bool submit(struct rt_queue *q, struct rt_io *io)
 {
     struct uring_queue *u = q->impl;
+    if (is_faster_inline(io)) {
+        rt_count(&q->count.system_calls, 1);
+        io->result = real_file_perform(io);
+        return true;
+    }
     if (!ring_can(io->op))
         return workers_submit(&rt_real(q->rt)->workers, io);
     if (io->op == RT_OP_COMMAND && !q->rt->options.uring_commands) {
