@@ -15,9 +15,6 @@
 /** How long the kernel may take from mount(2) to INIT. */
 #define INIT_PATIENCE_NS ((uint64_t)10 * 1000000000)
 
-/* Measured: see docs/performance.md. More threads cost CPU time before they bring anything. */
-#define THREADS_DEFAULT 1
-
 /* ---- what the transports report -------------------------------------------------------------- */
 
 void fuse_export_became_ready(struct fuse_export *export, int error)
@@ -122,8 +119,11 @@ static int start_ring(struct fuse_export *export, struct hws_error *err)
     return 0;
 }
 
+/* Reading /dev/fuse, a second thread costs CPU time and gains little; rings have a thread a CPU. */
 static int start_others(struct fuse_export *export, struct hws_error *err)
 {
+    if (export->over_ring && !export->threads_chosen)
+        export->channel_count = fuse_ring_threads();
     for (unsigned i = 1; i < export->channel_count; i++) {
         int r = fuse_device_clone(export->channel[0].fd, &export->channel[i].fd);
         if (r < 0)
@@ -180,7 +180,8 @@ static struct fuse_export *export_new(struct block_root *root,
     export->uid = options->uid;
     export->gid = options->gid;
     export->transport = options->transport;
-    export->channel_count = options->threads ? options->threads : THREADS_DEFAULT;
+    export->channel_count = MAX(options->threads, 1U);
+    export->threads_chosen = options->threads != 0;
     export->ended_fn = options->ended;
     export->ended_arg = options->ended_arg;
     for (unsigned i = 0; i < FUSE_THREADS_MAX; i++)

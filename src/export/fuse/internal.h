@@ -5,6 +5,7 @@
  *   mount.c       /dev/fuse, mount point, mount and unmount (blocking calls, on worker threads)
  *   device.c      transport: read and write on /dev/fuse
  *   ring.c        transport: io_uring commands
+ *   affinity.c    on which CPUs the threads run
  *   operations.c  what each request does; knows nothing of transports
  *
  * Threads: a channel belongs to one queue thread. fuse_export is written by the controlling
@@ -19,6 +20,7 @@
 #include "export/fuse/fuse.h"
 #include "rt/sync.h"
 #include "wire/fuse/fuse.h"
+#include <sched.h>
 #include <stdatomic.h>
 
 /** Largest READ and WRITE, and its pages; the kernel's own default ceiling. */
@@ -74,6 +76,7 @@ struct fuse_export {
     uint64_t device_id; /* st_dev of the mount, to recognise it */
     bool mounted;
     unsigned channel_count;
+    bool threads_chosen; /* by the caller; else by what measured best */
     struct fuse_channel channel[FUSE_THREADS_MAX];
 
     struct rt_mutex guard; /* of everything below */
@@ -106,10 +109,25 @@ HWS_MUST_CHECK int fuse_device_start(struct fuse_channel *channel);
 /** Once its queue has ended. */
 void fuse_device_free(struct fuse_channel *channel);
 
+/* affinity.c: all on the thread that they are about */
+
+struct fuse_affinity {
+    cpu_set_t allowed; /* what the thread started with */
+    bool usable, bound;
+};
+
+void fuse_affinity_init(struct fuse_affinity *a);
+void fuse_affinity_bind(struct fuse_affinity *a, unsigned first_cpu, unsigned count);
+void fuse_affinity_release(struct fuse_affinity *a);
+/** Where the thread @pid of this pid name space ran last; -1 when that cannot be told. */
+int fuse_cpu_of_thread(uint32_t pid);
+
 /* ring.c */
 
 /** Can this runtime and kernel carry ring commands at all? @fd an unmounted /dev/fuse. */
 bool co_fuse_ring_works(int fd);
+/** How many threads serve the CPUs of this host best. */
+unsigned fuse_ring_threads(void);
 /** Registers the entries of the CPUs that fall to @channel. */
 HWS_MUST_CHECK int fuse_ring_start(struct fuse_channel *channel);
 void fuse_ring_free(struct fuse_channel *channel);

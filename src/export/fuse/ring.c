@@ -22,6 +22,9 @@
 
 #define CPUS_MAX 4096
 
+/** More threads than this only where the caller asks for them. */
+#define THREADS_DEFAULT_MAX 8
+
 /** An entry's payload buffer shrinks back to this at the first small request after a large one. */
 #define PAYLOAD_KEEP_BYTES 65536
 
@@ -129,20 +132,41 @@ static void co_entry(void *arg)
 /* ---- life
  * ------------------------------------------------------------------------------------------ */
 
-static unsigned queues_of(const struct fuse_channel *channel, unsigned cpus)
+/* Neighbouring CPUs, which share caches, fall to one thread. */
+static unsigned first_queue(const struct fuse_export *export, unsigned index, unsigned cpus)
 {
-    unsigned threads = channel->export->channel_count;
-    return cpus / threads + (channel->index < cpus % threads);
+    return (unsigned)((uint64_t)index * cpus / export->channel_count);
+}
+
+unsigned fuse_ring_threads(void)
+{
+    return MIN(possible_cpus(), (unsigned)THREADS_DEFAULT_MAX);
+}
+
+/* The thread stays on the CPUs whose requests it serves; see affinity.c. */
+static void co_stay(void *arg)
+{
+    const struct fuse_channel *channel = arg;
+    unsigned cpus = possible_cpus();
+    unsigned first = first_queue(channel->export, channel->index, cpus);
+    unsigned next = first_queue(channel->export, channel->index + 1, cpus);
+    struct fuse_affinity affinity;
+    fuse_affinity_init(&affinity);
+    fuse_affinity_bind(&affinity, first, next - first);
 }
 
 int fuse_ring_start(struct fuse_channel *channel)
 {
-    unsigned cpus = possible_cpus(), threads = channel->export->channel_count;
-    unsigned queues = queues_of(channel, cpus);
+    unsigned cpus = possible_cpus();
+    unsigned first = first_queue(channel->export, channel->index, cpus);
+    unsigned queues = first_queue(channel->export, channel->index + 1, cpus) - first;
     unsigned each = queues ? MAX(FUSE_RING_ENTRIES / queues, 1U) : 0;
     unsigned count = queues * each;
     if (count == 0)
         return 0;
+    int r = rt_spawn(channel->queue, co_stay, channel);
+    if (r < 0)
+        return r;
     struct fuse_ring *ring = calloc(1, sizeof(*ring) + count * sizeof(struct entry));
     if (!ring)
         return -ENOMEM;
@@ -159,11 +183,11 @@ int fuse_ring_start(struct fuse_channel *channel)
     for (unsigned i = 0; i < count; i++) {
         struct entry *e = &ring->entry[i];
         e->ring = ring;
-        e->queue = (uint16_t)(channel->index + (i % queues) * threads);
+        e->queue = (uint16_t)(first + i % queues);
         e->payload = ring->payloads + (size_t)i * FUSE_PAYLOAD_BYTES;
         e->buffers[0] = (struct iovec){&e->headers, sizeof(e->headers)};
         e->buffers[1] = (struct iovec){e->payload, FUSE_PAYLOAD_BYTES};
-        int r = rt_spawn(channel->queue, co_entry, e);
+        r = rt_spawn(channel->queue, co_entry, e);
         if (r < 0)
             return r;
     }
