@@ -83,10 +83,16 @@ static bool is_our_mount(const char *path)
     return found;
 }
 
+/* What a mount whose server is gone answers; the second while the kernel still takes it apart. */
+static bool is_dead(int error)
+{
+    return error == ENOTCONN || error == ECONNABORTED;
+}
+
 static int check_mount_point(const struct mount_work *w)
 {
     struct stat st;
-    if (stat(w->path, &st) < 0 && errno == ENOTCONN && is_our_mount(w->path))
+    if (stat(w->path, &st) < 0 && is_dead(errno) && is_our_mount(w->path))
         (void)umount2(w->path, MNT_DETACH); /* left behind by a server that was killed */
     if (stat(w->path, &st) < 0)
         return hws_fail_errno(w->err, errno,
@@ -136,7 +142,7 @@ static int unmount_blocking(void *arg)
     int r = path_device(w->path, &device);
     if (r == 0 && w->device_id && device != w->device_id)
         return 0; /* gone, or covered by another mount that is none of our business */
-    if (r < 0 && r != -ENOTCONN)
+    if (r < 0 && !is_dead(-r))
         return r == -ENOENT ? 0 : r;
     if (umount2(w->path, UMOUNT_NOFOLLOW | (w->force ? MNT_FORCE | MNT_DETACH : 0)) < 0)
         return errno == EINVAL || errno == ENOENT ? 0 : -errno;
