@@ -111,6 +111,7 @@ struct user {
     struct block_root *root;
     struct co_group *group;
     unsigned requests, done;
+    _Atomic unsigned shares;
 };
 
 static void run_user(void *arg)
@@ -311,13 +312,25 @@ static void statistics_count_every_request_once(void **state)
 #define THREADS  4
 #define REQUESTS 2000
 
+/* 100 bytes each, so that writers of different threads share blocks. */
+static void write_share(struct block_root *root, unsigned share)
+{
+    uint8_t buffer[100];
+    struct iovec iov;
+    memset(buffer, (int)share + 1, sizeof(buffer));
+    assert_int_equal(co_root_write(root, 8192 + share * 100, sgl_one(&iov, buffer, 100), 0), 0);
+}
+
 static void run_thread_user(void *arg)
 {
     struct user *user = arg;
+    unsigned share = atomic_fetch_add(&user->shares, 1);
     for (unsigned i = 0; i < REQUESTS; i++) {
         assert_int_equal(read_byte(user->root, i), 0);
         if (i % 16 == 0)
             assert_int_equal(co_root_flush(user->root), 0);
+        if (i % 4 == 0)
+            write_share(user->root, share);
     }
     co_group_done(user->group);
 }
@@ -330,7 +343,7 @@ static void check_threads(void *arg)
     struct co_group group;
     test_disk_new("d", SIZE)->limits = (struct block_limits){.request_alignment = 512};
     struct block_root *root = root_on("raw:file:d", &(struct block_root_options){0});
-    struct user user = {root, &group, 0};
+    struct user user = {.root = root, .group = &group};
     co_group_init(&group);
     co_group_add(&group, THREADS * 4);
     for (unsigned i = 0; i < THREADS; i++) {
@@ -350,6 +363,8 @@ static void check_threads(void *arg)
         co_queue_stop(queues[i]);
     block_root_stats(root, &stats);
     assert_int_equal(stats.operations[BLOCK_OP_READ], THREADS * 4 * REQUESTS);
+    for (unsigned i = 0; i < THREADS * 4 * 100; i++)
+        assert_int_equal(read_byte(root, 8192 + i), i / 100 + 1);
     co_group_destroy(&group);
     assert_int_equal(co_block_root_free(root, NULL), 0);
 }

@@ -32,12 +32,13 @@ struct test_disk *test_disk_new(const char *name, size_t size)
         while (disks[free_index])
             free_index++;
         assert(free_index < TEST_DISKS);
-        disk = disks[free_index] = malloc(sizeof(*disk));
+        disk = disks[free_index] = calloc(1, sizeof(*disk));
         assert(disk);
-        *disk = (struct test_disk){0};
     }
     free(disk->bytes);
-    *disk = (struct test_disk){.size = size, .capacity = size + 1};
+    memset(disk, 0, sizeof(*disk));
+    disk->size = size;
+    disk->capacity = size + 1;
     snprintf(disk->name, sizeof(disk->name), "%s", name);
     disk->bytes = calloc(1, disk->capacity);
     assert(disk->bytes);
@@ -61,7 +62,8 @@ static void grow(struct test_disk *disk, size_t size)
         memset(disk->bytes + disk->capacity, 0, size - disk->capacity);
         disk->capacity = size;
     }
-    disk->size = MAX(disk->size, size);
+    if (size > disk->size)
+        disk->size = size;
 }
 
 /* ---- file
@@ -126,7 +128,8 @@ static void assert_contract(struct block_node *node, uint64_t offset, uint64_t l
     uint64_t alignment = MAX(disk->limits.request_alignment, 1u);
     assert(length > 0 && offset % alignment == 0);
     assert(max == 0 || length <= max);
-    disk->longest = MAX(disk->longest, (size_t)length);
+    if (length > disk->longest)
+        disk->longest = (size_t)length;
     if (disk->delay_ns)
         co_sleep_ns(disk->delay_ns);
 }

@@ -35,8 +35,9 @@ struct test_disk {
     int set_read_only_errors;
 
     /* what it saw */
-    unsigned opens, reads, writes, zeroes, discards, flushes, fua_writes, creates, removes;
-    size_t longest;
+    _Atomic unsigned opens, reads, writes, zeroes, discards, flushes, fua_writes;
+    unsigned creates, removes;
+    _Atomic size_t longest;
     char beneath[TEST_NAME_BYTES];
     bool read_only, closed;
 };
