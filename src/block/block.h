@@ -12,8 +12,8 @@
  *     block_node  file      backend driver:  bytes from somewhere
  *
  * Offsets and lengths are bytes. Data-path calls return 0 or a negative errno. Any queue thread may
- * issue requests on a node; structural changes (open, close, resize, replace) come from one coroutine
- * at a time, the one that controls the graph.
+ * issue requests on a node; structural changes (open, close, resize, replace) come from one
+ * coroutine at a time, the one that controls the graph.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -75,7 +75,8 @@ struct block_policy {
  *   qcow2:file:/a/b.qcow2     drivers named, outermost first
  *   /a/b.qcow2 or b.qcow2     a plain path: {"driver": <probe>, "file": {"driver": "file", ...}}
  *   file:///a/b, null://1G    a URI: the scheme is the driver
- *   json:{...} or {...}       {"driver": "qcow2", "file": {...}, "backing": {...}|null, option: value}
+ *   json:{...} or {...}       {"driver": "qcow2", "file": {...}, "backing": {...}|null, option:
+ * value}
  * @format NULL, or the driver to put on top of a plain path or URI ("raw" included).
  * @ret a new reference: json_decref().
  */
@@ -120,14 +121,15 @@ HWS_MUST_CHECK int co_block_info(struct block_node *node, json_t **ret, struct h
 /* ---- requests on a node ---------------------------------------------------------------------- */
 
 enum block_request_flags {
-    BLOCK_FUA = 1 << 0,       /* durable before it completes */
-    BLOCK_MAY_UNMAP = 1 << 1, /* write-zeroes may deallocate */
+    BLOCK_FUA = 1 << 0,         /* durable before it completes */
+    BLOCK_MAY_UNMAP = 1 << 1,   /* write-zeroes may deallocate */
     BLOCK_NO_FALLBACK = 1 << 2, /* write-zeroes: -ENOTSUP rather than writing zeroes slowly */
 };
 
 /*
  * The core checks the range, splits at the driver's limits, pads what is not aligned, and emulates
- * what the driver has not got. Requests past the end: -EINVAL (reads and writes of 0 bytes succeed).
+ * what the driver has not got. Requests past the end: -EINVAL (reads and writes of 0 bytes
+ * succeed).
  */
 HWS_MUST_CHECK int co_block_read(struct block_node *node, uint64_t offset, struct sgl buffer,
                                  unsigned flags);
@@ -141,19 +143,19 @@ HWS_MUST_CHECK int co_block_discard(struct block_node *node, uint64_t offset, ui
 HWS_MUST_CHECK int co_block_flush(struct block_node *node);
 
 enum block_status_flags {
-    BLOCK_STATUS_DATA = 1 << 0,       /* the bytes are stored somewhere */
-    BLOCK_STATUS_ZERO = 1 << 1,       /* reads as zeroes */
-    BLOCK_STATUS_ALLOCATED = 1 << 2,  /* this layer answers; else look at the backing node */
-    BLOCK_STATUS_MAPPED = 1 << 3,     /* `file` and `host_offset` are valid */
+    BLOCK_STATUS_DATA = 1 << 0,      /* the bytes are stored somewhere */
+    BLOCK_STATUS_ZERO = 1 << 1,      /* reads as zeroes */
+    BLOCK_STATUS_ALLOCATED = 1 << 2, /* this layer answers; else look at the backing node */
+    BLOCK_STATUS_MAPPED = 1 << 3,    /* `file` and `host_offset` are valid */
     BLOCK_STATUS_COMPRESSED = 1 << 4,
 };
 
 struct block_extent {
     uint64_t length; /* > 0 */
     unsigned flags;
-    uint64_t host_offset;          /* where the bytes lie in `file` */
+    uint64_t host_offset; /* where the bytes lie in `file` */
     const struct block_node *file;
-    unsigned depth;                /* layers below the asked node that answered; 0: itself */
+    unsigned depth; /* layers below the asked node that answered; 0: itself */
 };
 
 /** What lies at @offset: one extent of at most @length bytes, looking into this layer only. */
@@ -164,8 +166,8 @@ HWS_MUST_CHECK int co_block_status_chain(struct block_node *node, uint64_t offse
                                          struct block_extent *ret);
 
 /**
- * Copies @length bytes inside the storage (reflink, copy_file_range, server-side copy), as far as it
- * goes; both ranges must lie inside their nodes. Formats pass it on where their clusters allow.
+ * Copies @length bytes inside the storage (reflink, copy_file_range, server-side copy), as far as
+ * it goes; both ranges must lie inside their nodes. Formats pass it on where their clusters allow.
  * @ret_copied bytes copied, also on failure; the rest is the caller's to read and write.
  * @return 0 when all was copied, -ENOTSUP where no offload is possible, or another -errno.
  */
@@ -177,7 +179,8 @@ HWS_MUST_CHECK int co_block_copy_range(struct block_node *from, uint64_t from_of
 HWS_MUST_CHECK int co_block_resize(struct block_node *node, uint64_t size_bytes,
                                    struct hws_error *err);
 
-/* ---- making and checking images ---------------------------------------------------------------- */
+/* ---- making and checking images ----------------------------------------------------------------
+ */
 
 /**
  * Makes an image: @options {"driver": "qcow2", "file": {...}, "size": ..., option: value}. Existing
@@ -202,7 +205,8 @@ struct block_check {
 HWS_MUST_CHECK int co_block_check(struct block_node *node, unsigned repair,
                                   struct block_check *check, struct hws_error *err);
 
-/* ---- drivers ------------------------------------------------------------------------------------ */
+/* ---- drivers ------------------------------------------------------------------------------------
+ */
 
 /**
  * Hands the table of all drivers to the core, once, at the start of the program and before anything
@@ -214,10 +218,17 @@ void block_drivers_register(const struct block_driver *const *table);
 const struct block_driver *const *block_drivers(void);
 const struct block_driver *block_driver_find(const char *name);
 
-/* ---- roots ----------------------------------------------------------------------------------------- */
+/* ---- roots
+ * ----------------------------------------------------------------------------------------- */
 
-enum block_op { BLOCK_OP_READ, BLOCK_OP_WRITE, BLOCK_OP_ZERO, BLOCK_OP_DISCARD, BLOCK_OP_FLUSH,
-                BLOCK_OPS };
+enum block_op {
+    BLOCK_OP_READ,
+    BLOCK_OP_WRITE,
+    BLOCK_OP_ZERO,
+    BLOCK_OP_DISCARD,
+    BLOCK_OP_FLUSH,
+    BLOCK_OPS
+};
 
 /** Counters of one root; summed over its queues by block_root_stats(). */
 struct block_stats {
@@ -246,7 +257,8 @@ int co_block_root_free(struct block_root *root, struct hws_error *err);
 struct block_node *block_root_node(const struct block_root *root);
 uint64_t block_root_size(const struct block_root *root);
 
-/* Requests of users. They wait while the root is drained, are counted, and follow the root's modes. */
+/* Requests of users. They wait while the root is drained, are counted, and follow the root's modes.
+ */
 HWS_MUST_CHECK int co_root_read(struct block_root *root, uint64_t offset, struct sgl buffer,
                                 unsigned flags);
 HWS_MUST_CHECK int co_root_write(struct block_root *root, uint64_t offset, struct sgl buffer,
@@ -259,8 +271,8 @@ HWS_MUST_CHECK int co_root_status(struct block_root *root, uint64_t offset, uint
                                   struct block_extent *ret);
 
 /**
- * Stops new requests and waits for those in flight. Nests. Requests that arrive meanwhile wait until
- * the last co_root_undrain().
+ * Stops new requests and waits for those in flight. Nests. Requests that arrive meanwhile wait
+ * until the last co_root_undrain().
  */
 void co_root_drain(struct block_root *root);
 void co_root_undrain(struct block_root *root);
@@ -270,10 +282,10 @@ HWS_MUST_CHECK int co_root_resize(struct block_root *root, uint64_t size_bytes,
                                   struct hws_error *err);
 
 /**
- * Takes an overlay snapshot of a live chain: drains and flushes, then @overlay, which was created with
- * the present top as its backing file and opened with BLOCK_OPEN_NO_BACKING, becomes the top, and the
- * old top its backing child, read-only. @overlay's reference passes to the root on success. On failure
- * the chain is as it was.
+ * Takes an overlay snapshot of a live chain: drains and flushes, then @overlay, which was created
+ * with the present top as its backing file and opened with BLOCK_OPEN_NO_BACKING, becomes the top,
+ * and the old top its backing child, read-only. @overlay's reference passes to the root on success.
+ * On failure the chain is as it was.
  */
 HWS_MUST_CHECK int co_root_push(struct block_root *root, struct block_node *overlay,
                                 struct hws_error *err);

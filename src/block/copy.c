@@ -35,6 +35,21 @@ static int co_find_storage(struct block_node **node, uint64_t *offset, uint64_t 
     return -ENOTSUP;
 }
 
+/* One call of the driver, kept apart from writes that rewrite a block of the target. */
+static int64_t co_call_copy(struct block_node *from, uint64_t from_offset, struct block_node *to,
+                            uint64_t to_offset, uint64_t length)
+{
+    struct serial_entry entry = {.start = to_offset, .end = to_offset + length};
+    bool serial = to->limits.request_alignment > 1;
+    if (serial)
+        co_serial_begin(&to->core->serial, &entry);
+    int64_t copied = to->driver->co_copy_range(from, from_offset, to, to_offset, length);
+    node_mark_dirty(to);
+    if (serial)
+        serial_end(&to->core->serial, &entry);
+    return copied;
+}
+
 int co_block_copy_range(struct block_node *from, uint64_t from_offset, struct block_node *to,
                         uint64_t to_offset, uint64_t length, uint64_t *ret_copied)
 {
@@ -52,8 +67,7 @@ int co_block_copy_range(struct block_node *from, uint64_t from_offset, struct bl
         int r = co_find_storage(&storage, &offset, &piece);
         if (r < 0)
             return r;
-        int64_t copied =
-            to->driver->co_copy_range(storage, offset, to, to_offset + *ret_copied, piece);
+        int64_t copied = co_call_copy(storage, offset, to, to_offset + *ret_copied, piece);
         if (copied < 0)
             return (int)copied;
         assert(copied > 0 && (uint64_t)copied <= piece);

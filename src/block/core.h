@@ -176,6 +176,8 @@ size_t request_next_length(const struct block_node *node, uint64_t offset, struc
 
 HWS_MUST_CHECK int co_read_checked(struct block_node *node, uint64_t offset, struct sgl buffer,
                                    unsigned flags);
+/** A request that is direct already; may end at node_end(). */
+HWS_MUST_CHECK int co_read_aligned(struct block_node *node, uint64_t offset, struct sgl buffer);
 HWS_MUST_CHECK int co_write_checked(struct block_node *node, uint64_t offset, struct sgl buffer,
                                     unsigned flags);
 /** Writes zeroes as data. */

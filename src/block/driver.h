@@ -4,10 +4,10 @@
  *
  * The core calls a driver only with requests that are inside the node's size, aligned to its limits
  * and no larger than them, never with length 0, never with a flag that the driver does not support,
- * and never writes on a read-only node. Drivers assert nothing of this again. Two widenings, both for
- * what lies below formats: where size_bytes is no multiple of request_alignment, the last request may
- * end at the size rounded up (reads give zeroes there); and writes to a driver that `grows` may go
- * past the end.
+ * and never writes on a read-only node. Drivers assert nothing of this again. Two widenings, both
+ * for what lies below formats: where size_bytes is no multiple of request_alignment, the last
+ * request may end at the size rounded up (reads give zeroes there); and writes to a driver that
+ * `grows` may go past the end.
  *
  * Depth. Chains have up to BLOCK_DEPTH_MAX layers and coroutine stacks are small, so nothing walks
  * backing files by recursion: co_block_open_named() only notes a backing file, which the core opens
@@ -40,25 +40,27 @@ struct block_limits {
 
 struct block_node {
     const struct block_driver *driver;
-    void *state;    /* the driver's, allocated zeroed by the core (state_bytes), freed after co_close */
-    char *filename; /* path, or a short description; set by the core before co_open, may be replaced */
+    void
+        *state; /* the driver's, allocated zeroed by the core (state_bytes), freed after co_close */
+    char *filename; /* path, or a short description; set by the core before co_open, may be replaced
+                     */
     _Atomic uint64_t size_bytes; /* set by co_open, changed by co_resize */
     struct block_limits limits;
     unsigned write_flags; /* enum block_request_flags that co_write takes; the core emulates FUA */
     unsigned zero_flags;  /* the same for co_write_zeroes */
     bool read_only;
-    bool check_only;      /* opened for check/repair: tolerate what the checker is there to find */
-    unsigned open_flags;  /* enum block_open_flags */
+    bool check_only;     /* opened for check/repair: tolerate what the checker is there to find */
+    unsigned open_flags; /* enum block_open_flags */
     struct block_node *child[BLOCK_ROLES]; /* BACKING: NULL in co_open; may change while drained */
     const char *beneath; /* not NULL: the file must resolve below this folder (rt_open.beneath);
                             set by the core for files that images name */
     struct block_context *context; /* shared by the whole graph: policy, cache budget */
-    struct block_core *core;       /* the core's own: references, serialised requests, permissions */
+    struct block_core *core; /* the core's own: references, serialised requests, permissions */
 };
 
 /*
- * What a read of one layer left to the layers below. More holes than fit are no error: the core asks
- * again from the first one that did not.
+ * What a read of one layer left to the layers below. More holes than fit are no error: the core
+ * asks again from the first one that did not.
  */
 #define BLOCK_HOLES 16
 
@@ -78,8 +80,8 @@ struct block_driver {
     const char *name;
     const char *help; /* one line */
     enum block_kind kind;
-    bool needs_file;  /* the description must have a "file" child; opened before co_open */
-    bool grows;       /* backends: co_write past the end makes it longer; the core updates size_bytes */
+    bool needs_file; /* the description must have a "file" child; opened before co_open */
+    bool grows; /* backends: co_write past the end makes it longer; the core updates size_bytes */
     /* The option that takes the text after "name:" ("filename" of file:/a/b, "size" of null://1G);
        NULL: it has no such form. Backends only */
     const char *text_option;
@@ -94,8 +96,8 @@ struct block_driver {
 
     /**
      * Opens. @options points to a parsed struct of the `options` table, valid during the call.
-     * node->child[BLOCK_FILE] is open where needs_file. Sets size_bytes and limits. On failure frees
-     * what it took (not node->state, not the children).
+     * node->child[BLOCK_FILE] is open where needs_file. Sets size_bytes and limits. On failure
+     * frees what it took (not node->state, not the children).
      */
     int (*co_open)(struct block_node *node, const void *options, struct hws_error *err);
     /** Writes back and marks clean where writable, frees what co_open took, whatever happens. */
@@ -107,8 +109,8 @@ struct block_driver {
      * block_hole() for each range that the layer below answers, in ascending order. It leaves the
      * bytes of holes alone; without a backing node the core zeroes them.
      */
-    int (*co_read_layer)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags,
-                         struct block_holes *holes);
+    int (*co_read_layer)(struct block_node *node, uint64_t offset, struct sgl buffer,
+                         unsigned flags, struct block_holes *holes);
     int (*co_write)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags);
     /* NULL: the core writes zeroes. -ENOTSUP: the core writes zeroes for this request. */
     int (*co_write_zeroes)(struct block_node *node, uint64_t offset, uint64_t length,
@@ -137,21 +139,22 @@ struct block_driver {
     /** Adds the driver's own members to @info. */
     int (*co_info)(struct block_node *node, json_t *info, struct hws_error *err);
 
-    /** A live push changes roles: the node loses or regains the right to write. Writes back first. */
+    /** A live push changes roles: the node loses or regains the right to write. Writes back first.
+     */
     int (*co_set_read_only)(struct block_node *node, bool read_only, struct hws_error *err);
 };
 
 /*
  * Backends create and open their own storage: `co_create` gets file == NULL and makes the file that
- * its create options name. Their create table holds the open options too, and `overwrite`, a bool that
- * the core fills in. It returns 1 where the file is new, so that the core calls co_remove when a later
- * step fails, and 0 where it replaced the content of one. Formats get the opened, writable, empty
- * file.
+ * its create options name. Their create table holds the open options too, and `overwrite`, a bool
+ * that the core fills in. It returns 1 where the file is new, so that the core calls co_remove when
+ * a later step fails, and 0 where it replaced the content of one. Formats get the opened, writable,
+ * empty file.
  */
 
 /**
- * Backends: tells what storage @node is, after co_stat and before the file is locked. Refuses (-ELOOP)
- * storage that a node above uses already: an image that backs itself.
+ * Backends: tells what storage @node is, after co_stat and before the file is locked. Refuses
+ * (-ELOOP) storage that a node above uses already: an image that backs itself.
  */
 HWS_MUST_CHECK int block_identify(struct block_node *node, uint64_t device, uint64_t inode,
                                   struct hws_error *err);
@@ -161,17 +164,17 @@ const struct block_policy *block_policy_of(const struct block_node *node);
 
 /**
  * Opens the file that an image names, as child @role of @node: resolves @name against the folder of
- * @node's own file, holds it to the policy, refuses loops and chains past BLOCK_DEPTH_MAX. Called in
- * co_open. BLOCK_DATA is open on return, with the rights of BLOCK_FILE; BLOCK_BACKING is only noted,
- * opened read-only by the core once co_open has returned, and left out with BLOCK_OPEN_NO_BACKING or
- * where the description gives (or, with null, denies) a backing node itself.
+ * @node's own file, holds it to the policy, refuses loops and chains past BLOCK_DEPTH_MAX. Called
+ * in co_open. BLOCK_DATA is open on return, with the rights of BLOCK_FILE; BLOCK_BACKING is only
+ * noted, opened read-only by the core once co_open has returned, and left out with
+ * BLOCK_OPEN_NO_BACKING or where the description gives (or, with null, denies) a backing node
+ * itself.
  * @format the driver that the image records, or NULL: then the format is probed, and a file without
  * a known header is refused (raw is never found by probing), with a hint on what to do. A data file
  * without a format is opened as plain storage.
  */
 HWS_MUST_CHECK int co_block_open_named(struct block_node *node, enum block_role role,
-                                       const char *name, const char *format,
-                                       struct hws_error *err);
+                                       const char *name, const char *format, struct hws_error *err);
 
 /**
  * Reads from a child that may be shorter than its parent (a backing file, or a container file whose

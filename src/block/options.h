@@ -22,25 +22,25 @@ enum option_type {
 struct option_desc {
     const char *name;
     enum option_type type;
-    size_t offset;              /* of the field in the driver's option struct */
-    const char *help;           /* one line, no full stop */
-    const char *default_text;   /* NULL: zero / NULL / required, as `required` says */
+    size_t offset;            /* of the field in the driver's option struct */
+    const char *help;         /* one line, no full stop */
+    const char *default_text; /* NULL: zero / NULL / required, as `required` says */
     bool required;
     uint64_t min, max;          /* OPTION_UINT and OPTION_SIZE; max 0: no upper bound */
     const char *const *choices; /* OPTION_ENUM, NULL-terminated */
 };
 
 /** Ends a table. */
-#define OPTION_END                                                                                 \
-    {                                                                                              \
-        0                                                                                          \
+#define OPTION_END \
+    {              \
+        0          \
     }
 
 /**
  * Fills @out (zeroed by this function, @out_bytes long) from the members of @object, strings and
- * native JSON types alike. Members that the table does not know are errors that list the known ones;
- * members in @ignore (NULL-terminated, may be NULL) are passed over. @owner names the driver in
- * messages. On failure nothing is left allocated.
+ * native JSON types alike. Members that the table does not know are errors that list the known
+ * ones; members in @ignore (NULL-terminated, may be NULL) are passed over. @owner names the driver
+ * in messages. On failure nothing is left allocated.
  */
 HWS_MUST_CHECK int options_parse(const struct option_desc *table, const json_t *object,
                                  const char *const *ignore, const char *owner, void *out,

@@ -190,6 +190,11 @@ static __attribute__((noinline)) int read_in_pieces(struct block_node *node, uin
     return 0;
 }
 
+int co_read_aligned(struct block_node *node, uint64_t offset, struct sgl buffer)
+{
+    return read_direct(node, offset, buffer, 0);
+}
+
 int co_read_checked(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
 {
     if (likely(request_is_direct(node, offset, buffer)))

@@ -165,6 +165,35 @@ static void check_overlap(void *arg)
     assert_int_equal(co_block_close(node, NULL), 0);
 }
 
+/* As a format appends to its file: no writer knows how far the others are. */
+static void check_append(void *arg)
+{
+    struct test_disk *disk = test_disk_new("d", 1000);
+    disk->limits = (struct block_limits){.request_alignment = 4096};
+    disk->delay_ns = 1000;
+    struct block_node *node = test_open("file:d", BLOCK_OPEN_WRITE);
+    struct writer writers[64];
+    struct co_group group;
+    co_group_init(&group);
+    co_group_add(&group, 64);
+    for (unsigned i = 0; i < 64; i++) {
+        writers[i] = (struct writer){node, &group, 1000 + i * 777, 777, (uint8_t)(i + 1)};
+        assert_int_equal(rt_spawn(NULL, run_writer, &writers[i]), 0);
+    }
+    co_group_wait(&group);
+    assert_bytes(node, 0, 1000, 0);
+    for (unsigned i = 0; i < 64; i++)
+        assert_bytes(node, 1000 + i * 777, 777, (uint8_t)(i + 1));
+    assert_int_equal(block_size(node), 1000 + 64 * 777);
+    co_group_destroy(&group);
+    assert_int_equal(co_block_close(node, NULL), 0);
+}
+
+static void writers_that_make_a_file_longer_do_not_undo_each_other(void **state)
+{
+    test_run(check_append, NULL);
+}
+
 static void writers_that_share_a_block_do_not_undo_each_other(void **state)
 {
     test_run(check_overlap, NULL);
@@ -468,6 +497,7 @@ int main(void)
         cmocka_unit_test(requests_outside_the_node_and_writes_on_read_only_ones_are_refused),
         cmocka_unit_test(any_alignment_and_limit_gives_the_same_bytes),
         cmocka_unit_test(writers_that_share_a_block_do_not_undo_each_other),
+        cmocka_unit_test(writers_that_make_a_file_longer_do_not_undo_each_other),
         cmocka_unit_test(fua_is_the_drivers_or_a_flush),
         cmocka_unit_test(flushes_are_merged_and_failures_told_to_all),
         cmocka_unit_test(zeroes_and_discards_are_cut_to_what_the_driver_takes),

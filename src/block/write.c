@@ -15,11 +15,18 @@ static inline int call_write(struct block_node *node, uint64_t offset, struct sg
     return r;
 }
 
-/* Reads one block that a write covers in part; past the end there are zeroes. */
+/*
+ * Reads one block that a write covers in part; past the end there are zeroes. Straight from the
+ * driver: the caller holds a bounce buffer, and must not wait for a second one of the same node.
+ */
 static int read_block(struct block_node *node, uint64_t offset, char *block)
 {
+    size_t length = node->limits.request_alignment;
     struct iovec iov;
-    return co_block_read_padded(node, offset, sgl_one(&iov, block, node->limits.request_alignment));
+    if (offset < block_size(node))
+        return co_read_aligned(node, offset, sgl_one(&iov, block, length));
+    memset(block, 0, length);
+    return 0;
 }
 
 /* Writes at most BOUNCE_BYTES, padding included, through a bounce buffer. */
@@ -64,22 +71,6 @@ static __attribute__((noinline)) int write_in_pieces(struct block_node *node, ui
     return 0;
 }
 
-static int write_aligned_node(struct block_node *node, uint64_t offset, struct sgl buffer,
-                              unsigned flags)
-{
-    uint64_t alignment = node->limits.request_alignment;
-    struct serial_entry entry = {
-        .start = align_down(offset, alignment),
-        .end = align_up(offset + buffer.length, alignment),
-        .rewrites = !is_aligned(offset | buffer.length, alignment),
-    };
-    co_serial_begin(&node->core->serial, &entry);
-    int r = request_is_direct(node, offset, buffer) ? call_write(node, offset, buffer, flags)
-                                                    : write_in_pieces(node, offset, buffer, flags);
-    serial_end(&node->core->serial, &entry);
-    return r;
-}
-
 /* A driver that grows has a new end, when the write went past the old one. */
 static void grow_to(struct block_node *node, uint64_t end)
 {
@@ -88,19 +79,38 @@ static void grow_to(struct block_node *node, uint64_t end)
         ;
 }
 
+static int write_fitted(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
+{
+    int r = likely(request_is_direct(node, offset, buffer))
+                ? call_write(node, offset, buffer, flags)
+                : write_in_pieces(node, offset, buffer, flags);
+    if (r == 0 && node->driver->grows)
+        grow_to(node, offset + buffer.length);
+    return r;
+}
+
+/* The new end is set before the next writer may read this block back. */
+static int write_serialised(struct block_node *node, uint64_t offset, struct sgl buffer,
+                            unsigned flags)
+{
+    uint64_t alignment = node->limits.request_alignment;
+    struct serial_entry entry = {
+        .start = align_down(offset, alignment),
+        .end = align_up(offset + buffer.length, alignment),
+        .rewrites = !is_aligned(offset | buffer.length, alignment),
+    };
+    co_serial_begin(&node->core->serial, &entry);
+    int r = write_fitted(node, offset, buffer, flags);
+    serial_end(&node->core->serial, &entry);
+    return r;
+}
+
 int co_write_checked(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
 {
     bool flush = (flags & BLOCK_FUA) && !(node->write_flags & BLOCK_FUA);
-    int r;
     flags &= node->write_flags;
-    if (node->limits.request_alignment > 1)
-        r = write_aligned_node(node, offset, buffer, flags);
-    else if (likely(request_is_direct(node, offset, buffer)))
-        r = call_write(node, offset, buffer, flags);
-    else
-        r = write_in_pieces(node, offset, buffer, flags);
-    if (r == 0 && node->driver->grows)
-        grow_to(node, offset + buffer.length);
+    int r = node->limits.request_alignment > 1 ? write_serialised(node, offset, buffer, flags)
+                                               : write_fitted(node, offset, buffer, flags);
     if (r == 0 && flush)
         r = co_block_flush(node);
     return r;
