@@ -9,8 +9,10 @@
 
 #include "rt/co.h"
 
-/* ---- files (real_file.c) ------------------------------------------------------------------------
- */
+/* ---- files (real_file.c) ------------------------------------------------------------------- */
+
+/* Queues of a process that may register files with their rings; others use descriptors. */
+#define REAL_FILE_RINGS 16
 
 struct real_file {
     struct rt_file file;
@@ -20,6 +22,11 @@ struct real_file {
     bool in_memory;              /* tmpfs and the like: system calls do not wait for a disk */
     _Atomic bool nowait_refused; /* RWF_NOWAIT: not on this file system */
     _Atomic bool locked;         /* rt_file_lock() took something */
+    _Atomic unsigned rings;      /* bit n: ring[n].slot is set */
+    struct real_file_ring {
+        uint16_t slot; /* of the file in ring n, from 1; 0: not registered */
+        uint16_t uses; /* by ring n's thread only */
+    } ring[REAL_FILE_RINGS];
 };
 
 static inline struct real_file *real_file(struct rt_file *file)
@@ -30,12 +37,14 @@ static inline struct real_file *real_file(struct rt_file *file)
 /** Carries out @io by blocking system calls. @return its result. Any thread. */
 int64_t real_file_perform(struct rt_io *io);
 
+/** Drops @f from all rings (uring_fixed.c). */
+void uring_file_closing(struct real_file *f);
+
 void real_file_close(struct rt_file *file);
 int real_file_lock(struct rt_file *file, uint64_t start, uint64_t length, enum rt_lock lock);
 int real_file_lock_test(struct rt_file *file, uint64_t start, uint64_t length);
 
-/* ---- workers (workers.c) ------------------------------------------------------------------------
- */
+/* ---- workers (workers.c) ------------------------------------------------------------------- */
 
 struct workers {
     pthread_mutex_t mutex;
@@ -57,8 +66,7 @@ void workers_fini(struct workers *workers);
 /** Hands @io to a worker, which performs and completes it. As rt_ops.submit. */
 bool workers_submit(struct workers *workers, struct rt_io *io);
 
-/* ---- the two implementations --------------------------------------------------------------------
- */
+/* ---- the two implementations --------------------------------------------------------------- */
 
 struct rt_real {
     struct rt rt;

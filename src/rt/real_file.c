@@ -20,8 +20,9 @@
 /* Direct I/O of this alignment works on every file system and disk known. */
 #define DIRECT_ALIGNMENT_SAFE 4096u
 
-/* ---- opening ----------------------------------------------------------------------------------
- */
+#define OPEN_ATTEMPTS         16
+
+/* ---- opening ------------------------------------------------------------------------------- */
 
 /* A read of @alignment bytes at that offset tells whether the file system minds: checked before
  * anything is read, and harmless. */
@@ -168,17 +169,21 @@ static int open_beneath(const char *path, int flags, mode_t mode, const char *fo
         .mode = flags & (O_CREAT | __O_TMPFILE) ? mode : 0,
         .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS,
     };
-    int fd;
-    do
+    /* -EAGAIN: something was renamed meanwhile, so that the kernel cannot tell. */
+    int fd = -1;
+    for (int i = 0; i < OPEN_ATTEMPTS && fd < 0; i++) {
         fd = (int)syscall(SYS_openat2, folder_fd, rest, &how, sizeof(how));
-    while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+        if (fd < 0 && errno != EINTR && errno != EAGAIN)
+            break;
+    }
     return fd < 0 ? -errno : fd;
 }
 
 static int perform_open(struct rt_io *io)
 {
     const struct rt_open *how = io->open.how;
-    int flags = how->flags | O_CLOEXEC | O_NOCTTY;
+    /* Non-blocking: a named pipe under an image's name must not hold a worker for ever. */
+    int flags = how->flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
     autofd int fd = -1;
     if (how->beneath) {
         fd = open_beneath(io->path, flags, how->mode, how->beneath);
@@ -207,6 +212,8 @@ static int perform_open(struct rt_io *io)
     if (result < 0)
         return hws_fail_errno(io->err, -result, "cannot use '%s'", io->path);
     steal_fd(&fd);
+    if (f->is_regular || f->is_block_device)
+        (void)fcntl(f->file.fd, F_SETFL, how->flags & (O_DIRECT | O_APPEND | O_NOATIME));
     io->open.ret = &f->file;
     return 0;
 }
@@ -214,12 +221,15 @@ static int perform_open(struct rt_io *io)
 void real_file_close(struct rt_file *file)
 {
     struct real_file *f = real_file(file);
+    /* A ring may keep the kernel's open file for a moment longer, but not our locks. */
+    if (f->locked)
+        (void)real_file_lock(file, 0, 0, RT_UNLOCK);
+    uring_file_closing(f);
     close(file->fd);
     free(f);
 }
 
-/* ---- locks ------------------------------------------------------------------------------------
- */
+/* ---- locks --------------------------------------------------------------------------------- */
 
 int real_file_lock(struct rt_file *file, uint64_t start, uint64_t length, enum rt_lock lock)
 {
@@ -245,8 +255,7 @@ int real_file_lock_test(struct rt_file *file, uint64_t start, uint64_t length)
     return fl.l_type == F_UNLCK ? 0 : -EAGAIN;
 }
 
-/* ---- operations -------------------------------------------------------------------------------
- */
+/* ---- operations ---------------------------------------------------------------------------- */
 
 static int64_t failed_or(int64_t result)
 {

@@ -9,8 +9,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "rt/real.h"
-#include <liburing.h>
+#include "rt/uring.h"
 #include <sys/eventfd.h>
 
 #define FEATURES_NEEDED (IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_SUBMIT_STABLE)
@@ -21,25 +20,18 @@
 /* user_data that is no struct rt_io */
 enum { DATA_NONE, DATA_KICK, DATA_SMALLEST_POINTER };
 
-struct uring_queue {
-    struct io_uring ring;
-    int event_fd;
-    uint64_t kicks; /* read from event_fd by the ring */
-    bool kick_armed;
-    uint64_t in_flight;    /* rt_io given to the ring and not completed */
-    struct iovec *buffers; /* registered, by address; NULL: none */
-    unsigned buffer_count;
-};
+/* ---- setting up ---------------------------------------------------------------------------- */
 
-/* ---- setting up -------------------------------------------------------------------------------
- */
-
-static int ring_init(struct io_uring *ring, unsigned entries, unsigned flags)
+/* @ret_features may be NULL. */
+static int ring_init(struct io_uring *ring, unsigned entries, unsigned flags,
+                     unsigned *ret_features)
 {
     struct io_uring_params params = {.flags = flags};
     int result = io_uring_queue_init_params(entries, ring, &params);
     if (result < 0)
         return result;
+    if (ret_features)
+        *ret_features = params.features;
     if ((params.features & FEATURES_NEEDED) == FEATURES_NEEDED)
         return 0;
     io_uring_queue_exit(ring);
@@ -73,7 +65,7 @@ int rt_uring_probe(struct rt_real *real)
     for (size_t i = 0; i < ARRAY_LEN(choices) && result == -EINVAL; i++) {
         struct io_uring ring;
         real->ring_flags = always | choices[i];
-        result = ring_init(&ring, 4, real->ring_flags);
+        result = ring_init(&ring, 4, real->ring_flags, NULL);
         if (result < 0)
             continue;
         if (!has_operations(&ring))
@@ -90,8 +82,10 @@ static int queue_init(struct rt_queue *q)
         return -ENOMEM;
     u->event_fd = eventfd(0, EFD_CLOEXEC);
     int result = u->event_fd < 0 ? -errno : 0;
+    unsigned features = 0;
     if (result == 0)
-        result = ring_init(&u->ring, q->rt->options.ring_entries, rt_real(q->rt)->ring_flags);
+        result =
+            ring_init(&u->ring, q->rt->options.ring_entries, rt_real(q->rt)->ring_flags, &features);
     if (result < 0) {
         if (u->event_fd >= 0)
             close(u->event_fd);
@@ -101,11 +95,11 @@ static int queue_init(struct rt_queue *q)
     /* Saves looking up the ring's descriptor at each call; without it things work as well. */
     (void)io_uring_register_ring_fd(&u->ring);
     q->impl = u;
+    uring_files_init(q, features);
     return 0;
 }
 
-/* ---- completions ------------------------------------------------------------------------------
- */
+/* ---- completions --------------------------------------------------------------------------- */
 
 static void reap(struct uring_queue *u)
 {
@@ -190,6 +184,7 @@ static void queue_fini(struct rt_queue *q)
 {
     struct uring_queue *u = q->impl;
     assert(u->in_flight == 0);
+    uring_files_fini(q);
     /* The ring dies in the background; the pending read of the event descriptor must not outlive
      * the memory that it would write to. */
     if (u->kick_armed)
@@ -198,78 +193,20 @@ static void queue_fini(struct rt_queue *q)
         (void)io_uring_submit_and_wait(&u->ring, 1);
         reap(u);
     }
+    uring_buffers_forget(q);
     io_uring_queue_exit(&u->ring);
     close(u->event_fd);
-    free(u->buffers);
     free(u);
 }
 
-/* ---- registered buffers -----------------------------------------------------------------------
- */
-
-static void buffers_forget(struct rt_queue *q)
-{
-    struct uring_queue *u = q->impl;
-    if (u->buffer_count == 0)
-        return;
-    (void)io_uring_unregister_buffers(&u->ring);
-    free(steal_ptr(&u->buffers));
-    u->buffer_count = 0;
-}
-
-static int by_address(const void *a, const void *b)
-{
-    uintptr_t x = (uintptr_t)((const struct iovec *)a)->iov_base;
-    uintptr_t y = (uintptr_t)((const struct iovec *)b)->iov_base;
-    return (x > y) - (x < y);
-}
-
-static void buffers_register(struct rt_queue *q, const struct iovec *buffers, unsigned count)
-{
-    struct uring_queue *u = q->impl;
-    buffers_forget(q);
-    if (count == 0)
-        return;
-    struct iovec *sorted = calloc(count, sizeof(*sorted));
-    if (!sorted)
-        return;
-    memcpy(sorted, buffers, count * sizeof(*sorted));
-    qsort(sorted, count, sizeof(*sorted), by_address);
-    if (io_uring_register_buffers(&u->ring, sorted, count) < 0) {
-        free(sorted);
-        return;
-    }
-    u->buffers = sorted;
-    u->buffer_count = count;
-}
-
-/* The registered buffer that @piece lies in whole, or -1. */
-static int find_buffer(const struct uring_queue *u, const struct iovec *piece)
-{
-    unsigned low = 0, high = u->buffer_count;
-    while (low < high) {
-        unsigned middle = (low + high) / 2;
-        if ((uintptr_t)u->buffers[middle].iov_base <= (uintptr_t)piece->iov_base)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    if (low == 0)
-        return -1;
-    const struct iovec *b = &u->buffers[low - 1];
-    uint64_t offset = (uintptr_t)piece->iov_base - (uintptr_t)b->iov_base;
-    return range_fits(offset, piece->iov_len, b->iov_len) ? (int)low - 1 : -1;
-}
-
-/* ---- submitting -------------------------------------------------------------------------------
- */
+/* ---- submitting ---------------------------------------------------------------------------- */
 
 static void prepare_transfer(const struct uring_queue *u, struct io_uring_sqe *sqe,
                              const struct rt_io *io)
 {
     int fd = io->file->fd;
     bool reads = io->op == RT_OP_READ;
-    int buffer = io->iov_count == 1 ? find_buffer(u, io->iov) : -1;
+    int buffer = io->iov_count == 1 ? uring_find_buffer(u, io->iov) : -1;
     void *base = io->iov[0].iov_base;
     unsigned length = (unsigned)io->length;
     if (buffer >= 0 && reads)
@@ -387,6 +324,8 @@ static bool submit(struct rt_queue *q, struct rt_io *io)
         prepare_transfer(u, sqe, io);
         break;
     }
+    if (io->file)
+        uring_use_slot(q, io->file, sqe);
     io_uring_sqe_set_data(sqe, io);
     u->in_flight++;
     return false;
@@ -413,6 +352,6 @@ const struct rt_ops rt_uring_ops = {
     .file_close = real_file_close,
     .file_lock = real_file_lock,
     .file_lock_test = real_file_lock_test,
-    .buffers_register = buffers_register,
-    .buffers_forget = buffers_forget,
+    .buffers_register = uring_buffers_register,
+    .buffers_forget = uring_buffers_forget,
 };

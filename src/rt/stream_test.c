@@ -24,8 +24,7 @@ static struct rt_file *adopt(int fd)
     return file;
 }
 
-/* ---- streams -----------------------------------------------------------------------------------
- */
+/* ---- streams ------------------------------------------------------------------------------- */
 
 struct echo {
     struct rt_file *file;
@@ -134,6 +133,54 @@ TEST(a_read_of_an_empty_pipe_waits_without_blocking_others)
     rt_file_close(file);
 }
 
+#define BUSY 200
+
+struct user {
+    struct rt_file *file;
+    struct co_group group;
+};
+
+static void co_uses(void *arg)
+{
+    struct user *u = arg;
+    char byte = 0;
+    struct iovec v;
+    for (int i = 0; i < BUSY; i++)
+        CHECK_EQUAL(co_write_stream(u->file, sgl_one(&v, &byte, 1)), 1);
+    co_group_done(&u->group);
+}
+
+/* A ring holds on to the files that it has registered; the reader sees the end only when none does.
+ */
+TEST(a_closed_descriptor_is_let_go_by_every_queue)
+{
+    struct hws_error err = {0};
+    struct rt_queue *queues[2];
+    for (int i = 0; i < 2; i++)
+        CHECK_EQUAL(rt_queue_start(rt_current(), "uses", &queues[i], &err), 0);
+    for (int round = 0; round < 3; round++) {
+        int ends[2];
+        CHECK_EQUAL(pipe2(ends, O_CLOEXEC), 0);
+        struct user user = {.file = adopt(ends[1])};
+        struct rt_file *reader = adopt(ends[0]);
+        co_group_init(&user.group);
+        co_group_add(&user.group, 3);
+        for (int i = 0; i < 3; i++)
+            CHECK_EQUAL(rt_spawn(i < 2 ? queues[i] : NULL, co_uses, &user), 0);
+        co_group_wait(&user.group);
+        rt_file_close(user.file);
+        char bytes[4 * BUSY];
+        struct iovec v;
+        CHECK_EQUAL(co_read_stream(reader, sgl_one(&v, bytes, sizeof(bytes))), 3 * BUSY);
+        CHECK(co_poll_timeout(ends[0], POLLIN, 5000 * MS) & POLLHUP);
+        CHECK_EQUAL(co_read_stream(reader, sgl_one(&v, bytes, 1)), 0);
+        rt_file_close(reader);
+        co_group_destroy(&user.group);
+    }
+    for (int i = 0; i < 2; i++)
+        co_queue_stop(queues[i]);
+}
+
 TEST(character_devices_are_streams)
 {
     struct rt_file *zero = adopt(open("/dev/zero", O_RDWR | O_CLOEXEC));
@@ -155,8 +202,7 @@ TEST(bad_descriptors_are_refused)
     CHECK_EQUAL(co_poll(1 << 20, POLLIN), -EBADF);
 }
 
-/* ---- polls -------------------------------------------------------------------------------------
- */
+/* ---- polls --------------------------------------------------------------------------------- */
 
 TEST(polls_answer_events_or_time_out)
 {
@@ -213,8 +259,7 @@ TEST(timeouts_race_events)
     }
 }
 
-/* ---- which runtime ------------------------------------------------------------------------------
- */
+/* ---- which runtime ------------------------------------------------------------------------- */
 
 #if defined(__x86_64__)
 #define THIS_ARCH AUDIT_ARCH_X86_64
@@ -308,6 +353,7 @@ int main(void)
         ON_BOTH(sockets_carry_bytes_both_ways),
         ON_BOTH(writing_to_a_closed_socket_is_an_error_and_no_signal),
         ON_BOTH(a_read_of_an_empty_pipe_waits_without_blocking_others),
+        ON_BOTH(a_closed_descriptor_is_let_go_by_every_queue),
         ON_BOTH(character_devices_are_streams),
         ON_BOTH(bad_descriptors_are_refused),
         ON_BOTH(polls_answer_events_or_time_out),
