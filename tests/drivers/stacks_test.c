@@ -1,6 +1,6 @@
 /*
  * Every filter, and raw, over mem: seeded random operations against a model, through the stack and
- * beside it, from several coroutines.
+ * beside it, from several coroutines and from several threads.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -18,6 +18,8 @@ struct stack_run {
     struct co_group group;
     _Atomic unsigned next_worker;
     uint64_t seed;
+    unsigned threads; /* 0: all workers on the queue of the test */
+    struct rt_queue *queue[WORKERS];
 };
 
 static void one_step(struct stack_run *run, struct random *random, uint64_t base, uint8_t *bytes)
@@ -80,9 +82,13 @@ static void run_stack(void *arg)
     run->window = size / WORKERS - 13;
     co_group_init(&run->group);
     co_group_add(&run->group, WORKERS);
+    for (unsigned i = 0; i < run->threads; i++)
+        assert_int_equal(rt_queue_start(rt_current(), "stacks", &run->queue[i], NULL), 0);
     for (unsigned i = 0; i < WORKERS; i++)
-        assert_int_equal(rt_spawn(NULL, work, run), 0);
+        assert_int_equal(rt_spawn(run->queue[i], work, run), 0);
     co_group_wait(&run->group);
+    for (unsigned i = 0; i < run->threads; i++)
+        co_queue_stop(run->queue[i]);
     co_group_destroy(&run->group);
 
     autofree uint8_t *bytes = malloc(size);
@@ -98,6 +104,15 @@ static void run_stack(void *arg)
     }
     must_close(run->node);
     free(run->model);
+}
+
+/* JSON with single quotes, for readability here. @return to be freed. */
+static char *json_of(const char *quoted)
+{
+    char *text = strdup(quoted);
+    for (char *c = text; *c; c++)
+        *c = *c == '\'' ? '"' : *c;
+    return text;
 }
 
 static void every_stack_holds_what_was_written(void **state)
@@ -120,12 +135,65 @@ static void every_stack_holds_what_was_written(void **state)
         "'file': {'driver': 'raw', 'offset': '777', 'file': " MEM "}}}}",
     };
     for (unsigned i = 0; i < ARRAY_LEN(stacks); i++) {
-        char *text = strdup(stacks[i]);
-        for (char *c = text; *c; c++)
-            *c = *c == '\'' ? '"' : *c;
+        char *text = json_of(stacks[i]);
         struct stack_run run = {.text = text, .seed = 40 + i};
         run_sim(i + 1, run_stack, &run);
         free(text);
+    }
+}
+
+static char image[64]; /* of this process: tests run side by side */
+
+static void run_file_stack(void *arg)
+{
+    char text[200];
+    snprintf(text, sizeof(text), "{\"driver\":\"file\",\"filename\":\"%s\",\"size\":\"3146240\"}",
+             image);
+    must_create(text);
+    run_stack(arg);
+    assert_int_equal(co_unlink(image, NULL), 0);
+}
+
+/* @file: the file node under @before, which ends with @after. */
+static void run_threads(enum rt_kind kind, const char *before, const char *file, const char *after,
+                        co_fn *fn)
+{
+    struct rt_options options = {.kind = kind};
+    struct rt *rt;
+    char quoted[400];
+    if (rt_create(&options, &rt, NULL) < 0) {
+        print_message("io_uring is refused here\n");
+        assert_int_equal(kind, RT_URING);
+        return;
+    }
+    snprintf(quoted, sizeof(quoted), "%s%s%s", before, file, after);
+    char *text = json_of(quoted);
+    struct stack_run run = {.text = text, .seed = 90, .threads = WORKERS};
+    assert_int_equal(rt_run(rt, fn, &run), 0);
+    rt_free(rt);
+    free(text);
+}
+
+static void stacks_hold_from_several_threads(void **state)
+{
+    static const struct {
+        const char *before, *after;
+    } stack[] = {
+        {"", ""},
+        {"{'driver': 'verify', 'file': {'driver': 'raw', 'file': ", "}}"},
+        {"{'driver': 'copy-on-read', 'file': {'driver': 'error', 'percent': '0', 'file': ", "}}"},
+    };
+    char file[2][200];
+    snprintf(image, sizeof(image), "/var/tmp/hawser-stacks-test-%d", (int)getpid());
+    for (unsigned direct = 0; direct < 2; direct++)
+        snprintf(file[direct], sizeof(file[direct]),
+                 "{'driver': 'file', 'filename': '%s', 'direct': '%s'}", image,
+                 direct ? "on" : "off");
+    for (unsigned i = 0; i < ARRAY_LEN(stack); i++) {
+        run_threads(RT_THREADS, stack[i].before, MEM, stack[i].after, run_stack);
+        run_threads(RT_THREADS, stack[i].before, file[0], stack[i].after, run_file_stack);
+        run_threads(RT_URING, stack[i].before, file[0], stack[i].after, run_file_stack);
+        run_threads(RT_URING, stack[i].before, file[1], stack[i].after, run_file_stack);
     }
 }
 
@@ -133,6 +201,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_stack_holds_what_was_written),
+        cmocka_unit_test(stacks_hold_from_several_threads),
     };
     drivers_register();
     return cmocka_run_group_tests(tests, NULL, NULL);
