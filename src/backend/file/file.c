@@ -139,11 +139,10 @@ static void set_limits(struct block_node *node)
         node->limits.request_alignment = f->stat.offset_alignment;
         node->limits.memory_alignment = f->stat.memory_alignment;
     }
-    if (f->stat.is_block_device) {
-        /* Any logical block size that Linux has divides a page. */
+    /* Less than a block frees nothing. Any logical block size that Linux has divides a page. */
+    node->limits.discard_alignment = 4096;
+    if (f->stat.is_block_device)
         node->limits.zero_alignment = 4096;
-        node->limits.discard_alignment = 4096;
-    }
     node->write_flags = BLOCK_FUA;
     node->zero_flags = BLOCK_MAY_UNMAP | BLOCK_NO_FALLBACK;
     atomic_store(&node->size_bytes, f->stat.size_bytes);

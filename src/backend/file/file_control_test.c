@@ -197,6 +197,63 @@ static void a_creation_that_fails_leaves_nothing(void **state)
     assert_true(failures >= 4);
 }
 
+/* ---- faults ------------------------------------------------------------------------------------
+ */
+
+struct fault_run {
+    uint64_t operations;
+    bool all_well;
+};
+
+/* A little of everything, as far as it goes. */
+static void live_through_faults(void *arg)
+{
+    struct fault_run *run = arg;
+    struct hws_error err;
+    struct block_extent extent;
+    struct iovec iov;
+    autofree uint8_t *bytes = malloc(64 * KiB);
+    int r, failures = create("/d/image", 256 * KiB, "off", false, &err) < 0;
+    struct block_node *node =
+        try_open("/d/image", BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, NULL, "on", &err, &r);
+    assert_true(node || err.text[0]);
+    if (node) {
+        failures += write_fill(node, 777, 5, 64 * KiB, 0) < 0;
+        failures += co_block_write_zeroes(node, 4096, 8192, BLOCK_MAY_UNMAP) < 0;
+        failures += co_block_write_zeroes(node, 16384, 8192, 0) < 0;
+        failures += co_block_discard(node, 65536, 65536) < 0;
+        failures += co_block_status(node, 0, 256 * KiB, &extent) < 0;
+        failures += co_block_flush(node) < 0;
+        failures += write_fill(node, 8192, 6, 512, BLOCK_FUA) < 0;
+        failures += co_block_resize(node, 300 * KiB + 1, &err) < 0;
+        failures += co_block_read(node, 1, sgl_one(&iov, bytes, 64 * KiB), 0) < 0;
+        failures += node->driver->co_set_read_only(node, true, &err) < 0;
+        failures += node->driver->co_set_read_only(node, false, &err) < 0;
+        failures += co_block_close(node, &err) < 0;
+    }
+    /* Nobody's lock is left behind. */
+    node = try_open("/d/image", BLOCK_OPEN_WRITE, NULL, "off", &err, &r);
+    assert_int_not_equal(r, -EAGAIN);
+    run->all_well = node && failures == 0;
+    if (node && co_block_close(node, NULL) < 0)
+        run->all_well = false;
+    run->operations = sim_operations(rt_current());
+}
+
+static void any_operation_may_fail(void **state)
+{
+    struct fault_run run = {0};
+    run_sim(0, live_through_faults, &run);
+    assert_true(run.all_well && run.operations > 15);
+    uint64_t operations = run.operations, told = 0;
+    for (uint64_t fail_at = 1; fail_at <= operations; fail_at++) {
+        run_sim(fail_at, live_through_faults, &run);
+        told += !run.all_well;
+    }
+    /* All but what can be made good: a look-up of holes, a hint. */
+    assert_true(told + 4 >= operations);
+}
+
 /* ---- kinds of file -----------------------------------------------------------------------------
  */
 
@@ -395,6 +452,7 @@ int main(void)
         cmocka_unit_test(creation_is_exclusive_and_keeps_out_of_others_way),
         cmocka_unit_test(preallocation_takes_the_blocks),
         cmocka_unit_test(a_creation_that_fails_leaves_nothing),
+        cmocka_unit_test(any_operation_may_fail),
         cmocka_unit_test(what_is_no_file_is_refused_without_hanging),
         cmocka_unit_test(full_disks_lose_nothing),
         cmocka_unit_test(block_devices_work_and_are_claimed),
