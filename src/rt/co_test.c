@@ -42,6 +42,47 @@ TEST(coroutines_run_in_the_order_of_spawning_and_yield_lets_others_first)
     CHECK(co_running());
 }
 
+struct registers {
+    uint64_t seed;
+    struct co_group *group;
+};
+
+/* More live values than there are registers, of both kinds, so that all of them are in use. */
+static void co_keeps_registers(void *arg)
+{
+    const struct registers *r = arg;
+    uint64_t i0 = r->seed, i1 = i0 * 3, i2 = i0 * 5, i3 = i0 * 7, i4 = i0 * 11, i5 = i0 * 13;
+    uint64_t i6 = i0 * 17, i7 = i0 * 19, i8 = i0 * 23, i9 = i0 * 29, i10 = i0 * 31;
+    double base = (double)r->seed, d0 = base * 3, d1 = base * 5, d2 = base * 7, d3 = base * 11;
+    double d4 = base * 13, d5 = base * 17, d6 = base * 19, d7 = base * 23;
+    for (unsigned n = 1; n <= 50; n++) {
+        i0++, i1++, i2++, i3++, i4++, i5++, i6++, i7++, i8++, i9++, i10++;
+        d0++, d1++, d2++, d3++, d4++, d5++, d6++, d7++;
+        co_yield ();
+        CHECK(i1 == r->seed * 3 + n && i5 == r->seed * 13 + n && i10 == r->seed * 31 + n);
+    }
+    uint64_t s = r->seed;
+    CHECK_EQUAL(i0 + i1 + i2 + i3 + i4 + i5 + i6 + i7 + i8 + i9 + i10, s * 159 + 11 * 50);
+    CHECK(d0 == base * 3 + 50 && d1 == base * 5 + 50 && d2 == base * 7 + 50);
+    CHECK(d3 == base * 11 + 50 && d4 == base * 13 + 50 && d5 == base * 17 + 50);
+    CHECK(d6 == base * 19 + 50 && d7 == base * 23 + 50);
+    co_group_done(r->group);
+}
+
+TEST(registers_survive_switches)
+{
+    struct co_group group;
+    struct registers each[7];
+    co_group_init(&group);
+    co_group_add(&group, ARRAY_LEN(each));
+    for (unsigned i = 0; i < ARRAY_LEN(each); i++) {
+        each[i] = (struct registers){1000 * i + 7, &group};
+        CHECK_EQUAL(rt_spawn(NULL, co_keeps_registers, &each[i]), 0);
+    }
+    co_group_wait(&group);
+    co_group_destroy(&group);
+}
+
 struct sleep_order {
     uint64_t duration_ns;
     char name;
@@ -134,6 +175,10 @@ TEST(deep_stacks_survive_suspension)
 #ifndef SANITIZED
 static volatile unsigned overflow_depth = 1u << 20;
 
+static void co_nothing(void *arg)
+{
+}
+
 static void co_overflow(void *arg)
 {
     recurse(overflow_depth);
@@ -141,6 +186,7 @@ static void co_overflow(void *arg)
 
 static void an_overflowing_stack_hits_the_guard_page(void **state)
 {
+    run_on(state, co_nothing); /* skips here, not in the child */
     pid_t child = fork();
     if (child == 0) {
         struct rlimit none = {0};
@@ -358,6 +404,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         ON_BOTH(coroutines_run_in_the_order_of_spawning_and_yield_lets_others_first),
+        ON_BOTH(registers_survive_switches),
         ON_BOTH(timers_fire_by_deadline),
         ON_BOTH(thousands_of_coroutines_live_at_once),
         ON_BOTH(deep_stacks_survive_suspension),
