@@ -103,6 +103,9 @@ static int try_entry(char **path, const char *entry, char **ret_beneath)
     if (!lies_below(path_abs, entry_abs))
         return 0;
     bool relative = **path != '/' && *folder != '/' && (!*folder || lies_below(*path, folder));
+    /* "../.." and "../../../a" are alike only by their text, and ".." lies in no ".". */
+    const char *rest = relative ? *path + strlen(folder) : "";
+    relative = relative && *rest && strncmp(rest + (*rest == '/'), "..", 2) != 0;
     if (!relative) {
         free(*path);
         *path = steal_ptr(&path_abs);
