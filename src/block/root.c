@@ -22,6 +22,7 @@ struct block_root *block_root_new(struct block_node *node, const struct block_ro
         return NULL;
     }
     memset(shared, 0, sizeof(*shared));
+    shared->shared = true;
     atomic_init(&root->lane[LANES_MAX - 1], shared);
     root->node = block_ref(node);
     root->options = *options;
@@ -97,9 +98,14 @@ static inline struct ticket co_enter(struct block_root *root)
     return ticket;
 }
 
-static inline void bump(_Atomic uint64_t *counter, uint64_t by)
+/* A lane of one thread needs no locked instruction to count. */
+static inline void bump(const struct root_lane *lane, _Atomic uint64_t *counter, uint64_t by)
 {
-    atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
+    if (unlikely(lane->shared))
+        atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
+    else
+        atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + by,
+                              memory_order_relaxed);
 }
 
 static void wake_drainers(struct block_root *root)
@@ -114,13 +120,13 @@ static inline int leave(struct block_root *root, struct ticket ticket, enum bloc
 {
     struct root_lane *lane = ticket.lane;
     uint64_t took_ns = rt_now_ns() - ticket.start_ns;
-    bump(&lane->operations[op], 1);
+    bump(lane, &lane->operations[op], 1);
     if (likely(result >= 0))
-        bump(&lane->bytes[op], bytes);
+        bump(lane, &lane->bytes[op], bytes);
     else
-        bump(&lane->failures[op], 1);
-    bump(&lane->latency_ns[op], took_ns);
-    histogram_add(&lane->latency[op], took_ns);
+        bump(lane, &lane->failures[op], 1);
+    bump(lane, &lane->latency_ns[op], took_ns);
+    bump(lane, &lane->latency[op].count[histogram_bucket(took_ns)], 1);
     atomic_fetch_sub(&lane->in_flight, 1);
     if (unlikely(atomic_load(&root->drained)))
         wake_drainers(root);

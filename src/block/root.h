@@ -15,6 +15,7 @@
 #define LANES_MAX 64
 
 struct root_lane {
+    bool shared; /* by several threads */
     _Atomic uint64_t in_flight;
     _Atomic uint64_t operations[BLOCK_OPS], bytes[BLOCK_OPS], failures[BLOCK_OPS];
     _Atomic uint64_t latency_ns[BLOCK_OPS];
