@@ -23,7 +23,7 @@ int qcow2_check_host(struct qcow2 *q, uint64_t host, uint64_t length)
 
 int qcow2_co_zero_host(struct qcow2 *q, uint64_t host, uint64_t length)
 {
-    static uint8_t zeroes[64 * KiB];
+    static uint8_t zeroes[64 * KiB] __attribute__((aligned(QCOW2_BUFFER_ALIGNMENT)));
     struct iovec iov[32];
     while (length) {
         unsigned n = 0;
@@ -102,6 +102,23 @@ static int co_search(struct qcow2 *q, uint32_t want, bool all, struct run *run,
     return -EFBIG;
 }
 
+/*
+ * Makes the file reach past what is about to be allocated, some clusters at a time. An L2 entry on
+ * disk may name a cluster that nobody has written yet, and it must lie inside the file. Growing
+ * ahead cannot cut off anything: all that is being written lies in front of fresh_cluster. Caller
+ * holds alloc_lock.
+ */
+static int co_make_room(struct qcow2 *q, uint64_t end_cluster)
+{
+    if (end_cluster << q->cluster_bits <= block_size(q->file))
+        return 0;
+    uint64_t ahead = MAX(QCOW2_AHEAD_BYTES >> q->cluster_bits, 4ull);
+    uint64_t target = (MAX(end_cluster, q->fresh_cluster) + ahead) << q->cluster_bits;
+    struct hws_error err = {0};
+    int r = co_block_resize(q->file, target, &err);
+    return r == -ENOTSUP || r == -EINVAL ? -ENOSPC : r; /* a device of fixed size */
+}
+
 static int co_take(struct qcow2 *q, uint32_t want, bool all, uint64_t *ret_host, uint32_t *ret_got)
 {
     struct run run;
@@ -113,6 +130,8 @@ static int co_take(struct qcow2 *q, uint32_t want, bool all, uint64_t *ret_host,
     rt_mutex_lock(&q->lock);
     r = qcow2_check_host(q, host, run.count * cluster_bytes);
     rt_mutex_unlock(&q->lock);
+    if (r == 0)
+        r = co_make_room(q, run.first + run.count);
     if (r == 0)
         r = qcow2_co_refcount_set_used(q, run.first, run.count);
     if (r < 0)

@@ -13,7 +13,7 @@
 /* Pieces of a host write that live on the stack; requests with more pieces take memory. */
 #define STACK_PIECES 24u
 
-static uint8_t zeroes[64 * KiB];
+static uint8_t zeroes[64 * KiB] __attribute__((aligned(QCOW2_BUFFER_ALIGNMENT)));
 
 struct filling {
     uint64_t start; /* guest */
@@ -46,7 +46,7 @@ static int co_fill(struct qcow2 *q, uint64_t start, uint64_t end, struct filling
     if (r < 0 || zero)
         return r;
     struct iovec iov;
-    ret->copy = malloc(ret->length);
+    ret->copy = qcow2_buffer(ret->length);
     if (!ret->copy)
         return -ENOMEM;
     return qcow2_co_read_guest(q, start, sgl_one(&iov, ret->copy, ret->length));

@@ -138,7 +138,7 @@ static int co_write_first_clusters(struct qcow2_header *h, struct block_node *fi
                                    struct hws_error *err)
 {
     size_t cluster = (size_t)1 << h->cluster_bits;
-    autofree uint8_t *buffer = calloc(FIRST_CLUSTERS, cluster);
+    autofree uint8_t *buffer = qcow2_buffer(FIRST_CLUSTERS * cluster);
     struct iovec iov;
     if (!buffer)
         return hws_fail(err, ENOMEM, "out of memory");
@@ -175,6 +175,8 @@ static int co_finish(const struct qcow2_create *o, struct block_node *file, stru
         int flushed = r == 0 ? qcow2_co_flush(&node) : 0;
         if (r == 0 && flushed == 0)
             flushed = qcow2_co_flush(&node);
+        if (r == 0 && flushed == 0)
+            qcow2_co_trim(q);
         if (flushed < 0)
             r = hws_fail_errno(err, -flushed, "writing '%.200s'", file->filename);
         qcow2_stop(&node);

@@ -57,7 +57,7 @@ static int view_table(const uint64_t *table, uint64_t entries, uint64_t host, ui
     if (!*any)
         return 0;
     size_t words = qcow2_dirty_words(entries), count = count_bits(dirty, words);
-    view->bytes = malloc(count * TABLE_SECTOR);
+    view->bytes = qcow2_buffer(count * TABLE_SECTOR);
     view->sector = malloc(count * sizeof(view->sector[0]));
     if (!view->bytes || !view->sector) {
         free(view->bytes);
@@ -189,7 +189,7 @@ static int co_write_in_order(struct qcow2 *q, struct pass *p)
 static int begin(struct qcow2 *q, struct pass *p)
 {
     if (!q->pass_buffer)
-        q->pass_buffer = malloc(PASS_BUFFER_SLICES * (size_t)q->cache.slice_bytes);
+        q->pass_buffer = qcow2_buffer(PASS_BUFFER_SLICES * (size_t)q->cache.slice_bytes);
     int r = q->pass_buffer ? 0 : -ENOMEM;
     if (r == 0)
         r = view_table(q->l1, q->header.l1_size, q->header.l1_table_offset, q->l1_dirty,

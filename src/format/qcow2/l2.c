@@ -163,7 +163,7 @@ int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t length, struct q
 /* The content of a shared table at its new place. */
 static int co_copy_table(struct qcow2 *q, uint64_t from, uint64_t to)
 {
-    autofree uint8_t *buffer = malloc(q->cluster_size);
+    autofree uint8_t *buffer = qcow2_buffer(q->cluster_size);
     struct iovec iov;
     if (!buffer)
         return -ENOMEM;

@@ -113,12 +113,22 @@ static int co_qcow2_open(struct block_node *node, const void *options, struct hw
     return r;
 }
 
+void qcow2_co_trim(struct qcow2 *q)
+{
+    uint64_t end = q->fresh_cluster << q->cluster_bits;
+    struct hws_error ignored = {0};
+    if (q->reftable && end < block_size(q->file) && !atomic_load(&q->broken))
+        (void)!co_block_resize(q->file, end, &ignored);
+}
+
 static int co_qcow2_close(struct block_node *node, struct hws_error *err)
 {
     int r = qcow2_co_flush(node);
     /* Clusters that the first pass made reusable: their counts. */
     if (r == 0)
         r = qcow2_co_flush(node);
+    if (r == 0 && !node->read_only)
+        qcow2_co_trim(qcow2_of(node));
     qcow2_stop(node);
     return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename) : 0;
 }

@@ -65,6 +65,9 @@ struct qcow2_cache {
     uint64_t reserved_bytes; /* taken from the chain's budget */
 };
 
+/* The file grows this far ahead of the allocation; what is left over goes at close. */
+#define QCOW2_AHEAD_BYTES (4 * MiB)
+
 /* ---- other parts of the state
  * --------------------------------------------------------------------- */
 
@@ -149,6 +152,17 @@ struct qcow2 {
     int broken; /* negative errno: metadata in memory and on disk may differ; no more writes */
 };
 
+/* Buffers for host I/O suit O_DIRECT, so that the layer below need not copy them. */
+#define QCOW2_BUFFER_ALIGNMENT 4096
+
+/** A zeroed I/O buffer for free(); NULL when out of memory. */
+static inline void *qcow2_buffer(size_t bytes)
+{
+    size_t size = align_up(MAX(bytes, (size_t)1), QCOW2_BUFFER_ALIGNMENT);
+    void *buffer = aligned_alloc(QCOW2_BUFFER_ALIGNMENT, size);
+    return buffer ? memset(buffer, 0, size) : NULL;
+}
+
 static inline struct qcow2 *qcow2_of(const struct block_node *node)
 {
     return node->state;
@@ -191,6 +205,9 @@ void qcow2_reserve_ranges(struct qcow2 *q);
 /** Makes the state of a node over its open file, and takes it apart (without writing anything). */
 HWS_MUST_CHECK int qcow2_co_start(struct block_node *node, struct hws_error *err);
 void qcow2_stop(struct block_node *node);
+
+/** Gives back what the file grew ahead of the allocation. Cosmetic: a failure is none. */
+void qcow2_co_trim(struct qcow2 *q);
 
 /** Clears autoclear bits and whatever else must be durable before the first change of the image. */
 HWS_MUST_CHECK int qcow2_co_prepare_write(struct qcow2 *q);
@@ -454,6 +471,11 @@ HWS_MUST_CHECK int qcow2_co_resize(struct block_node *node, uint64_t size_bytes,
 HWS_MUST_CHECK int qcow2_co_create(const void *options, struct block_node *file,
                                    struct hws_error *err);
 HWS_MUST_CHECK int qcow2_co_info(struct block_node *node, json_t *info, struct hws_error *err);
+
+/** Writes zeroes as guest data. */
+HWS_MUST_CHECK int qcow2_co_write_data_zeroes(struct qcow2 *q, uint64_t offset, uint64_t length);
+/** Version 3: [start, end), in multiples of a subcluster, reads as zeroes; clusters are dropped. */
+HWS_MUST_CHECK int qcow2_co_zero_range(struct qcow2 *q, uint64_t start, uint64_t end);
 
 /** Everything written before is durable, in order (flush.c); concurrent calls are merged. */
 HWS_MUST_CHECK int qcow2_co_flush(struct block_node *node);

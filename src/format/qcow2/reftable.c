@@ -177,7 +177,7 @@ static int co_write_table(struct qcow2 *q, const struct growth *g)
 {
     size_t bytes = (size_t)(g->clusters << q->cluster_bits);
     struct iovec iov;
-    uint8_t *buffer = malloc(bytes);
+    uint8_t *buffer = qcow2_buffer(bytes);
     if (!buffer)
         return -ENOMEM;
     for (uint64_t i = 0; i < g->entries; i++)

@@ -1,6 +1,6 @@
 /*
- * Growing the virtual size. Where the L1 table is too short, a longer one is complete and durable
- * before the header names it, together with the new size, in one sector.
+ * Growing the virtual size, in steps that each leave a whole image: a longer L1 table, complete and
+ * durable before the header names it; zeroes behind the old end; the new size.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -27,7 +27,7 @@ static int co_l1_make(struct qcow2 *q, uint64_t entries, struct longer_l1 *ret)
     size_t bytes = (size_t)ret->clusters << q->cluster_bits;
     ret->table = calloc(entries + 1, sizeof(ret->table[0]));
     ret->dirty = calloc(qcow2_dirty_words(entries), sizeof(ret->dirty[0]));
-    autofree uint8_t *buffer = calloc(1, bytes);
+    autofree uint8_t *buffer = qcow2_buffer(bytes);
     if (!ret->table || !ret->dirty || !buffer)
         return -ENOMEM;
     int r = qcow2_co_alloc_locked(q, ret->clusters, true, &ret->host, &got);
@@ -52,23 +52,20 @@ static void give_back(struct qcow2 *q, uint64_t host, uint32_t clusters)
     rt_mutex_unlock(&q->lock);
 }
 
-/* The header gets what is new. An error leaves open what the disk names: nothing may change then.
+/* The header names the new table. An error leaves open which one: nothing may change any more then.
  */
-static int co_header_switch(struct qcow2 *q, uint64_t size, struct longer_l1 *l1)
+static int co_l1_switch(struct qcow2 *q, struct longer_l1 *l1)
 {
+    uint64_t *old_table = q->l1, *old_dirty = q->l1_dirty;
     rt_mutex_lock(&q->lock);
-    q->header.size = size;
-    if (l1->table) {
-        uint64_t *old_table = q->l1, *old_dirty = q->l1_dirty;
-        q->l1 = l1->table;
-        q->l1_dirty = l1->dirty;
-        q->header.l1_size = l1->entries;
-        q->header.l1_table_offset = l1->host;
-        qcow2_reserve_ranges(q);
-        l1->table = old_table;
-        l1->dirty = old_dirty;
-    }
+    q->l1 = l1->table;
+    q->l1_dirty = l1->dirty;
+    q->header.l1_size = l1->entries;
+    q->header.l1_table_offset = l1->host;
+    qcow2_reserve_ranges(q);
     rt_mutex_unlock(&q->lock);
+    l1->table = old_table;
+    l1->dirty = old_dirty;
     int r = qcow2_co_header_store(q);
     if (r == 0)
         r = co_block_flush(q->file);
@@ -77,58 +74,100 @@ static int co_header_switch(struct qcow2 *q, uint64_t size, struct longer_l1 *l1
     return r;
 }
 
-static int co_grow_locked(struct qcow2 *q, uint64_t size, struct hws_error *err)
+/* Caller holds alloc_lock. */
+static int co_l1_grow(struct qcow2 *q, uint64_t entries)
 {
     struct longer_l1 l1 = {0};
-    uint64_t entries = l1_entries_for(q, size), old_host = q->header.l1_table_offset;
-    uint32_t old_clusters =
-        (uint32_t)(align_up(q->header.l1_size * 8ull, q->cluster_size) >> q->cluster_bits);
-    if (entries > QCOW2_L1_BYTES_MAX / 8)
-        return hws_fail(err, EFBIG, "'%.200s': %llu bytes are too many for clusters of %llu bytes",
-                        q->node->filename, (unsigned long long)size,
-                        (unsigned long long)q->cluster_size);
+    uint64_t old_host = q->header.l1_table_offset, l1_bytes = q->header.l1_size * 8ull;
+    uint32_t old_clusters = (uint32_t)(align_up(l1_bytes, q->cluster_size) >> q->cluster_bits);
     int r = qcow2_freed_reserve(q, 1);
     if (r < 0)
         return r;
-    bool longer = entries > q->header.l1_size, switched = false;
-    if (longer)
-        r = co_l1_make(q, entries, &l1);
-    if (r == 0) {
-        switched = true;
-        r = co_header_switch(q, size, &l1);
-    }
-    if (r == 0 && longer && old_clusters)
-        give_back(q, old_host, old_clusters);
-    else if (r < 0 && !switched && l1.host)
+    r = co_l1_make(q, entries, &l1);
+    if (r < 0 && l1.host) {
         give_back(q, l1.host, l1.clusters);
-    else
+    } else if (r == 0) {
+        r = co_l1_switch(q, &l1);
+        if (r == 0 && old_clusters)
+            give_back(q, old_host, old_clusters);
+        else
+            qcow2_freed_unreserve(q, 1);
+    } else {
         qcow2_freed_unreserve(q, 1);
+    }
     free(l1.table);
     free(l1.dirty);
-    return r < 0 ? hws_fail_errno(err, -r, "'%.200s': growing", q->node->filename) : 0;
+    return r;
 }
 
-/* An allocated last cluster may hold anything behind the old end: a shrink leaves it there. */
-static int co_clear_tail(struct qcow2 *q, uint64_t old_size)
+/* The part of a subcluster behind the old end: written as data where it would show something. */
+static int co_clear_part(struct qcow2 *q, uint64_t start, uint64_t end)
 {
-    uint64_t end = align_up(old_size, q->cluster_size);
     struct qcow2_extent e;
-    for (uint64_t at = old_size; at < end; at += e.length) {
+    const struct block_node *backing = q->node->child[BLOCK_BACKING];
+    for (uint64_t at = start; at < end; at += e.length) {
         int r = qcow2_co_map_lock(q, at, end - at, &e);
         if (r < 0)
             return r;
         rt_mutex_unlock(&q->lock);
-        if (e.kind != QCOW2_KIND_DATA && e.kind != QCOW2_KIND_COMPRESSED)
+        if (e.kind == QCOW2_KIND_ZERO ||
+            (e.kind == QCOW2_KIND_UNALLOCATED && (!backing || at >= block_size(backing))))
             continue;
-        struct iovec iov;
-        autofree uint8_t *zeroes = calloc(1, e.length);
-        if (!zeroes)
-            return -ENOMEM;
-        r = qcow2_co_write(q->node, at, sgl_one(&iov, zeroes, e.length), 0);
+        r = qcow2_co_write_data_zeroes(q, at, e.length);
         if (r < 0)
             return r;
     }
     return 0;
+}
+
+/*
+ * What lies behind the old end reads as zeroes, durably, before the header says that it is part of
+ * the device: a shrink or another program may have left data in the last cluster, and a backing
+ * file that is longer than the old size would show.
+ */
+static int co_clear_growth(struct qcow2 *q, uint64_t old_size, uint64_t size)
+{
+    const struct block_node *backing = q->node->child[BLOCK_BACKING];
+    uint64_t shown = backing ? MIN(block_size(backing), size) : 0;
+    uint64_t start = align_up(old_size, q->subcluster_size);
+    uint64_t end = MAX(align_up(old_size, q->cluster_size), align_up(shown, q->cluster_size));
+    int r = co_clear_part(q, old_size, start);
+    if (r == 0 && start < end)
+        r = q->header.version >= 3 ? qcow2_co_zero_range(q, start, end)
+                                   : qcow2_co_write_data_zeroes(q, start, end - start);
+    return r < 0 ? r : qcow2_co_flush_pass(q);
+}
+
+static int co_size_store(struct qcow2 *q, uint64_t size)
+{
+    uint64_t old_size = q->header.size;
+    q->header.size = size;
+    int r = qcow2_co_header_store(q);
+    if (r == 0)
+        r = co_block_flush(q->file);
+    if (r < 0)
+        q->header.size =
+            old_size; /* the longer device reads as zeroes behind this: either will do */
+    return r;
+}
+
+static int co_grow(struct qcow2 *q, uint64_t size)
+{
+    uint64_t entries = l1_entries_for(q, size);
+    if (entries > QCOW2_L1_BYTES_MAX / 8)
+        return -EFBIG;
+    int r = qcow2_co_prepare_write(q);
+    co_mutex_lock(&q->alloc_lock);
+    if (r == 0 && entries > q->header.l1_size)
+        r = co_l1_grow(q, entries);
+    co_mutex_unlock(&q->alloc_lock);
+    if (r == 0)
+        r = co_clear_growth(q, q->header.size, size);
+    co_mutex_lock(&q->alloc_lock);
+    if (r == 0)
+        r = co_size_store(q, size);
+    co_mutex_unlock(&q->alloc_lock);
+    return r;
 }
 
 int qcow2_co_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
@@ -146,13 +185,10 @@ int qcow2_co_resize(struct block_node *node, uint64_t size_bytes, struct hws_err
                         "'%.200s': a version 2 image with internal snapshots cannot "
                         "grow, as its snapshots do not record their size",
                         node->filename);
-    int r = qcow2_co_prepare_write(q);
-    if (r == 0)
-        r = co_clear_tail(q, old_size);
-    if (r < 0)
-        return hws_fail_errno(err, -r, "'%.200s': preparing to grow", node->filename);
-    co_mutex_lock(&q->alloc_lock);
-    r = co_grow_locked(q, size_bytes, err);
-    co_mutex_unlock(&q->alloc_lock);
-    return r;
+    int r = co_grow(q, size_bytes);
+    if (r == -EFBIG)
+        return hws_fail(err, EFBIG, "'%.200s': %llu bytes are too many for clusters of %llu bytes",
+                        node->filename, (unsigned long long)size_bytes,
+                        (unsigned long long)q->cluster_size);
+    return r < 0 ? hws_fail_errno(err, -r, "'%.200s': growing", node->filename) : 0;
 }

@@ -15,7 +15,7 @@ static int co_read_header(struct qcow2 *q, struct qcow2_header *ret, struct hws_
 {
     const char *name = q->node->filename;
     uint64_t file_bytes = block_size(q->file);
-    uint8_t start[512];
+    uint8_t start[512] __attribute__((aligned(512)));
     struct iovec iov;
     struct qcow2_header fixed;
     size_t length = (size_t)MIN(file_bytes, (uint64_t)sizeof(start));
@@ -26,7 +26,7 @@ static int co_read_header(struct qcow2 *q, struct qcow2_header *ret, struct hws_
     if (r < 0)
         return hws_wrap(err, r, "'%.200s'", name);
     length = (size_t)MIN(file_bytes, 1ull << fixed.cluster_bits);
-    autofree uint8_t *bytes = malloc(length);
+    autofree uint8_t *bytes = qcow2_buffer(length);
     if (!bytes)
         return hws_fail(err, ENOMEM, "out of memory");
     r = co_block_read_padded(q->file, 0, sgl_one(&iov, bytes, length));
@@ -38,7 +38,7 @@ static int co_read_header(struct qcow2 *q, struct qcow2_header *ret, struct hws_
 
 int qcow2_co_header_store(struct qcow2 *q)
 {
-    uint8_t sector[512];
+    uint8_t sector[512] __attribute__((aligned(512)));
     struct iovec iov;
     struct sgl list = sgl_one(&iov, sector, sizeof(sector));
     int r = co_block_read_padded(q->file, 0, list);
@@ -82,7 +82,7 @@ void qcow2_reserve_ranges(struct qcow2 *q)
 static int co_load_table(struct qcow2 *q, const char *what, uint64_t offset, uint64_t entries,
                          uint64_t **ret, uint64_t **ret_dirty, struct hws_error *err)
 {
-    autofree uint64_t *table = calloc(entries + 1, sizeof(*table));
+    autofree uint64_t *table = qcow2_buffer((entries + 1) * sizeof(*table));
     autofree uint64_t *dirty = calloc(qcow2_dirty_words(entries), sizeof(*dirty));
     if (!table || !dirty)
         return hws_fail(err, ENOMEM, "out of memory for the %s (%llu entries)", what,

@@ -143,9 +143,9 @@ static bool can_skip(struct qcow2 *q, uint64_t start, enum change change)
     return no_table && (change == CHANGE_DISCARD || reads_zero_below(q, start));
 }
 
-static int co_write_data_zeroes(struct qcow2 *q, uint64_t offset, uint64_t length)
+int qcow2_co_write_data_zeroes(struct qcow2 *q, uint64_t offset, uint64_t length)
 {
-    static uint8_t zeroes[64 * KiB];
+    static uint8_t zeroes[64 * KiB] __attribute__((aligned(QCOW2_BUFFER_ALIGNMENT)));
     while (length) {
         struct iovec iov;
         size_t part = (size_t)MIN(length, (uint64_t)sizeof(zeroes));
@@ -172,7 +172,7 @@ static int co_change(struct qcow2 *q, uint64_t start, uint64_t end, enum change 
         if (r < 0)
             return r;
         if (s.data_end) {
-            r = co_write_data_zeroes(q, s.end, s.data_end - s.end);
+            r = qcow2_co_write_data_zeroes(q, s.end, s.data_end - s.end);
             s.end = s.data_end;
         } else if (s.end == start) {
             r = -EIO; /* an invalid entry */
@@ -210,6 +210,11 @@ int qcow2_co_write_zeroes(struct block_node *node, uint64_t offset, uint64_t len
         return r;
     return co_change(q, offset, request_end(q, offset, length),
                      unmap ? CHANGE_ZERO_UNMAP : CHANGE_ZERO);
+}
+
+int qcow2_co_zero_range(struct qcow2 *q, uint64_t start, uint64_t end)
+{
+    return co_change(q, start, end, CHANGE_ZERO_UNMAP);
 }
 
 int qcow2_co_discard(struct block_node *node, uint64_t offset, uint64_t length)
