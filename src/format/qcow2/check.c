@@ -218,7 +218,7 @@ static int co_read_header(struct checker *c)
     struct iovec iov;
     c->file_size = block_size(c->file);
     size_t length = MIN(c->file_size, (uint64_t)1 << QCOW2_CLUSTER_BITS_MAX);
-    autofree uint8_t *head = malloc(length + 1);
+    autofree uint8_t *head = qcow2_buffer(length + 1);
     if (!head)
         return -ENOMEM;
     int result = length ? co_block_read(c->file, 0, sgl_one(&iov, head, length), 0) : 0;

@@ -182,7 +182,7 @@ static int plan(struct checker *c, struct rebuild *r)
 
 static int co_write_blocks(struct checker *c, const struct rebuild *r)
 {
-    autofree uint8_t *block = malloc(c->cluster_size);
+    autofree uint8_t *block = qcow2_buffer(c->cluster_size);
     if (!block)
         return -ENOMEM;
     c->lower = false;
@@ -210,7 +210,7 @@ static void drop_entry(struct checker *c, uint64_t index)
 
 static int grow_table(struct checker *c, uint64_t entries)
 {
-    uint8_t *table = calloc(entries, 8), *state = calloc(entries, 1);
+    uint8_t *table = qcow2_buffer(entries * 8), *state = calloc(entries, 1);
     if (!table || !state) {
         free(table);
         free(state);

@@ -162,7 +162,7 @@ static int co_walk_refcounts(struct checker *c)
                 c, "refcount_table_clusters at offset 56 is 0: no cluster has a refcount");
         return 0;
     }
-    c->refcount_table = calloc(1, bytes);
+    c->refcount_table = qcow2_buffer(bytes);
     c->block_state = calloc(bytes / 8, 1);
     if (!c->refcount_table || !c->block_state)
         return -ENOMEM;
@@ -230,7 +230,7 @@ static int co_walk_l1(struct checker *c, uint64_t offset, uint32_t entries, bool
     int result = claim_area(c, offset, bytes, CHECK_L1, what, whence);
     if (result != 0)
         return MIN(result, 0);
-    autofree uint8_t *piece = malloc(MIN(bytes, L1_PIECE_BYTES));
+    autofree uint8_t *piece = qcow2_buffer(MIN(bytes, L1_PIECE_BYTES));
     if (!piece)
         return -ENOMEM;
     for (uint64_t at = 0; at < bytes; at += L1_PIECE_BYTES) {
@@ -318,7 +318,7 @@ static int co_walk_bitmap_table(struct checker *c, uint64_t offset, uint32_t ent
     int result = claim_area(c, offset, bytes, CHECK_BITMAP_TABLE, "bitmap table", whence);
     if (result != 0)
         return MIN(result, 0);
-    autofree uint8_t *table = malloc(bytes);
+    autofree uint8_t *table = qcow2_buffer(bytes);
     bool zero;
     if (!table)
         return -ENOMEM;
@@ -355,7 +355,7 @@ static int co_walk_bitmaps(struct checker *c)
                             CHECK_BITMAP_DIRECTORY, "bitmap directory", 0);
     if (result != 0)
         return MIN(result, 0);
-    autofree uint8_t *directory = calloc(1, c->bitmap_directory_size + 1);
+    autofree uint8_t *directory = qcow2_buffer(c->bitmap_directory_size + 1);
     if (!directory)
         return -ENOMEM;
     if (co_check_read(c, c->bitmap_directory_offset, c->bitmap_directory_size, directory, NULL) < 0)
