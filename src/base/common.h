@@ -36,21 +36,21 @@
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 /* Each use has variables of its own names, so that uses nest without a warning. */
-#define MIN(a, b) MIN_EXPAND_(a, b, __COUNTER__)
-#define MAX(a, b) MAX_EXPAND_(a, b, __COUNTER__)
+#define MIN(a, b)            MIN_EXPAND_(a, b, __COUNTER__)
+#define MAX(a, b)            MAX_EXPAND_(a, b, __COUNTER__)
 #define MIN_EXPAND_(a, b, n) MIN_NAMED_(a, b, n)
 #define MAX_EXPAND_(a, b, n) MAX_NAMED_(a, b, n)
-#define MIN_NAMED_(a, b, n)                                                                        \
-    ({                                                                                             \
-        __auto_type min_a_##n = (a);                                                               \
-        __auto_type min_b_##n = (b);                                                               \
-        min_a_##n < min_b_##n ? min_a_##n : min_b_##n;                                             \
+#define MIN_NAMED_(a, b, n)                            \
+    ({                                                 \
+        __auto_type min_a_##n = (a);                   \
+        __auto_type min_b_##n = (b);                   \
+        min_a_##n < min_b_##n ? min_a_##n : min_b_##n; \
     })
-#define MAX_NAMED_(a, b, n)                                                                        \
-    ({                                                                                             \
-        __auto_type max_a_##n = (a);                                                               \
-        __auto_type max_b_##n = (b);                                                               \
-        max_a_##n > max_b_##n ? max_a_##n : max_b_##n;                                             \
+#define MAX_NAMED_(a, b, n)                            \
+    ({                                                 \
+        __auto_type max_a_##n = (a);                   \
+        __auto_type max_b_##n = (b);                   \
+        max_a_##n > max_b_##n ? max_a_##n : max_b_##n; \
     })
 
 /* Overflow-checked arithmetic: true when the result did not fit. */

@@ -109,9 +109,6 @@ static struct co *map_stack(size_t stack_bytes)
         munmap(mapping, bytes);
         return NULL;
     }
-#ifdef CO_ASAN
-    __asan_unpoison_memory_region(mapping + guard, bytes - guard);
-#endif
     struct co *co = (struct co *)align_down((uintptr_t)mapping + bytes - sizeof(struct co), 64);
     *co = (struct co){.mapping = mapping, .mapping_bytes = bytes, .stack = mapping + guard};
     co->stack_bytes = (size_t)((char *)co - co->stack);
@@ -119,9 +116,19 @@ static struct co *map_stack(size_t stack_bytes)
     return co;
 }
 
+/* The frames of a flow that ended without returning are still marked, and the marks would stay with
+ * the addresses, whatever is mapped there next. */
+static void unpoison(struct co *co)
+{
+#ifdef CO_ASAN
+    __asan_unpoison_memory_region(co->stack, co->stack_bytes);
+#endif
+}
+
 static void unmap_stack(struct co *co)
 {
     unregister_stack(co);
+    unpoison(co);
     munmap(co->mapping, co->mapping_bytes);
 }
 
@@ -139,9 +146,7 @@ static void recycle(struct rt_queue *q, struct co *co)
         unmap_stack(co);
         return;
     }
-#ifdef CO_ASAN
-    __asan_unpoison_memory_region(co->stack, co->stack_bytes);
-#endif
+    unpoison(co);
     /* The warmest first. */
     list_push_front(&q->stacks, &co->run_link);
     q->stacks_free++;

@@ -18,7 +18,7 @@ static char folder[64];
 
 static int make_folder(void **state)
 {
-    strcpy(folder, "/tmp/hawser-file-test-XXXXXX");
+    snprintf(folder, sizeof(folder), "/tmp/hawser-file-test-XXXXXX");
     return mkdtemp(folder) ? chdir(folder) : -1;
 }
 

@@ -2,12 +2,13 @@
  * The runtime: queue threads, coroutines, and every effect that the engine has on the world.
  *
  * A runtime is one of three implementations behind one table (rt/ops.h): io_uring (real_uring.c),
- * a thread pool where io_uring is refused (real_threads.c), and the deterministic simulator (sim.c).
- * Code above this layer never calls the kernel for time, randomness or storage I/O by itself, so the
- * simulator runs the same engine with faults, crashes and reordered writes.
+ * a thread pool where io_uring is refused (real_threads.c), and the deterministic simulator
+ * (sim.c). Code above this layer never calls the kernel for time, randomness or storage I/O by
+ * itself, so the simulator runs the same engine with faults, crashes and reordered writes.
  *
- * A queue is one OS thread with one event ring. A coroutine belongs to the queue that it was spawned
- * on and runs only there. Functions named co_* may suspend and are called from coroutines only.
+ * A queue is one OS thread with one event ring. A coroutine belongs to the queue that it was
+ * spawned on and runs only there. Functions named co_* may suspend and are called from coroutines
+ * only.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -34,10 +35,10 @@ enum rt_kind {
 
 struct rt_options {
     enum rt_kind kind;
-    unsigned ring_entries;   /* submission slots a queue, power of two; 0: 128 */
-    size_t stack_bytes;      /* coroutine stack; 0: 64 KiB. A guard page lies below it */
-    unsigned workers_max;    /* worker threads for blocking and CPU work; 0: online CPUs, at least 2 */
-    bool uring_commands;     /* rings take 128-byte entries, so that co_uring_command() works */
+    unsigned ring_entries; /* submission slots a queue, power of two; 0: 128 */
+    size_t stack_bytes;    /* coroutine stack; 0: 64 KiB. A guard page lies below it */
+    unsigned workers_max; /* worker threads for blocking and CPU work; 0: online CPUs, at least 2 */
+    bool uring_commands;  /* rings take 128-byte entries, so that co_uring_command() works */
 };
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -83,8 +84,8 @@ struct rt *rt_current(void);
 /* ---- coroutines ---------------------------------------------------------------------------- */
 
 /**
- * Starts a coroutine on @q (NULL: the calling queue). From its own queue thread it is put at the end
- * of the run list; from another thread it goes through the mailbox. @return 0 or -ENOMEM.
+ * Starts a coroutine on @q (NULL: the calling queue). From its own queue thread it is put at the
+ * end of the run list; from another thread it goes through the mailbox. @return 0 or -ENOMEM.
  */
 HWS_MUST_CHECK int rt_spawn(struct rt_queue *q, co_fn *fn, void *arg);
 
@@ -97,11 +98,12 @@ bool co_running(void);
 /** Suspends until somebody calls co_wake(). Wake-ups are not counted: guard with your own state. */
 void co_suspend(void);
 
-/** Makes a suspended coroutine runnable on its own queue. Any thread; exactly once a co_suspend(). */
+/** Makes a suspended coroutine runnable on its own queue. Any thread; exactly once a co_suspend().
+ */
 void co_wake(struct co *co);
 
 /** Lets other runnable coroutines and completed I/O of this queue go first. */
-void co_yield(void);
+void co_yield (void);
 
 /* ---- time and chance ----------------------------------------------------------------------- */
 
@@ -117,7 +119,8 @@ void co_sleep_ns(uint64_t duration_ns);
 
 /**
  * Runs @fn(@arg) on a worker thread and suspends until it returns. For heavy CPU work (compression,
- * hashing) and calls that block. @fn must not call co_* or rt_self(). In the simulator it runs inline.
+ * hashing) and calls that block. @fn must not call co_* or rt_self(). In the simulator it runs
+ * inline.
  * @return what @fn returned.
  */
 int co_work(int (*fn)(void *arg), void *arg);
@@ -125,8 +128,8 @@ int co_work(int (*fn)(void *arg), void *arg);
 /* ---- files --------------------------------------------------------------------------------- */
 
 struct rt_open {
-    int flags;           /* O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_DIRECT; O_CLOEXEC is added */
-    mode_t mode;         /* with O_CREAT */
+    int flags;   /* O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_DIRECT; O_CLOEXEC is added */
+    mode_t mode; /* with O_CREAT */
     const char *beneath; /* not NULL: path must resolve to a place below this folder (openat2) */
 };
 
@@ -179,17 +182,20 @@ HWS_MUST_CHECK int co_truncate(struct rt_file *file, uint64_t size_bytes);
 HWS_MUST_CHECK ssize_t co_copy_range(struct rt_file *from, uint64_t from_offset, struct rt_file *to,
                                      uint64_t to_offset, uint64_t length);
 
-/** lseek with @whence SEEK_DATA or SEEK_HOLE. @return the offset, or -errno (-ENXIO past the end). */
+/** lseek with @whence SEEK_DATA or SEEK_HOLE. @return the offset, or -errno (-ENXIO past the end).
+ */
 HWS_MUST_CHECK int64_t co_seek(struct rt_file *file, uint64_t offset, int whence);
 
-/** Renames a file over another and makes the folder durable. For atomic replacement of small files. */
+/** Renames a file over another and makes the folder durable. For atomic replacement of small files.
+ */
 HWS_MUST_CHECK int co_rename(const char *from, const char *to, struct hws_error *err);
 
 HWS_MUST_CHECK int co_unlink(const char *path, struct hws_error *err);
 
 enum rt_lock { RT_UNLOCK, RT_LOCK_SHARED, RT_LOCK_EXCLUSIVE };
 
-/** Open-file-description lock, without waiting. @return 0, -EAGAIN when another holds it, -errno. */
+/** Open-file-description lock, without waiting. @return 0, -EAGAIN when another holds it, -errno.
+ */
 HWS_MUST_CHECK int rt_file_lock(struct rt_file *file, uint64_t start, uint64_t length,
                                 enum rt_lock lock);
 
@@ -215,16 +221,16 @@ HWS_MUST_CHECK ssize_t co_write_stream(struct rt_file *file, struct sgl buffer);
 
 /**
  * IORING_OP_URING_CMD with @opcode and the 80 bytes @command of a 128-byte entry, as FUSE and ublk
- * use them; @address and @length fill the entry's addr and len fields. @return the completion's result.
- * -EOPNOTSUPP where the runtime was not made with uring_commands or is not io_uring.
+ * use them; @address and @length fill the entry's addr and len fields. @return the completion's
+ * result. -EOPNOTSUPP where the runtime was not made with uring_commands or is not io_uring.
  */
 HWS_MUST_CHECK int co_uring_command(struct rt_file *file, uint32_t opcode, const void *command,
                                     size_t command_bytes, uint64_t address, uint32_t length);
 
 /**
- * Tells the calling queue about long-lived I/O buffers. Transfers of one contiguous piece inside them
- * then skip the kernel's pinning. The memory must stay until rt_buffers_forget() or the queue ends.
- * Registration that the kernel refuses (memory limits) is not an error: I/O works without it.
+ * Tells the calling queue about long-lived I/O buffers. Transfers of one contiguous piece inside
+ * them then skip the kernel's pinning. The memory must stay until rt_buffers_forget() or the queue
+ * ends. Registration that the kernel refuses (memory limits) is not an error: I/O works without it.
  */
 void rt_buffers_register(const struct iovec *buffers, unsigned count);
 void rt_buffers_forget(void);

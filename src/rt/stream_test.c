@@ -8,6 +8,7 @@
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -236,7 +237,7 @@ static void co_polls(void *arg)
 /* Many wait for one descriptor, with timeouts around the moment at which it becomes ready. */
 TEST(timeouts_race_events)
 {
-    static struct poller pollers[60];
+    static struct poller pollers[600]; /* more than a completion queue holds */
     for (int round = 0; round < 10; round++) {
         unsigned ready = 0, expired = 0;
         int fd = eventfd(0, EFD_CLOEXEC);
@@ -244,7 +245,7 @@ TEST(timeouts_race_events)
         co_group_init(&group);
         co_group_add(&group, ARRAY_LEN(pollers));
         for (unsigned i = 0; i < ARRAY_LEN(pollers); i++) {
-            pollers[i] = (struct poller){fd, 1 + i * 60000, &ready, &expired, &group};
+            pollers[i] = (struct poller){fd, 1 + i * 6000, &ready, &expired, &group};
             if (i == ARRAY_LEN(pollers) - 1)
                 pollers[i].timeout_ns = 0;
             CHECK_EQUAL(rt_spawn(NULL, co_polls, &pollers[i]), 0);
@@ -256,6 +257,53 @@ TEST(timeouts_race_events)
         CHECK(ready >= 1);
         co_group_destroy(&group);
         close(fd);
+    }
+}
+
+/* ---- commands -----------------------------------------------------------------------------------
+ */
+
+/* SOCKET_URING_OP_SIOCINQ, Linux 6.7: the bytes that a socket has for us. */
+#define COMMAND_BYTES_WAITING 0
+
+static void co_asks_socket(void *arg)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof(address);
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&address, length) == 0);
+    CHECK_EQUAL(getsockname(fd, (struct sockaddr *)&address, &length), 0);
+    struct rt_file *file = adopt(fd);
+    for (unsigned i = 0; i < 200; i++) {
+        char bytes[300] = {0};
+        CHECK_EQUAL(sendto(fd, bytes, 1 + i, 0, (struct sockaddr *)&address, length), 1 + i);
+        int waiting = co_uring_command(file, COMMAND_BYTES_WAITING, "", 0, 0, 0);
+        if (waiting == -EOPNOTSUPP || waiting == -EINVAL) {
+            *(bool *)arg = false;
+            break;
+        }
+        CHECK_EQUAL(waiting, 1 + i);
+        struct iovec v;
+        CHECK_EQUAL(co_read_stream(file, sgl_one(&v, bytes, sizeof(bytes))), 1 + i);
+    }
+    rt_file_close(file);
+}
+
+static void commands_reach_the_descriptor(void **state)
+{
+    struct rt_options options = {.kind = RT_URING, .uring_commands = true};
+    struct hws_error err = {0};
+    struct rt *rt;
+    bool supported = true;
+    if (rt_create(&options, &rt, &err)) {
+        print_message("SKIP: %s\n", err.text);
+        skip();
+    }
+    CHECK_EQUAL(rt_run(rt, co_asks_socket, &supported), 0);
+    rt_free(rt);
+    if (!supported) {
+        print_message("SKIP: this kernel's sockets take no commands\n");
+        skip();
     }
 }
 
@@ -358,6 +406,7 @@ int main(void)
         ON_BOTH(bad_descriptors_are_refused),
         ON_BOTH(polls_answer_events_or_time_out),
         ON_BOTH(timeouts_race_events),
+        cmocka_unit_test(commands_reach_the_descriptor),
 #ifdef THIS_ARCH
         cmocka_unit_test(where_a_filter_refuses_io_uring_threads_are_chosen),
 #endif

@@ -18,9 +18,9 @@ struct rt_mutex {
     pthread_mutex_t mutex;
 };
 
-#define RT_MUTEX_INIT                                                                              \
-    {                                                                                              \
-        PTHREAD_MUTEX_INITIALIZER                                                                  \
+#define RT_MUTEX_INIT             \
+    {                             \
+        PTHREAD_MUTEX_INITIALIZER \
     }
 
 void rt_mutex_init(struct rt_mutex *m);
@@ -38,7 +38,8 @@ void co_waitq_init(struct co_waitq *wq);
 /** Releases @held, suspends until woken, takes @held again. Check the condition in a loop. */
 void co_waitq_wait(struct co_waitq *wq, struct rt_mutex *held);
 
-/** As co_waitq_wait(), but at most until rt_now_ns() reaches @deadline_ns. @return false on timeout. */
+/** As co_waitq_wait(), but at most until rt_now_ns() reaches @deadline_ns. @return false on
+ * timeout. */
 bool co_waitq_wait_until(struct co_waitq *wq, struct rt_mutex *held, uint64_t deadline_ns);
 
 /** Wake the first, or all. The caller holds the mutex of the condition. Any thread. */
