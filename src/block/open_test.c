@@ -60,6 +60,42 @@ static void broken_descriptions_are_refused_with_a_reason(void **state)
     test_run(check_descriptions, NULL);
 }
 
+/* {"driver": "pass", "file": {"driver": "pass", ...}} around a layer image. To be freed. */
+static char *nested(unsigned filters)
+{
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    for (unsigned i = 0; i < filters; i++)
+        fprintf(out, "{\"driver\":\"pass\",\"file\":");
+    fprintf(out, "{\"driver\":\"layer\",\"file\":{\"driver\":\"file\",\"filename\":\"l\"}}");
+    for (unsigned i = 0; i < filters; i++)
+        fputc('}', out);
+    fclose(out);
+    return text;
+}
+
+static void check_nesting(void *arg)
+{
+    test_layer_new("l", 4096, NULL, NULL);
+    autofree char *deepest = nested(BLOCK_NESTING_MAX - 1), *too_deep = nested(BLOCK_NESTING_MAX);
+    struct block_node *node = test_open(deepest, BLOCK_OPEN_WRITE);
+    json_t *info = NULL;
+    uint8_t bytes[100] = {0};
+    struct iovec iov;
+    assert_int_equal(co_block_info(node, &info, NULL), 0);
+    json_decref(info);
+    assert_int_equal(co_block_write(node, 100, sgl_one(&iov, bytes, 100), 0), 0);
+    assert_int_equal(co_block_close(node, NULL), 0);
+    assert_refused(too_deep, 0, ELOOP, "nests files deeper than 16");
+    assert_true(test_disk_find("l")->closed);
+}
+
+static void files_nest_to_a_limit_that_fits_the_stack(void **state)
+{
+    test_run(check_nesting, NULL);
+}
+
 static void check_probe(void *arg)
 {
     test_disk_new("d", 4096);
@@ -373,6 +409,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(broken_descriptions_are_refused_with_a_reason),
+        cmocka_unit_test(files_nest_to_a_limit_that_fits_the_stack),
         cmocka_unit_test(probing_finds_headers_and_never_answers_raw),
         cmocka_unit_test(backing_files_are_opened_read_only_as_recorded_or_described),
         cmocka_unit_test(the_recorded_format_is_honoured_and_none_is_guessed_as_raw),
