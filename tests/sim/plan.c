@@ -15,6 +15,7 @@ static struct plan_layer layer_make(struct random *r, bool small)
     /* Small clusters reach every boundary soonest; large ones must work too. */
     unsigned top = small ? 16 : random_one_in(r, 3) ? CLUSTER_BITS_MAX : 14;
     layer.cluster_bits = CLUSTER_BITS_MIN + (unsigned)random_below(r, top - CLUSTER_BITS_MIN + 1);
+    layer.preallocate = random_one_in(r, 6);
     if (layer.version == 3) {
         layer.refcount_bits = 1u << random_below(r, 7);
         layer.lazy_refcounts = random_one_in(r, 4);
@@ -92,9 +93,10 @@ void plan_print(const struct plan *plan)
         if (l->raw)
             fprintf(stderr, "raw\n");
         else
-            fprintf(stderr, "qcow2 v%u, cluster %u, refcount bits %u%s%s\n", l->version,
+            fprintf(stderr, "qcow2 v%u, cluster %u, refcount bits %u%s%s%s\n", l->version,
                     1u << l->cluster_bits, l->refcount_bits, l->extended_l2 ? ", extended_l2" : "",
-                    l->lazy_refcounts ? ", lazy_refcounts" : "");
+                    l->lazy_refcounts ? ", lazy_refcounts" : "",
+                    l->preallocate && i == 0 ? ", preallocated" : "");
     }
 }
 
@@ -122,10 +124,12 @@ json_t *plan_create_options(const struct plan *plan, unsigned index)
     if (l->raw)
         return json_pack("{ss so sI}", "driver", layer_driver(plan, index), "file", file, "size",
                          size);
-    json_t *options = json_pack("{ss so sI si si ss sb sb}", "driver", "qcow2", "file", file,
-                                "size", size, "cluster_size", 1 << l->cluster_bits, "refcount_bits",
-                                l->refcount_bits, "compat", l->version == 2 ? "0.10" : "1.1",
-                                "extended_l2", l->extended_l2, "lazy_refcounts", l->lazy_refcounts);
+    json_t *options =
+        json_pack("{ss so sI si si ss ss sb ss}", "driver", "qcow2", "file", file, "size", size,
+                  "cluster_size", 1 << l->cluster_bits, "refcount_bits", l->refcount_bits, "compat",
+                  l->version == 2 ? "0.10" : "1.1", "extended_l2", l->extended_l2 ? "on" : "off",
+                  "lazy_refcounts", l->lazy_refcounts, "preallocation",
+                  l->preallocate && index == 0 ? "metadata" : "off");
     if (index > 0) {
         /* A name without a folder is looked for beside the image. */
         json_object_set_new(options, "backing_file",

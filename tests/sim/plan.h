@@ -19,6 +19,7 @@ struct plan_layer {
     bool raw;
     unsigned cluster_bits, version, refcount_bits;
     bool extended_l2, lazy_refcounts;
+    bool preallocate; /* metadata, at creation; the base only */
     uint64_t sectors;
 };
 
