@@ -6,6 +6,7 @@
 #include "sweep.h"
 #include "base/log.h"
 #include "drivers/drivers.h"
+#include <malloc.h>
 
 static uint64_t number(const char *text)
 {
@@ -38,6 +39,9 @@ struct sweep sweep_begin(int argc, char **argv, uint64_t count_default)
         sweep.only = number(argv[2]);
     if (!sweep.trace)
         log_set_sink(keep_quiet, NULL);
+    /* Worlds are made and thrown away by the thousand: keep their memory. */
+    mallopt(M_MMAP_THRESHOLD, 64 << 20);
+    mallopt(M_TRIM_THRESHOLD, 256 << 20);
     drivers_register();
     return sweep;
 }
