@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The FUSE export against Debian's qemu-storage-daemon: one image in memory, 4 KiB fio requests.
 
-  bench/fuse.py [--server BUILD/tests/export/fuse_server] [--format qcow2] [--rounds 3] [--seconds 2]
-                [--threads N] [--json FILE]
+  bench/fuse.py [--hawser BUILD/src/cli/hawser] [--format qcow2] [--rounds 3] [--seconds 2]
+                [--threads N] [--size-mib N] [--json FILE]
 
 All servers run at once, each on its own copy of the image; every round measures each case with each
 server in turn, so that a noisy machine is noisy for all. Prints medians, and the ratio to
@@ -38,26 +38,27 @@ def run(*command):
 class Server:
     """One server on its own image, mounted, with a loop device on the mount."""
 
-    def __init__(self, name, folder, image, command, ready):
-        self.name, self.image = name, image
+    def __init__(self, name, folder, command):
+        self.name = name
+        self.state = os.path.join(folder, name + ".state")
         self.mount = os.path.join(folder, name + ".mnt")
         open(self.mount, "w").close()
-        self.process = subprocess.Popen([part.replace("MOUNT", self.mount) for part in command],
-                                        stdout=subprocess.PIPE, text=True)
-        self.wait(ready)
-        self.idle = self.private_kib()
+        self.process = subprocess.Popen(
+            [part.replace("MOUNT", self.mount).replace("STATE", self.state) for part in command])
         self.loop = None
+        self.wait()
+        self.idle = self.private_kib()
 
-    def wait(self, ready):
+    def wait(self):
         for _ in range(500):
             if os.stat(self.mount).st_size > 0:
                 break
             if self.process.poll() is not None:
                 sys.exit(f"{self.name}: server ended with {self.process.returncode}")
             time.sleep(0.01)
-        self.kind = self.process.stdout.readline().strip() if ready else ""
-        self.loop = None
-        time.sleep(0.2)
+        time.sleep(0.5)
+        if os.path.exists(self.state) and f'"{self.name}"' not in open(self.state).read():
+            sys.exit(f"{self.name}: the engine chose another transport: " + open(self.state).read())
 
     def attach(self):
         self.loop = run("losetup", "--direct-io=on", "-f", "--show", self.mount).strip()
@@ -105,23 +106,33 @@ def make_image(folder, fmt, size_mib):
     return image
 
 
-def commands(args, folder, master):
-    """(name, image, command, tells that it is ready) of each server."""
+def switch_uring(value):
+    """FUSE over io_uring for connections made from here; False where the kernel has not got it."""
+    if not os.path.exists(URING):
+        return False
+    open(URING, "w").write(value)
+    return True
+
+
+def start_servers(args, folder, master):
     def copy(name):
         image = os.path.join(folder, name + ".img")
         run("cp", master, image)
         return image
 
-    image = copy("qemu")
-    yield ("qemu", image, [
-        "qemu-storage-daemon", "--blockdev", f"file,filename={image},node-name=p",
+    def hawser(name):
+        return Server(name, folder, [args.hawser, "serve", "--path=MOUNT", "--state-file=STATE", "--via=fuse",
+                                     "--log-level=error", f"--format={args.format}"]
+                      + ([f"--queues={args.threads}"] if args.threads else []) + [copy(name)])
+
+    yield Server("qemu", folder, [
+        "qemu-storage-daemon", "--blockdev", f"file,filename={copy('qemu')},node-name=p",
         "--blockdev", f"{args.format},file=p,node-name=q", "--export",
-        "type=fuse,id=e,node-name=q,mountpoint=MOUNT,writable=on,growable=off"], False)
-    for transport in ["device"] + (["io_uring"] if open(URING).read()[0] == "Y" else []):
-        image = copy(transport)
-        yield (transport, image, [
-            args.server, f"{args.format}:file:{image}", "MOUNT", f"transport={transport}",
-            f"threads={args.threads}"], True)
+        "type=fuse,id=e,node-name=q,mountpoint=MOUNT,writable=on,growable=off"])
+    switch_uring("N")
+    yield hawser("device")
+    if switch_uring("Y"):
+        yield hawser("io_uring")
 
 
 def measure_all(servers, args):
@@ -157,13 +168,13 @@ def report(servers, results, args):
             print(line)
     for server in servers:
         print(f"private memory KiB, {server.name:10} idle after start {server.idle:6}, "
-              f"after the load {server.private_kib():6}  {server.kind}")
+              f"after the load {server.private_kib():6}")
 
 
 def main():
     here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--server", default=os.path.join(here, "build/tests/export/fuse_server"))
+    parser.add_argument("--hawser", default=os.path.join(here, "build/src/cli/hawser"))
     parser.add_argument("--format", default="qcow2", choices=["qcow2", "raw"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2)
@@ -176,10 +187,8 @@ def main():
     with tempfile.TemporaryDirectory(prefix="hawser-bench.", dir="/dev/shm") as folder:
         master = make_image(folder, args.format, args.size_mib)
         try:
-            if uring_before == "N":
-                open(URING, "w").write("Y")
-            for name, image, command, ready in commands(args, folder, master):
-                servers.append(Server(name, folder, image, command, ready))
+            for server in start_servers(args, folder, master):
+                servers.append(server)
             for server in servers:
                 server.attach()
             results = measure_all(servers, args)
@@ -189,8 +198,8 @@ def main():
         finally:
             for server in servers:
                 server.end()
-            if uring_before == "N":
-                open(URING, "w").write("N")
+            if uring_before:
+                switch_uring(uring_before)
 
 
 if __name__ == "__main__":

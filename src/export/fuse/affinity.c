@@ -37,6 +37,63 @@ void fuse_affinity_release(struct fuse_affinity *a)
     a->bound = false;
 }
 
+/* ---- following a lone user ------------------------------------------------------------------ */
+
+/** Requests that one measurement takes. */
+#define WINDOW_REQUESTS 64
+/** Windows until the other way is tried again. */
+#define WINDOWS_BETWEEN 1024
+/** While bound, windows until the user's CPU is looked up again. */
+#define WINDOWS_LOOK 4
+/** The other way must be faster by one part in this many. */
+#define BETTER_BY 8
+/** A poll that brings several requests counts like this many that bring one. */
+#define CROWD_WEIGHT 8
+#define CROWD_MAX    64
+
+static void bind_to(struct fuse_follow *f, uint32_t pid)
+{
+    int cpu = fuse_cpu_of_thread(pid);
+    if (cpu >= 0)
+        fuse_affinity_bind(&f->affinity, (unsigned)cpu, 1);
+}
+
+static void change_way(struct fuse_follow *f, uint32_t pid)
+{
+    f->windows = 0;
+    if (f->affinity.bound)
+        fuse_affinity_release(&f->affinity);
+    else
+        bind_to(f, pid);
+}
+
+void fuse_follow_one(struct fuse_follow *f, uint32_t pid)
+{
+    f->crowd -= f->crowd > 0;
+    if (f->crowd > CROWD_MAX / 2)
+        return;
+    if (f->requests++ == 0)
+        f->window_start_ns = rt_now_ns();
+    if (f->requests <= WINDOW_REQUESTS)
+        return;
+    uint64_t *mine = &f->cost_ns[f->affinity.bound], other = f->cost_ns[!f->affinity.bound];
+    *mine = MAX(rt_now_ns() - f->window_start_ns, (uint64_t)1);
+    f->requests = 0;
+    f->windows++;
+    if (other == 0 || f->windows >= WINDOWS_BETWEEN || *mine - *mine / BETTER_BY > other)
+        change_way(f, pid);
+    else if (f->affinity.bound && f->windows % WINDOWS_LOOK == 0)
+        bind_to(f, pid);
+}
+
+void fuse_follow_many(struct fuse_follow *f)
+{
+    f->requests = 0;
+    f->crowd = MIN(f->crowd + CROWD_WEIGHT, (unsigned)CROWD_MAX);
+    if (f->crowd > CROWD_MAX / 2)
+        fuse_affinity_release(&f->affinity);
+}
+
 /* Field 39 of /proc/PID/stat; field 2, the name, is in brackets and may hold anything. */
 int fuse_cpu_of_thread(uint32_t pid)
 {

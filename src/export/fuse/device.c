@@ -36,11 +36,6 @@
 #define SLOT_KEEP_BYTES 16384
 #define REST_NS         ((uint64_t)1000000000)
 
-/** After so many polls in a row that brought one request, the thread moves to its user's CPU. */
-#define FOLLOW_AFTER 64
-/** While it is there, it looks this often whether the user has moved. */
-#define FOLLOW_CHECK 2048
-
 /** While every poll yields one request, only every so often a second read is tried before polling.
  */
 #define LONELY_PROBE 8
@@ -63,8 +58,7 @@ struct fuse_device {
     struct list idle;
     bool over; /* the connection is gone */
     bool any_fat;
-    struct fuse_affinity affinity;
-    unsigned streak; /* polls in a row that brought one request */
+    struct fuse_follow follow;
     uint32_t last_pid;
     unsigned burst, last_burst,
         lonely; /* requests since the last poll, before it; see read_is_worth_it */
@@ -144,26 +138,12 @@ static bool read_is_worth_it(struct fuse_device *d)
     return ++d->lonely % LONELY_PROBE == 0;
 }
 
-/* Binds the thread to a lone user's CPU and lets it go when requests come in numbers. */
-static void follow_user(struct fuse_device *d)
-{
-    if (d->burst != 1) {
-        d->streak = 0;
-        fuse_affinity_release(&d->affinity);
-        return;
-    }
-    d->streak++;
-    if (d->affinity.bound ? d->streak % FOLLOW_CHECK == 0 : d->streak == FOLLOW_AFTER) {
-        int cpu = fuse_cpu_of_thread(d->last_pid);
-        if (cpu >= 0)
-            fuse_affinity_bind(&d->affinity, (unsigned)cpu, 1);
-    }
-}
-
 static int co_wait_readable(struct fuse_device *d)
 {
-    if (!d->channel->export->over_ring && d->burst != 0)
-        follow_user(d);
+    if (d->burst == 1 && !d->channel->export->over_ring)
+        fuse_follow_one(&d->follow, d->last_pid);
+    else if (d->burst > 1)
+        fuse_follow_many(&d->follow);
     /* exclusive: one request wakes one thread, not all */
     const unsigned events = EPOLLIN | EPOLLEXCLUSIVE;
     int r;
@@ -246,7 +226,7 @@ static void co_worker(void *arg)
     struct fuse_device *d = w->device;
     w->co = co_self();
     if (w == d->worker)
-        fuse_affinity_init(&d->affinity);
+        fuse_affinity_init(&d->follow.affinity);
     d->heir_woken = false;
     for (;;) {
         co_take_lead(w);

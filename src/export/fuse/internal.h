@@ -119,6 +119,21 @@ struct fuse_affinity {
 void fuse_affinity_init(struct fuse_affinity *a);
 void fuse_affinity_bind(struct fuse_affinity *a, unsigned first_cpu, unsigned count);
 void fuse_affinity_release(struct fuse_affinity *a);
+/** A thread that looks for the best place to serve users that wait for each answer. */
+struct fuse_follow {
+    struct fuse_affinity affinity;
+    unsigned requests; /* of the running window */
+    uint64_t window_start_ns;
+    uint64_t cost_ns[2]; /* last window: free, bound; 0: not known */
+    unsigned windows;    /* since the last change */
+    unsigned crowd;      /* up with polls that bring several requests, down with others */
+};
+
+/** A poll brought one request, made by thread @pid. */
+void fuse_follow_one(struct fuse_follow *f, uint32_t pid);
+/** A poll brought several. */
+void fuse_follow_many(struct fuse_follow *f);
+
 /** Where the thread @pid of this pid name space ran last; -1 when that cannot be told. */
 int fuse_cpu_of_thread(uint32_t pid);
 
