@@ -77,7 +77,8 @@ int co_volume_snapshot(struct volume *volume, const char *overlay, const char *f
 static int co_switch(struct volume *volume, const char *path, const char *format, const char *fresh,
                      struct hws_error *err)
 {
-    int r = co_root_flush(volume->root);
+    /* Of the node: a request of the root would wait for the end of the drain. */
+    int r = co_block_flush(block_root_node(volume->root));
     if (r < 0)
         return hws_fail_errno(err, -r, "%s: cannot flush", path);
     r = co_overlay_exchange(path, fresh, err);
