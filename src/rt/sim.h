@@ -31,7 +31,8 @@ struct sim_options {
     int fail_errno;    /* positive; EIO where 0 */
     bool fail_sticky;  /* every operation from fail_at on fails, not only one */
     uint64_t crash_at; /* the world stops at the k-th storage operation; 0: never */
-    uint64_t latency_max_ns;   /* completions take a random time up to this; 0: 100 us */
+    uint64_t latency_max_ns;   /* completions take a random time up to this, a few
+                                  thirty times as long; 0: 100 us */
     uint64_t disk_bytes;       /* allocation beyond this fails with ENOSPC; 0: no limit */
     bool no_direct_offload;    /* fallocate and copy_range answer EOPNOTSUPP */
     uint32_t offset_alignment; /* files opened with O_DIRECT need this; 0: 1 */

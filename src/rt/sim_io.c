@@ -13,6 +13,11 @@
 /* One transfer in this many is cut short, as the kernel may do. */
 #define SHORT_ONE_IN 32
 
+/* One operation in this many is slow, and takes up to this many times as long as the others may:
+ * what else happens meanwhile is what finds a lifetime that ends too early. */
+#define SLOW_ONE_IN 16
+#define SLOW_TIMES  30
+
 /* Copies inside the kernel stop here, so that callers must go on. */
 #define COPY_BYTES_MAX (64 * KiB)
 
@@ -224,6 +229,14 @@ static uint64_t transfer_length(struct sim *sim, const struct rt_io *io)
     return cut > io->offset ? cut - io->offset : io->length;
 }
 
+static uint64_t latency_draw(struct sim *sim)
+{
+    uint64_t most_ns = sim->options.latency_max_ns;
+    if (random_one_in(&sim->schedule, SLOW_ONE_IN))
+        most_ns *= SLOW_TIMES;
+    return 1 + random_below(&sim->schedule, most_ns);
+}
+
 bool sim_io_submit(struct rt_queue *q, struct rt_io *io)
 {
     struct sim *sim = sim_of(q->rt);
@@ -235,7 +248,7 @@ bool sim_io_submit(struct rt_queue *q, struct rt_io *io)
         return true;
     struct sim_flight *flight = sim_alloc(NULL, 1, sizeof(*flight));
     *flight = (struct sim_flight){.queue = q, .io = io, .length = transfer_length(sim, io)};
-    flight->due_ns = sim->now_ns + random_below(&sim->schedule, sim->options.latency_max_ns) + 1;
+    flight->due_ns = sim->now_ns + latency_draw(sim);
     bool was_crashed = sim->crashed;
     if (io->op != RT_OP_WORK && !was_crashed)
         meet_fate(sim, flight);

@@ -66,6 +66,7 @@ struct plan plan_make(uint64_t seed, bool small)
     plan.alignment = random_one_in(r, 2) ? 512 : 4096;
     plan.no_offload = random_one_in(r, 4);
     plan.cache_bytes = random_one_in(r, 2) ? 64 * KiB : 1 * MiB;
+    plan.churn = random_one_in(r, 3);
     plan.queues = 1 + (unsigned)random_below(r, 3);
     plan.workers = small ? 3 : 1 + (unsigned)random_below(r, 10);
     return plan;
@@ -82,11 +83,12 @@ void plan_print(const struct plan *plan)
 {
     fprintf(stderr,
             "seed %llu: cache %s, discard %s, detect-zeroes %u, alignment %u, offload %s, metadata "
-            "cache %llu KiB, %u queues, %u workers\n",
+            "cache %llu KiB, %u queues, %u workers%s\n",
             (unsigned long long)plan->seed, cache_names[plan->cache],
             plan->discard == BLOCK_DISCARD_UNMAP ? "unmap" : "ignore", plan->detect_zeroes,
             plan->alignment, plan->no_offload ? "no" : "yes",
-            (unsigned long long)(plan->cache_bytes / KiB), plan->queues, plan->workers);
+            (unsigned long long)(plan->cache_bytes / KiB), plan->queues, plan->workers,
+            plan->churn ? ", churn" : "");
     for (unsigned i = 0; i <= plan->depth; i++) {
         const struct plan_layer *l = &plan->layer[i];
         fprintf(stderr, "  %s: %llu sectors, ", plan_path(i), (unsigned long long)l->sectors);

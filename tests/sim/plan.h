@@ -35,6 +35,8 @@ struct plan {
     bool no_offload;
     uint64_t cache_bytes; /* metadata cache of the chain */
     unsigned queues, workers;
+    bool churn; /* mostly whole clusters, dropped and written anew: host clusters change their users
+                 */
     uint64_t sectors_max; /* the disk may grow to this */
 };
 

@@ -34,8 +34,41 @@ static uint64_t first_draw(struct world *world, uint64_t sectors)
     return MIN(first, sectors - 1);
 }
 
+/* Clusters are dropped and given to others while flushes and reads run. */
+static void co_churn_step(struct world *world)
+{
+    struct random *r = &world->random;
+    const struct plan_layer *top = &world->plan.layer[world->top];
+    uint64_t cluster = (1ull << top->cluster_bits) / GUEST_SECTOR_BYTES;
+    uint64_t sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
+    uint64_t first = align_down(random_below(r, sectors), cluster);
+    uint64_t count = MIN(cluster * (1 + random_below(r, 3)), sectors - first);
+    switch (random_below(r, 8)) {
+    case 0:
+    case 1:
+        co_world_discard(world, first, count);
+        break;
+    case 2:
+        co_world_write_zeroes(world, first, count, BLOCK_MAY_UNMAP);
+        break;
+    case 3:
+        co_world_flush(world);
+        break;
+    case 4:
+        co_world_read(world, first, MIN(count, (uint64_t)2048));
+        break;
+    default:
+        co_world_write(world, first, MIN(count, (uint64_t)2048), 0);
+        break;
+    }
+}
+
 static void co_step(struct world *world)
 {
+    if (world->plan.churn && !random_one_in(&world->random, 4)) {
+        co_churn_step(world);
+        return;
+    }
     struct random *r = &world->random;
     uint64_t sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
     uint64_t first = first_draw(world, sectors), count = count_draw(r, sectors - first);
