@@ -40,6 +40,8 @@ struct hio {
     const char *image, *format;
     unsigned flags, repair;
     struct block_policy policy;
+    const char *allow[2];
+    uint64_t dump_bytes;
     struct block_node *node;
     struct co_group running; /* async commands */
     int exit_code;
@@ -279,8 +281,8 @@ static void co_script(struct hio *hio)
 static void co_dump(struct hio *hio)
 {
     uint64_t size = block_size(hio->node);
-    size_t room = MiB;
-    autofree uint8_t *buffer = aligned_alloc(4096, room);
+    size_t room = hio->dump_bytes ? hio->dump_bytes : MiB;
+    autofree uint8_t *buffer = aligned_alloc(4096, align_up(room, 4096));
     for (uint64_t at = 0; at < size && buffer;) {
         struct iovec iov;
         size_t length = MIN(size - at, (uint64_t)room);
@@ -383,8 +385,9 @@ static void co_main(void *arg)
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: hio [-RUB] [-r uring|threads] [-f FORMAT] [-c CACHE]\n"
-                    "           [--dump | --check[=leaks|all]] IMAGE   |   --create JSON\n");
+    fprintf(stderr,
+            "usage: hio [-RUB] [-r uring|threads] [-f FORMAT] [-c CACHE] [-s SIZE] [-a FOLDER]\n"
+            "           [--dump | --check[=leaks|all]] IMAGE   |   --create JSON\n");
     return 2;
 }
 
@@ -410,7 +413,7 @@ static bool parse_options(int argc, char **argv, struct hio *hio, struct rt_opti
                                           {"create", no_argument, NULL, 'N'},
                                           {0}};
     hio->flags = BLOCK_OPEN_WRITE;
-    for (int option; (option = getopt_long(argc, argv, "r:f:c:RUB", longs, NULL)) != -1;) {
+    for (int option; (option = getopt_long(argc, argv, "r:f:c:s:a:RUB", longs, NULL)) != -1;) {
         if (option == 'r')
             rt_options->kind = !strcmp(optarg, "threads") ? RT_THREADS : RT_URING;
         else if (option == 'f')
@@ -427,6 +430,10 @@ static bool parse_options(int argc, char **argv, struct hio *hio, struct rt_opti
             hio->action = ACTION_CREATE;
         else if (option == 'C')
             hio->action = ACTION_CHECK;
+        else if (option == 'a')
+            hio->allow[0] = optarg, hio->policy.allow = hio->allow;
+        else if (option == 's')
+            hio->dump_bytes = MIN(strtoull(optarg, NULL, 10), 64 * MiB);
         else if (option != 'c' || !parse_cache(optarg, &hio->policy.cache))
             return false;
         if (option == 'C' && optarg)
