@@ -1,6 +1,6 @@
 /*
- * A fuzz target: one function over bytes. Linked with libFuzzer (meson option `fuzz`, clang), or with
- * replay.c, which runs it over the files that it is given.
+ * A fuzz target: one function over bytes. Linked with libFuzzer (meson option `fuzz`, clang), or
+ * with replay.c, which runs it over the files that it is given.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -1,6 +1,6 @@
 /*
- * Fuzz target: the qcow2 header and its extensions. What parses must serialise, and parse again to the
- * same.
+ * Fuzz target: the qcow2 header and its extensions. What parses must serialise, and parse again to
+ * the same.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -15,9 +15,9 @@
 #include "rt/sim.h"
 
 #define IMAGE_BYTES_MAX MiB
-#define PATH "/image"
-#define PIECE_MAX 8192
-#define OPERATIONS 6
+#define PATH            "/image"
+#define PIECE_MAX       8192
+#define OPERATIONS      6
 
 struct run {
     const uint8_t *bytes;
@@ -72,8 +72,8 @@ static uint64_t co_count_findings(unsigned repair)
     struct block_check check = {0};
     struct hws_error err = {0};
     uint64_t findings = UINT64_MAX;
-    struct block_node *node = co_open_image(
-        BLOCK_OPEN_CHECK | BLOCK_OPEN_NO_BACKING | (repair ? (unsigned)BLOCK_OPEN_WRITE : 0));
+    struct block_node *node = co_open_image(BLOCK_OPEN_CHECK | BLOCK_OPEN_NO_BACKING |
+                                            (repair ? (unsigned)BLOCK_OPEN_WRITE : 0));
     if (!node)
         return findings;
     if (co_block_check(node, repair, &check, &err) == 0)

@@ -8,6 +8,7 @@ qemu-img finds clean and whose content is what it was. SPDX-License-Identifier: 
 import struct
 import sys
 
+sys.dont_write_bytecode = True
 from common import Failure, Tools, run_cases
 
 COPIED = 1 << 63

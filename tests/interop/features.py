@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+sys.dont_write_bytecode = True
 from common import Failure, Reference, Tools, Writer, run_cases
 
 IMAGE = "image.qcow2"

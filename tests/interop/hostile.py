@@ -10,6 +10,7 @@ import os
 import struct
 import sys
 
+sys.dont_write_bytecode = True
 from common import Failure, Tools, run_cases
 from damage import COPIED, Image
 

@@ -10,6 +10,7 @@ import os
 import random
 import sys
 
+sys.dont_write_bytecode = True
 from common import Reference, Tools, Writer, run_cases
 
 DIMENSIONS = {

@@ -193,8 +193,8 @@ int co_check_each_table(struct checker *c, size_t count,
 static void take_extensions(struct checker *c, const struct qcow2_header *header)
 {
     const struct qcow2_extension *found = qcow2_header_extension(header, QCOW2_EXT_BITMAPS);
-    /* Without its autoclear bit the extension is stale: somebody wrote who does not know bitmaps. What
-       it names is as good as leaked, and that is how qemu-img counts it. */
+    /* Without its autoclear bit the extension is stale: somebody wrote who does not know bitmaps.
+       What it names is as good as leaked, and that is how qemu-img counts it. */
     if (!(header->autoclear_features & QCOW2_AUTOCLEAR_BITMAPS))
         found = NULL;
     if (found && found->length >= sizeof(struct qcow2_disk_bitmaps_extension)) {

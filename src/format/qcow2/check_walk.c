@@ -506,7 +506,8 @@ static int walk_l2(struct checker *c, size_t index, uint8_t *table)
     const struct check_l2 *l2 = &c->l2[index];
     uint64_t cluster = l2->offset >> c->cluster_bits;
     size_t entry_bytes = c->extended_l2 ? 16 : 8, entries = c->cluster_size / entry_bytes;
-    c->next_contiguous = 0; /* as qemu-img counts: the first cluster of a table is never fragmented */
+    c->next_contiguous =
+        0; /* as qemu-img counts: the first cluster of a table is never fragmented */
     struct l2_place place = {.times = check_map_count(&c->map, cluster), .active = l2->active};
     for (size_t i = 0; i < entries; i++) {
         uint64_t entry = load_be64(table + i * entry_bytes);
