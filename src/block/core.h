@@ -4,6 +4,7 @@
  *   options.c describe.c  text and JSON     drivers.c  the table of drivers
  *   open.c policy.c node.c context.c        the life of a graph
  *   request.c read.c write.c zero.c flush.c the request path
+ *   shortcut.c                              fast ways through long chains
  *   bounce.c serial.c                       what unaligned requests need
  *   status.c resize.c copy.c create.c info.c
  *   root.c push.c stats.c                   what users hold
@@ -14,6 +15,7 @@
 #define BLOCK_CORE_H
 
 #include "block/driver.h"
+#include "block/shortcut.h"
 #include "rt/sync.h"
 
 /* Files below files in one description (filters, containers in containers). Recursion, so small. */
@@ -78,6 +80,11 @@ struct block_core {
     struct serial_set serial;
     struct flush_state flush;
 
+    struct rt_mutex shortcut_guard;
+    _Atomic(struct shortcut *) shortcut;
+    _Atomic uint64_t shortcut_refused; /* the epoch in which the node was found to have none */
+    _Atomic uint64_t changed_epoch;    /* when its rights or its backing edge last changed */
+
     struct rt_mutex corrupt_guard;
     const char *corrupt_place[CORRUPT_PLACES];
     _Atomic uint64_t corruptions;
@@ -87,6 +94,7 @@ struct block_context {
     atomic_uint references;
     struct block_policy policy; /* `allow` is a deep copy */
     _Atomic uint64_t cache_used;
+    atomic_uint shortcuts; /* nodes that have one */
 };
 
 /* One co_block_open() under way. */

@@ -107,6 +107,7 @@ static int co_push_drained(struct block_root *root, struct block_node *overlay,
         return r;
     }
     overlay->child[BLOCK_BACKING] = old; /* the root's reference goes with it */
+    shortcut_changed(overlay);
     root->node = overlay;
     return 0;
 }

@@ -49,6 +49,8 @@ void node_free(struct block_node *node)
         serial_destroy(&core->serial);
         rt_mutex_destroy(&core->flush.guard);
         rt_mutex_destroy(&core->corrupt_guard);
+        rt_mutex_destroy(&core->shortcut_guard);
+        shortcut_free(atomic_load(&core->shortcut));
         free(core->backing.name);
         free(core->backing.format);
         free(core->beneath);
@@ -126,6 +128,7 @@ int co_node_set_read_only(struct block_node *node, bool read_only, struct hws_er
             r = co_node_set_read_only(node->child[files[i]], read_only, err);
     if (r == 0 && !read_only)
         r = set_one(node, false, err);
+    shortcut_changed(node);
     return r;
 }
 

@@ -99,6 +99,7 @@ static __attribute__((noinline)) int fill_holes(struct block_node *node, uint64_
     struct block_holes second, *holes = first, *next = &second;
     uint64_t limit = first->overflowed ? first->resume : offset + buffer.length;
     for (struct block_node *layer = below(node); holes->count; layer = below(layer)) {
+        layer = co_shortcut(layer, holes, limit);
         next->count = 0;
         next->overflowed = false;
         for (unsigned i = 0; i < holes->count && holes->hole[i].offset < limit; i++) {

@@ -380,6 +380,52 @@ static void reads_through_layers_full_of_holes_match_the_model(void **state)
     test_run(check_chain_model, NULL);
 }
 
+/* The map of a long chain is learnt while it is read, in every order. */
+static void check_shortcuts(void *arg)
+{
+    enum { LAYERS = 40, CHAIN_SIZE = 1024 * 1024 + 512 };
+    make_chain(LAYERS, CHAIN_SIZE);
+    autofree uint8_t *model = calloc(1, CHAIN_SIZE), *buffer = malloc(CHAIN_SIZE);
+    struct random random = random_seed(11);
+    for (unsigned layer = 0; layer < LAYERS; layer += 3) {
+        char name[32];
+        snprintf(name, sizeof(name), "l%u", layer);
+        for (unsigned i = 0; i < 4; i++) {
+            size_t at = (2 + random_below(&random, CHAIN_SIZE / 512 - 10)) * 512;
+            test_layer_fill(name, at, 4096, (uint8_t)(layer + 1));
+            memset(model + at, (int)layer + 1, 4096);
+        }
+    }
+    struct block_node *node = test_open("layer:file:l39", BLOCK_OPEN_WRITE);
+    for (unsigned i = 0; i < 3000; i++) {
+        size_t offset = random_below(&random, CHAIN_SIZE);
+        size_t length = MIN(1 + random_below(&random, i % 50 ? 9000 : 300000), CHAIN_SIZE - offset);
+        struct iovec iov;
+        if (i % 40 == 0 && offset >= 1024) {
+            assert_int_equal(write_bytes(node, offset, length, (uint8_t)i, 0), 0);
+            memset(model + offset, (int)i & 0xff, length);
+        }
+        assert_int_equal(co_block_read(node, offset, flat(&iov, buffer, length), 0), 0);
+        assert_memory_equal(buffer, model + offset, length);
+    }
+    /* A layer in the middle becomes writable, gets data, and is read-only again. */
+    struct block_node *middle = node;
+    for (unsigned i = 0; i < 20; i++)
+        middle = middle->child[BLOCK_BACKING];
+    assert_int_equal(co_node_set_read_only(middle, false, NULL), 0);
+    assert_int_equal(write_bytes(middle, 512, 512, 0xc3, 0), 0);
+    assert_bytes(middle, 512, 512, 0xc3);
+    assert_int_equal(co_node_set_read_only(middle, true, NULL), 0);
+    assert_bytes(node, 512, 512, 0xc3);
+    assert_bytes(node, 0, 512, 0);
+    assert_int_equal(co_block_close(node, NULL), 0);
+}
+
+static void shortcuts_through_long_chains_never_change_an_answer(void **state)
+{
+    test_run(check_shortcuts, NULL);
+}
+
 static void check_deep(void *arg)
 {
     enum { LAYERS = 2000 };
@@ -502,6 +548,7 @@ int main(void)
         cmocka_unit_test(flushes_are_merged_and_failures_told_to_all),
         cmocka_unit_test(zeroes_and_discards_are_cut_to_what_the_driver_takes),
         cmocka_unit_test(reads_through_layers_full_of_holes_match_the_model),
+        cmocka_unit_test_teardown(shortcuts_through_long_chains_never_change_an_answer, teardown),
         cmocka_unit_test_teardown(a_chain_of_2000_layers_opens_reads_and_closes_on_a_small_stack,
                                   teardown),
         cmocka_unit_test(past_a_short_backing_file_there_are_zeroes),

@@ -369,6 +369,59 @@ static void check_threads(void *arg)
     assert_int_equal(co_block_root_free(root, NULL), 0);
 }
 
+/* ---- several threads read a chain that grows ----------------------------------------------------
+ */
+
+#define PUSHES 12
+
+static void run_chain_reader(void *arg)
+{
+    struct user *user = arg;
+    for (unsigned i = 0; i < REQUESTS; i++) {
+        assert_int_equal(read_byte(user->root, (i * 512) % SIZE), 0x5a);
+        if (i % 64 == 0)
+            co_yield ();
+    }
+    co_group_done(user->group);
+}
+
+static void check_chain_threads(void *arg)
+{
+    struct hws_error err = {0};
+    struct rt_queue *queues[THREADS];
+    struct co_group group;
+    test_layer_new("base", SIZE, NULL, NULL);
+    test_layer_fill("base", 0, SIZE, 0x5a);
+    struct block_root *root = root_on("layer:file:base", &(struct block_root_options){0});
+    struct user user = {.root = root, .group = &group};
+    co_group_init(&group);
+    co_group_add(&group, THREADS * 2);
+    for (unsigned i = 0; i < THREADS; i++) {
+        assert_int_equal(rt_queue_start(rt_current(), "user", &queues[i], &err), 0);
+        for (unsigned j = 0; j < 2; j++)
+            assert_int_equal(rt_spawn(queues[i], run_chain_reader, &user), 0);
+    }
+    for (unsigned i = 0; i < PUSHES; i++) {
+        char name[32];
+        snprintf(name, sizeof(name), "o%u", i);
+        assert_int_equal(co_root_push(root, open_overlay(name, SIZE), &err), 0);
+        co_sleep_ns(2000000);
+    }
+    co_group_wait(&group);
+    for (unsigned i = 0; i < THREADS; i++)
+        co_queue_stop(queues[i]);
+    co_group_destroy(&group);
+    assert_int_equal(co_block_root_free(root, NULL), 0);
+}
+
+static void queues_read_a_chain_while_overlays_are_pushed(void **state)
+{
+    struct rt *rt = NULL;
+    assert_int_equal(rt_create(NULL, &rt, NULL), 0);
+    assert_int_equal(rt_run(rt, check_chain_threads, NULL), 0);
+    rt_free(rt);
+}
+
 static void queues_share_a_root_while_it_is_drained_over_and_over(void **state)
 {
     struct rt *rt = NULL;
@@ -393,6 +446,7 @@ int main(void)
         cmocka_unit_test(a_push_that_fails_leaves_the_chain_as_it_was),
         cmocka_unit_test(listeners_learn_of_a_new_size),
         cmocka_unit_test(statistics_count_every_request_once),
+        cmocka_unit_test(queues_read_a_chain_while_overlays_are_pushed),
         cmocka_unit_test(queues_share_a_root_while_it_is_drained_over_and_over),
     };
     test_drivers_register();
