@@ -18,7 +18,7 @@ import time
 from common import Case, Failure, Tools, run_cases
 
 ROLES = ("writer", "reader", "share")
-OUR_TEXT = ("another process is using", "another process is changing")
+OUR_TEXT = "another process (%s, pid %d) is "
 THEIR_TEXT = "lock"
 
 
@@ -149,14 +149,15 @@ def attempt(case, holder, role, image_format, side, newcomer):
     image, overlay = prepare(case, image_format)
     commands = (theirs(image_format, image, overlay) if side == "qemu"
                 else ours(case.tools.hio, image_format, image, overlay))
-    with Holder(case, holder, role, image_format, image):
+    with Holder(case, holder, role, image_format, image) as open_image:
         before = digest(image)
         result = case.run(*commands[newcomer], expect=None,
                           stdin=SCRIPTS.get(newcomer, "") if side == "hawser" else None)
         if result.returncode == 0:
             return True
         told = (result.stderr + result.stdout).decode(errors="replace")
-        if not any(text in told for text in (OUR_TEXT if side == "hawser" else (THEIR_TEXT,))):
+        name = os.path.basename(open_image.command[0])
+        if (OUR_TEXT % (name, open_image.process.pid) if side == "hawser" else THEIR_TEXT) not in told:
             raise Failure(f"{side} {newcomer} beside {holder} {role}: refused for another reason: "
                           f"{told[:300]}")
         if digest(image) != before:

@@ -143,8 +143,8 @@ static int co_fill_target(const struct file_create_options *o, struct rt_file *f
     if (!stat.is_regular && !stat.is_block_device)
         return hws_fail(err, EINVAL, "'%s' is neither a regular file nor a block device", path);
     if (o->open.locking != FILE_LOCKING_OFF) {
-        r = image_lock_set(&lock, file, IMAGE_WRITE | IMAGE_RESIZE, IMAGE_WRITE | IMAGE_RESIZE,
-                           path, err);
+        r = co_image_lock_set(&lock, file, IMAGE_WRITE | IMAGE_RESIZE, IMAGE_WRITE | IMAGE_RESIZE,
+                              path, err);
         if (r == -EAGAIN || (r < 0 && o->open.locking == FILE_LOCKING_ON))
             return r;
     }

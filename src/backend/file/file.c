@@ -114,11 +114,11 @@ static unsigned permissions(const struct block_node *node, bool read_only)
     return IMAGE_READ | IMAGE_WRITE | (node->open_flags & BLOCK_OPEN_RESIZE ? IMAGE_RESIZE : 0);
 }
 
-static int take_locks(struct block_node *node, bool read_only, struct hws_error *err)
+static int co_take_locks(struct block_node *node, bool read_only, struct hws_error *err)
 {
     struct file *f = node->state;
-    int r = image_lock_set(&f->lock, f->handle, permissions(node, read_only),
-                           IMAGE_WRITE | IMAGE_RESIZE, f->path, err);
+    int r = co_image_lock_set(&f->lock, f->handle, permissions(node, read_only),
+                              IMAGE_WRITE | IMAGE_RESIZE, f->path, err);
     if (r == 0) {
         f->locking = true;
         return 0;
@@ -181,7 +181,7 @@ static int co_file_open(struct block_node *node, const void *options, struct hws
         if (f->writable && f->stat.is_block_device)
             r = co_claim_device(node, err);
         if (r == 0)
-            r = take_locks(node, node->read_only, err);
+            r = co_take_locks(node, node->read_only, err);
     }
     if (r < 0) {
         release(f);
@@ -396,10 +396,11 @@ static int co_reopen_writable(struct block_node *node, struct hws_error *err)
     struct image_lock held = f->lock;
     if (f->locking)
         image_lock_drop(&f->lock, f->handle);
-    r = f->locking ? image_lock_set(&f->lock, handle, held.used, held.unshared, f->path, err) : 0;
+    r = f->locking ? co_image_lock_set(&f->lock, handle, held.used, held.unshared, f->path, err)
+                   : 0;
     if (r < 0) {
         rt_file_close(handle);
-        if (image_lock_set(&f->lock, f->handle, held.used, held.unshared, f->path, NULL) < 0)
+        if (co_image_lock_set(&f->lock, f->handle, held.used, held.unshared, f->path, NULL) < 0)
             log_warning("the image lock of '%s' was lost to another process", f->path);
         return r;
     }
@@ -419,7 +420,7 @@ static int co_file_set_read_only(struct block_node *node, bool read_only, struct
         if (r < 0)
             return r;
     }
-    return f->locking ? take_locks(node, read_only, err) : 0;
+    return f->locking ? co_take_locks(node, read_only, err) : 0;
 }
 
 static int co_file_info(struct block_node *node, json_t *info, struct hws_error *err)

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "backend/file/lock.h"
+#include "backend/file/lock_holder.h"
 #include "base/log.h"
 
 #define USED_BYTE     100
@@ -53,37 +54,45 @@ static const char *const uses[IMAGE_PERMISSIONS] = {
     "resizing",
 };
 
-static int test_conflicts(const struct image_lock *want, struct rt_file *file, const char *path,
-                          struct hws_error *err)
+static HWS_COLD int co_tell_conflict(struct rt_file *file, uint64_t base, int bit, const char *path,
+                                     struct hws_error *err)
 {
-    int bit = 0;
-    int r = find_conflict(file, UNSHARED_BYTE, want->used, &bit);
-    if (r == -EAGAIN && (1u << bit) == IMAGE_READ)
-        return hws_fail(err, EAGAIN,
-                        "another process is changing '%s' and lets nobody read it meanwhile; wait "
-                        "for it, or use --force-share to read it while it changes",
-                        path);
-    if (r == -EAGAIN)
-        return hws_fail(err, EAGAIN,
-                        "another process is using '%s' and lets nobody else write or resize it; "
-                        "stop it, or open the image read-only",
-                        path);
-    if (r < 0)
-        return hws_fail_errno(err, -r, "testing the image lock of '%s'", path);
+    char who[LOCK_HOLDER_BYTES];
 
-    r = find_conflict(file, USED_BYTE, want->unshared, &bit);
-    if (r == -EAGAIN)
+    co_lock_holder(file, base + (unsigned)bit, who);
+    if (base == USED_BYTE)
         return hws_fail(err, EAGAIN,
-                        "another process is using '%s' for %s; stop it, or use --force-share to "
-                        "read it while it changes",
-                        path, uses[bit]);
-    if (r < 0)
-        return hws_fail_errno(err, -r, "testing the image lock of '%s'", path);
-    return 0;
+                        "%s is using '%s' for %s; stop it, or use --force-share to read it while "
+                        "it changes",
+                        who, path, uses[bit]);
+    if ((1u << bit) == IMAGE_READ)
+        return hws_fail(err, EAGAIN,
+                        "%s is changing '%s' and lets nobody read it meanwhile; wait for it, or "
+                        "use --force-share to read it while it changes",
+                        who, path);
+    return hws_fail(err, EAGAIN,
+                    "%s is using '%s' and lets nobody else write or resize it; stop it, or open "
+                    "the image read-only",
+                    who, path);
 }
 
-int image_lock_set(struct image_lock *lock, struct rt_file *file, unsigned used, unsigned unshared,
-                   const char *path, struct hws_error *err)
+static int co_test_conflicts(const struct image_lock *want, struct rt_file *file, const char *path,
+                             struct hws_error *err)
+{
+    int bit = 0;
+    uint64_t base = UNSHARED_BYTE;
+    int r = find_conflict(file, base, want->used, &bit);
+    if (r == 0) {
+        base = USED_BYTE;
+        r = find_conflict(file, base, want->unshared, &bit);
+    }
+    if (r == -EAGAIN)
+        return co_tell_conflict(file, base, bit, path, err);
+    return r < 0 ? hws_fail_errno(err, -r, "testing the image lock of '%s'", path) : 0;
+}
+
+int co_image_lock_set(struct image_lock *lock, struct rt_file *file, unsigned used,
+                      unsigned unshared, const char *path, struct hws_error *err)
 {
     struct image_lock want = {used, unshared};
     struct image_lock more = {used & ~lock->used, unshared & ~lock->unshared};
@@ -97,7 +106,7 @@ int image_lock_set(struct image_lock *lock, struct rt_file *file, unsigned used,
         unlock_bits(file, USED_BYTE, more.used);
         return hws_fail_errno(err, -r, "taking the image lock of '%s'", path);
     }
-    r = test_conflicts(&want, file, path, err);
+    r = co_test_conflicts(&want, file, path, err);
     if (r < 0) {
         unlock_bits(file, USED_BYTE, more.used);
         unlock_bits(file, UNSHARED_BYTE, more.unshared);

@@ -44,8 +44,8 @@ struct image_lock {
  * @return 0, -EAGAIN when another holder forbids it or uses what we do not share, or another
  * -errno: the file system has no such locks.
  */
-HWS_MUST_CHECK int image_lock_set(struct image_lock *lock, struct rt_file *file, unsigned used,
-                                  unsigned unshared, const char *path, struct hws_error *err);
+HWS_MUST_CHECK int co_image_lock_set(struct image_lock *lock, struct rt_file *file, unsigned used,
+                                     unsigned unshared, const char *path, struct hws_error *err);
 
 /** Gives up everything. Closing the last descriptor does it too. */
 void image_lock_drop(struct image_lock *lock, struct rt_file *file);
