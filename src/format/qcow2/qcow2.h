@@ -149,7 +149,7 @@ struct qcow2 {
     void *compressed; /* compressed.c: what it keeps between reads; NULL at open */
 
     bool writable_prepared; /* autoclear bits were cleared, so writing may start */
-    int broken; /* negative errno: metadata in memory and on disk may differ; no more writes */
+    _Atomic int broken; /* negative errno: metadata in memory and on disk may differ; read only then */
 };
 
 /* Buffers for host I/O suit O_DIRECT, so that the layer below need not copy them. */
