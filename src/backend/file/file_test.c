@@ -182,6 +182,47 @@ static void simulated_files_hold_what_was_written(void **state)
     }
 }
 
+static void grow_by_writing(void *arg)
+{
+    struct model_run *run = arg;
+    struct iovec iov;
+    uint8_t bytes[20000];
+    must_create(run->path, 1000);
+    struct block_node *node =
+        must_open(run->path, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, run->direct);
+    struct block_extent extent;
+    assert_int_equal(co_block_status(node, 0, 1000, &extent), 0);
+    assert_int_equal(write_fill(node, 1000, 1, 3001, 0), 0);
+    assert_int_equal(block_size(node), 4001);
+    assert_int_equal(write_fill(node, 10000, 2, 77, 0), 0);
+    assert_int_equal(block_size(node), 10077);
+    assert_int_equal(write_fill(node, 10070, 3, 4096, BLOCK_FUA), 0);
+    must_close(node);
+
+    node = must_open(run->path, 0, "off");
+    assert_int_equal(block_size(node), 14166);
+    assert_int_equal(co_block_read(node, 0, sgl_one(&iov, bytes, 14166), 0), 0);
+    for (unsigned at = 0; at < 14166; at++)
+        assert_int_equal(bytes[at], at < 1000    ? 0
+                                    : at < 4001  ? 1
+                                    : at < 10000 ? 0
+                                    : at < 10070 ? 2
+                                                 : 3);
+    assert_int_equal(co_block_read(node, 14166, sgl_one(&iov, bytes, 1), 0), -EINVAL);
+    must_close(node);
+    assert_int_equal(co_unlink(run->path, NULL), 0);
+}
+
+static void writes_past_the_end_grow_the_file_by_what_was_asked(void **state)
+{
+    for (unsigned i = 0; i < 2; i++) {
+        struct model_run run = {.direct = i ? "on" : "off"};
+        snprintf(run.path, sizeof(run.path), "/var/tmp/hawser-file-test-%d-grow", (int)getpid());
+        run_real(RT_URING, grow_by_writing, &run);
+        run_real(RT_THREADS, grow_by_writing, &run);
+    }
+}
+
 /* ---- holes -------------------------------------------------------------------------------------
  */
 
@@ -343,6 +384,7 @@ int main(void)
         cmocka_unit_test(direct_files_take_any_alignment),
         cmocka_unit_test(files_in_memory_hold_what_was_written),
         cmocka_unit_test(simulated_files_hold_what_was_written),
+        cmocka_unit_test(writes_past_the_end_grow_the_file_by_what_was_asked),
         cmocka_unit_test(holes_are_seen_as_they_come_and_go),
         cmocka_unit_test(what_a_file_system_refuses_is_asked_once),
         cmocka_unit_test(failed_flushes_stay_failed_until_the_file_is_opened_again),

@@ -54,7 +54,8 @@ static bool process_locks_byte(const char *pid, int except_fd, const struct sear
 
     for (unsigned n = 0; folder && !found && n < DESCRIPTORS_MAX && (entry = readdir(folder));
          n++) {
-        if (!isdigit((unsigned char)entry->d_name[0]) || atoi(entry->d_name) == except_fd)
+        if (!isdigit((unsigned char)entry->d_name[0]) ||
+            strtol(entry->d_name, NULL, 10) == except_fd)
             continue;
         snprintf(path, sizeof(path), "/proc/%s/fdinfo/%s", pid, entry->d_name);
         found = locks_byte(path, s);
@@ -86,7 +87,7 @@ static int find_holder(void *arg)
     while (processes && (entry = readdir(processes))) {
         if (!isdigit((unsigned char)entry->d_name[0]))
             continue;
-        bool own = atoi(entry->d_name) == getpid();
+        bool own = strtol(entry->d_name, NULL, 10) == getpid();
         if (!process_locks_byte(entry->d_name, own ? s->fd : -1, s))
             continue;
         if (own)
