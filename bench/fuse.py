@@ -11,6 +11,7 @@ divided by requests. Needs root, fio, qemu-storage-daemon, qemu-img, losetup; sw
 on while it runs, where the kernel has it.
 """
 import argparse
+import fcntl
 import json
 import os
 import signal
@@ -182,6 +183,9 @@ def main():
     parser.add_argument("--size-mib", type=int, default=256)
     parser.add_argument("--json")
     args = parser.parse_args()
+    if os.path.exists(URING):
+        lock = open(URING)  # the tests that switch it take turns by the same lock
+        fcntl.flock(lock, fcntl.LOCK_EX)
     uring_before = open(URING).read().strip() if os.path.exists(URING) else None
     servers = []
     with tempfile.TemporaryDirectory(prefix="hawser-bench.", dir="/dev/shm") as folder:

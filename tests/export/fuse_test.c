@@ -9,20 +9,25 @@
 #include "tests/export/server.h"
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 
 #include <cmocka.h>
 
-#define SIZE         (64 * MiB)
-#define URING_SWITCH "/sys/module/fuse/parameters/enable_uring"
+#define SIZE           (64 * MiB)
+#define FUSE_CTL_MAGIC 0x65735543
+#define CONNECTIONS    "/sys/fs/fuse/connections"
+#define URING_SWITCH   "/sys/module/fuse/parameters/enable_uring"
 
 static struct server_options options;
 static struct server server;
@@ -325,6 +330,45 @@ static void an_unmount_by_hand_ends_the_server(void **state)
     assert_int_equal(server_wait(&server), 0);
 }
 
+static void a_lazy_unmount_does_not_end_open_files(void **state)
+{
+    uint8_t data[4096];
+    start();
+    int fd = open_mount(O_RDWR);
+    fill(data, sizeof(data), 1);
+    write_at(fd, data, sizeof(data), 0);
+    assert_int_equal(umount2(mount_path, MNT_DETACH), 0);
+    assert_int_equal(server_command(&server, SERVER_STOP, 0), -EBUSY);
+    assert_non_null(strstr(server.text, "lazily"));
+    expect_at(fd, data, sizeof(data), 0);
+    close(fd);
+    assert_int_equal(server_wait(&server), 0);
+}
+
+/* The kernel's list of connections, mounted for this test's own name space where the host has not.
+ */
+static bool have_connections(void)
+{
+    struct statfs fs;
+    if (statfs(CONNECTIONS, &fs) == 0 && fs.f_type == FUSE_CTL_MAGIC)
+        return true;
+    return mount("fusectl", CONNECTIONS, "fusectl", 0, NULL) == 0;
+}
+
+static void a_forced_stop_ends_a_lazily_unmounted_export(void **state)
+{
+    uint8_t data[4096];
+    if (access(CONNECTIONS, F_OK) < 0 || !have_connections())
+        skip();
+    start();
+    int fd = open_mount(O_RDWR);
+    assert_int_equal(umount2(mount_path, MNT_DETACH), 0);
+    command_ok(SERVER_STOP, 1);
+    assert_int_equal(server_wait(&server), 0);
+    assert_int_equal(pread(fd, data, sizeof(data), 0), -1);
+    close(fd);
+}
+
 static void a_killed_server_leaves_a_place_that_can_be_used_again(void **state)
 {
     pid_t pids[2];
@@ -450,6 +494,8 @@ static int run_all(const char *name)
         RUN(a_stop_while_in_use_is_refused_and_harmless),
         RUN(a_forced_stop_under_load_ends_cleanly),
         RUN(an_unmount_by_hand_ends_the_server),
+        RUN(a_lazy_unmount_does_not_end_open_files),
+        RUN(a_forced_stop_ends_a_lazily_unmounted_export),
         RUN(a_killed_server_leaves_a_place_that_can_be_used_again),
         RUN(bad_mount_points_are_refused),
         RUN(a_resize_reaches_file_and_loop_device),
@@ -479,8 +525,12 @@ static char get_uring(void)
     return value;
 }
 
+/* The switch is the whole host's: runs of this test take turns. */
 static int run_over_uring(void)
 {
+    autofd int lock = open(URING_SWITCH, O_RDONLY | O_CLOEXEC);
+    if (lock >= 0)
+        (void)flock(lock, LOCK_EX);
     char before = get_uring();
     if (before == 0 || (before == 'N' && set_uring('Y') < 0)) {
         printf("this kernel has no FUSE over io_uring: that transport is not tested\n");
@@ -510,6 +560,9 @@ int main(void)
         return missing("/dev/fuse is missing");
     if (access("/dev/loop-control", R_OK | W_OK) < 0)
         return missing("/dev/loop-control is missing");
+    /* Mounts of our own: whatever happens to a test, the host keeps none of them. */
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+        return missing("a mount name space of its own is refused");
     snprintf(folder, sizeof(folder), "/tmp/hawser-fuse.XXXXXX");
     if (!mkdtemp(folder))
         return 1;

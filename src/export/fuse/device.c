@@ -73,7 +73,7 @@ static void co_take_lead(struct worker *w)
 {
     struct fuse_device *d = w->device;
     while (d->leader && !d->over) {
-        list_push_back(&d->idle, &w->node);
+        list_push_front(&d->idle, &w->node); /* the buffer used last is warm: it goes next */
         co_suspend();
         d->heir_woken = false;
     }

@@ -254,10 +254,34 @@ static void set_stopping(struct fuse_export *export, bool stopping)
     rt_mutex_unlock(&export->guard);
 }
 
+static bool co_wait_ended(struct fuse_export *export)
+{
+    const uint64_t deadline = rt_now_ns() + FUSE_STOP_PATIENCE_NS;
+    bool in_time = true;
+    rt_mutex_lock(&export->guard);
+    while (!export->ended && in_time)
+        in_time = co_waitq_wait_until(&export->changed, &export->guard, deadline);
+    bool ended = export->ended;
+    rt_mutex_unlock(&export->guard);
+    return ended;
+}
+
+/* Unmounting ends the connection, unless somebody unmounted lazily before and has the file open. */
+static int co_end_connection(struct fuse_export *export, bool force, struct hws_error *err)
+{
+    int r = co_fuse_unmount(export, force, err);
+    if (r < 0 || co_wait_ended(export))
+        return r;
+    if (!force)
+        return hws_fail(err, EBUSY, "%s: was unmounted lazily, and is still open somewhere",
+                        export->path);
+    return co_fuse_abort(export, err);
+}
+
 int co_fuse_export_stop(struct fuse_export *export, bool force, struct hws_error *err)
 {
     set_stopping(export, true);
-    int r = co_fuse_unmount(export, force, err);
+    int r = co_end_connection(export, force, err);
     if (r < 0) {
         set_stopping(export, false);
         return r;

@@ -40,6 +40,9 @@
 /** For stat(2) and loop devices: their direct I/O is aligned to this. */
 #define FUSE_BLOCK_BYTES 4096
 
+/** How long a stop waits for those who have the file open. */
+#define FUSE_STOP_PATIENCE_NS ((uint64_t)2 * 1000000000)
+
 /** A request as an operation sees it, whichever way it came. */
 struct fuse_request {
     struct fuse_in_header header;
@@ -158,5 +161,7 @@ HWS_MUST_CHECK int co_fuse_mount(struct fuse_export *export, struct hws_error *e
 HWS_MUST_CHECK int co_fuse_identify(struct fuse_export *export, struct hws_error *err);
 /** @return 0 when our mount is gone from the path, -EBUSY, -errno. */
 HWS_MUST_CHECK int co_fuse_unmount(struct fuse_export *export, bool force, struct hws_error *err);
+/** Ends a connection that outlives its mount, because somebody unmounted lazily. */
+HWS_MUST_CHECK int co_fuse_abort(struct fuse_export *export, struct hws_error *err);
 
 #endif

@@ -16,7 +16,7 @@
 #define FUSE_MOUNT_SOURCE "hawser"
 
 /** How long an unmount waits for users that are just closing (a loop device lets go late). */
-#define UNMOUNT_PATIENCE_NS (2000 * (uint64_t)1000000)
+#define UNMOUNT_PATIENCE_NS FUSE_STOP_PATIENCE_NS
 #define UNMOUNT_RETRY_NS    (5 * (uint64_t)1000000)
 
 int fuse_device_open(int *ret, struct hws_error *err)
@@ -149,6 +149,21 @@ static int unmount_blocking(void *arg)
     return 0;
 }
 
+/* The kernel's own list of connections, by the device number of the mount. */
+static int abort_blocking(void *arg)
+{
+    struct mount_work *w = arg;
+    char path[64];
+    snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", minor(w->device_id));
+    autofd int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, "1", 1) != 1)
+        return hws_fail_errno(w->err, errno,
+                              "%s: unmounted, but still open somewhere, and %s cannot be written "
+                              "(is fusectl mounted?)",
+                              w->path, path);
+    return 0;
+}
+
 /* ---- coroutine side ----------------------------------------------------------------------------
  */
 
@@ -185,4 +200,10 @@ int co_fuse_unmount(struct fuse_export *export, bool force, struct hws_error *er
     if (r < 0)
         return hws_fail_errno(err, -r, "%s: cannot unmount", export->path);
     return 0;
+}
+
+int co_fuse_abort(struct fuse_export *export, struct hws_error *err)
+{
+    struct mount_work w = {.path = export->path, .device_id = export->device_id, .err = err};
+    return co_work(abort_blocking, &w);
 }
