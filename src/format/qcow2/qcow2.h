@@ -148,7 +148,7 @@ struct qcow2 {
 
     void *compressed; /* compressed.c: what it keeps between reads; NULL at open */
 
-    bool writable_prepared; /* autoclear bits were cleared, so writing may start */
+    _Atomic bool writable_prepared; /* autoclear bits were cleared, so writing may start */
     _Atomic int broken; /* negative errno: metadata in memory and on disk may differ; read only then */
 };
 
