@@ -45,8 +45,7 @@ struct client {
     size_t scanned; /* bytes known to hold no newline */
 };
 
-/* ---- one client --------------------------------------------------------------------------------
- */
+/* ---- one client ---- */
 
 static int co_send(struct client *client, const char *text, size_t length)
 {

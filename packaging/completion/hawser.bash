@@ -1,0 +1,151 @@
+# bash completion for hawser; written by tools/gen-docs from the command's tables.
+
+_hawser_values()
+{
+    case $1 in
+    create:--format|create:-f) echo @format ;;
+    create:--options|create:-o) echo @ ;;
+    create:--backing|create:-b) echo @file ;;
+    create:--backing-format|create:-F) echo @format ;;
+    create:--allow) echo @folder ;;
+    create:--output) echo human json ;;
+    info:--format|info:-f) echo @format ;;
+    info:--allow) echo @folder ;;
+    info:--output) echo human json ;;
+    check:--format|check:-f) echo @format ;;
+    check:--repair|check:-r) echo leaks all ;;
+    check:--allow) echo @folder ;;
+    check:--output) echo human json ;;
+    map:--format|map:-f) echo @format ;;
+    map:--start-offset|map:-s) echo @ ;;
+    map:--max-length|map:-l) echo @ ;;
+    map:--allow) echo @folder ;;
+    map:--output) echo human json ;;
+    resize:--format|resize:-f) echo @format ;;
+    resize:--allow) echo @folder ;;
+    resize:--output) echo human json ;;
+    snapshot:--format|snapshot:-f) echo @format ;;
+    snapshot:--allow) echo @folder ;;
+    snapshot:--output) echo human json ;;
+    attach:--name) echo @ ;;
+    attach:--format|attach:-f) echo @format ;;
+    attach:--cache) echo none writeback writethrough unsafe ;;
+    attach:--discard) echo unmap ignore ;;
+    attach:--detect-zeroes) echo off on unmap ;;
+    attach:--via) echo auto fuse-loop fuse none ;;
+    attach:--queues) echo @ ;;
+    attach:--allow) echo @folder ;;
+    attach:--mount) echo @folder ;;
+    attach:--mkfs) echo @ ;;
+    attach:--output) echo human json ;;
+    detach:--output) echo human json ;;
+    list:--output) echo human json ;;
+    serve:--config|serve:-c) echo @file ;;
+    serve:--socket|serve:-s) echo @file ;;
+    serve:--path|serve:-p) echo @file ;;
+    serve:--state-file) echo @file ;;
+    serve:--log-level) echo error warning info debug ;;
+    serve:--name) echo @ ;;
+    serve:--format|serve:-f) echo @format ;;
+    serve:--cache) echo none writeback writethrough unsafe ;;
+    serve:--discard) echo unmap ignore ;;
+    serve:--detect-zeroes) echo off on unmap ;;
+    serve:--via) echo auto fuse-loop fuse none ;;
+    serve:--queues) echo @ ;;
+    serve:--allow) echo @folder ;;
+    version:--output) echo human json ;;
+    esac
+}
+
+_hawser_options()
+{
+    case $1 in
+    create) echo --format= --options= --backing= --backing-format= --overwrite --allow= --force-share --quiet --output= --help ;;
+    info) echo --format= --backing-chain --allow= --force-share --output= --help ;;
+    check) echo --format= --repair= --force-share --allow= --quiet --output= --help ;;
+    map) echo --format= --start-offset= --max-length= --allow= --force-share --output= --help ;;
+    resize) echo --format= --shrink --allow= --quiet --output= --help ;;
+    snapshot) echo --revert --force --format= --allow= --output= --help ;;
+    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --via= --queues= --allow= --mount= --mkfs= --output= --help ;;
+    detach) echo --force --all --output= --help ;;
+    list) echo --stats --names --output= --help ;;
+    serve) echo --config= --socket= --path= --state-file= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --via= --queues= --allow= --help ;;
+    help) echo --help ;;
+    version) echo --output= --help ;;
+    esac
+}
+
+_hawser_operands()
+{
+    case $1 in
+    create) echo @file ;;
+    info) echo @file ;;
+    check) echo @file ;;
+    map) echo @file ;;
+    resize) echo @attachment ;;
+    snapshot) echo @attachment @file ;;
+    attach) echo @file ;;
+    detach) echo @attachment ;;
+    list) echo @attachment ;;
+    serve) echo @file ;;
+    help) echo @command ;;
+    version) : ;;
+    esac
+}
+
+_hawser_words()
+{
+    # $1: the word so far; the rest: words, or @kinds of words
+    local current=$1 kind
+    shift
+    for kind; do
+        case $kind in
+        @file) COMPREPLY+=($(compgen -f -- "$current")) ;;
+        @folder) COMPREPLY+=($(compgen -d -- "$current")) ;;
+        @format) COMPREPLY+=($(compgen -W "qcow2 raw" -- "$current")) ;;
+        @attachment)
+            COMPREPLY+=($(compgen -W "$(hawser list --names 2>/dev/null)" -- "$current"))
+            COMPREPLY+=($(compgen -f -- "$current"))
+            ;;
+        @command) COMPREPLY+=($(compgen -W "create info check map resize snapshot attach detach list serve help version formats" -- "$current")) ;;
+        @) ;;
+        *) COMPREPLY+=($(compgen -W "$kind" -- "$current")) ;;
+        esac
+    done
+}
+
+_hawser()
+{
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
+    local option= values
+    COMPREPLY=()
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        COMPREPLY=($(compgen -W "create info check map resize snapshot attach detach list serve help version" -- "$current"))
+        return
+    fi
+    # "--name=value" arrives as three words where = breaks words, as one where it does not.
+    if [ "$current" = = ]; then
+        option=$previous current=
+    elif [ "$previous" = = ]; then
+        option=${COMP_WORDS[COMP_CWORD - 2]}
+    else
+        option=$previous
+    fi
+    case $current in
+    --*=*) option=${current%%=*} current=${current#*=} ;;
+    esac
+    values=$(_hawser_values "$command:$option")
+    if [ -n "$values" ]; then
+        _hawser_words "$current" $values
+        return
+    fi
+    case $current in
+    -*)
+        COMPREPLY=($(compgen -W "$(_hawser_options "$command")" -- "$current"))
+        [[ ${COMPREPLY-} == *= ]] && compopt -o nospace 2>/dev/null
+        ;;
+    *) _hawser_words "$current" $(_hawser_operands "$command") ;;
+    esac
+}
+
+complete -o filenames -F _hawser hawser
