@@ -26,7 +26,7 @@ static const struct option_desc volume_table[] = {
     {"path", OPTION_STRING, VOLUME(path), "file to mount the FUSE export over"},
     {"via", OPTION_ENUM, VOLUME(via), "the way to make a device", "auto",
      .choices = device_way_names},
-    {"cache", OPTION_ENUM, VOLUME(cache), "cache mode", "none", .choices = cache_names},
+    {"cache", OPTION_ENUM, VOLUME(cache), "cache mode", "writeback", .choices = cache_names},
     {"discard", OPTION_ENUM, VOLUME(discard), "what discards do", "unmap",
      .choices = discard_names},
     {"detect-zeroes", OPTION_ENUM, VOLUME(detect_zeroes), "find zeroes in written data", "off",

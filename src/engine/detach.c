@@ -42,11 +42,17 @@ static int unmount(const struct attachment *attachment, const char *target, bool
     int r = attachment_run(co_unmount_now, (void *)target, &why);
     if (r == 0 || r == -EINVAL || r == -ENOENT)
         return 0;
-    if (r == -EBUSY)
+    char users[256];
+    if (r == -EBUSY && holders_describe_mount(target, users, sizeof(users)))
         return hws_fail(err, EBUSY,
-                        "'%s' is mounted at %s and in use there; end what uses it ('fuser -vm %s' "
-                        "shows it), or say --force",
-                        attachment->name, target, target);
+                        "'%s' is mounted at %s and in use: %s; end that, or say --force",
+                        attachment->name, target, users);
+    if (r == -EBUSY)
+        return hws_fail(
+            err, EBUSY,
+            "'%s' is mounted at %s and in use there, perhaps by a mount on top of it; end "
+            "that, or say --force",
+            attachment->name, target);
     if (err)
         *err = why;
     return r;

@@ -134,3 +134,53 @@ bool holders_describe(const char *device, char *text, size_t text_bytes)
     return device_on_top(st.st_rdev, text, text_bytes) ||
            process_holds(device, st.st_rdev, text, text_bytes);
 }
+
+static bool under(const char *path, const char *folder)
+{
+    size_t length = strlen(folder);
+    return !strncmp(path, folder, length) && (!path[length] || path[length] == '/');
+}
+
+/* Working folder, root or a descriptor of @pid below @folder. */
+static bool works_under(const char *pid, const char *folder)
+{
+    static const char *const links[] = {"cwd", "root", "exe"};
+    char path[64], link[PATH_MAX];
+    bool found = false;
+    for (unsigned i = 0; i < ARRAY_LEN(links) && !found; i++) {
+        snprintf(path, sizeof(path), "/proc/%.20s/%s", pid, links[i]);
+        ssize_t n = readlink(path, link, sizeof(link) - 1);
+        link[MAX(n, (ssize_t)0)] = '\0';
+        found = n > 0 && under(link, folder);
+    }
+    snprintf(path, sizeof(path), "/proc/%.20s/fd", pid);
+    DIR *list = found ? NULL : opendir(path);
+    unsigned looked = 0;
+    for (struct dirent *at; list && !found && looked++ < DESCRIPTORS_MAX && (at = readdir(list));) {
+        ssize_t n = readlinkat(dirfd(list), at->d_name, link, sizeof(link) - 1);
+        link[MAX(n, (ssize_t)0)] = '\0';
+        found = n > 0 && under(link, folder);
+    }
+    if (list)
+        closedir(list);
+    return found;
+}
+
+bool holders_describe_mount(const char *folder, char *text, size_t text_bytes)
+{
+    char name[32];
+    bool found = false;
+    unsigned looked = 0;
+    DIR *list = opendir("/proc");
+    text[0] = '\0';
+    for (struct dirent *at; list && !found && looked++ < PROCESSES_MAX && (at = readdir(list));) {
+        if (!isdigit((unsigned char)at->d_name[0]) || !works_under(at->d_name, folder))
+            continue;
+        found = true;
+        process_name(at->d_name, name, sizeof(name));
+        snprintf(text, text_bytes, "process %.20s (%s) works there", at->d_name, name);
+    }
+    if (list)
+        closedir(list);
+    return found;
+}

@@ -16,4 +16,7 @@
  */
 bool holders_describe(const char *device, char *text, size_t text_bytes);
 
+/** The same for what is mounted at @folder, an absolute path without links: who works there. */
+bool holders_describe_mount(const char *folder, char *text, size_t text_bytes);
+
 #endif

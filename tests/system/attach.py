@@ -1,0 +1,328 @@
+#!/usr/bin/env python3
+"""The life of an attachment: attach, use, list, resize, detach; and everything that goes wrong with one:
+busy devices, engines that are killed, images in use, shells that end.
+"""
+import json
+import os
+import signal
+import subprocess
+import time
+from lib import (HAWSER, Rpc, Skip, attach, device_size, entry, hawser, main, need_devices, need_tool, nothing_left,
+                 run, wait_until)
+
+MIB = 1 << 20
+
+
+def image(name="disk.qcow2", size="64M"):
+    hawser("create", "-q", name, size)
+    return name
+
+
+def test_what_is_written_to_the_device_is_in_the_image():
+    need_devices()
+    need_tool("qemu-img")
+    told = attach(image())
+    device = told["device"]
+    assert device.startswith("/dev/loop") and told["name"] == "disk" and told["size"] == 64 * MIB, told
+    assert device_size(device) == 64 * MIB
+    data = os.urandom(3 * MIB)
+    with open(device, "r+b") as out:
+        out.seek(5 * MIB + 512)
+        out.write(data)
+        os.fsync(out.fileno())
+    hawser("detach", "disk")
+    run("qemu-img", "convert", "-O", "raw", "disk.qcow2", "disk.img")
+    with open("disk.img", "rb") as raw:
+        raw.seek(5 * MIB + 512)
+        assert raw.read(len(data)) == data
+    hawser("check", "disk.qcow2")
+    nothing_left(os.getcwd())
+
+
+def test_attach_prints_the_device_and_only_that():
+    need_devices()
+    out = hawser("attach", image()).out
+    assert out.startswith("/dev/loop") and out.count("\n") == 1
+    assert os.path.exists(out.strip())
+    hawser("detach", out.strip())
+    nothing_left(os.getcwd())
+
+
+def test_mount_makes_a_file_system_once_and_keeps_it():
+    need_devices()
+    hawser("attach", image(), "--mount", "m", "--mkfs", "ext4")
+    assert os.path.ismount("m")
+    assert "nosuid" in [line for line in open("/proc/self/mountinfo") if os.path.realpath("m") in line][0]
+    with open("m/hello", "w") as out:
+        out.write("hawser")
+    hawser("detach", "m")
+    assert not os.path.exists("m"), "the folder that attach made goes with the mount"
+    hawser("attach", "disk.qcow2", "--mount", "m", "--mkfs", "ext4")
+    assert open("m/hello").read() == "hawser"
+    hawser("detach", "disk.qcow2")
+    nothing_left(os.getcwd())
+
+
+def test_mounting_what_has_no_file_system_attaches_nothing():
+    need_devices()
+    failed = hawser("attach", image(), "--mount", "m", code=1)
+    assert "no file system" in failed.err, failed.err
+    nothing_left(os.getcwd())
+    assert not os.path.exists("m")
+
+
+def test_list_tells_state_and_statistics():
+    need_devices()
+    hawser("list")
+    attach(image())
+    with open(entry("disk")["device"], "r+b") as out:
+        out.write(b"x" * MIB)
+        os.fsync(out.fileno())
+    told = entry("disk")
+    assert told["state"] == "running" and told["image"] == os.path.realpath("disk.qcow2"), told
+    assert told["operations"]["write"]["bytes"] >= MIB and told["operations"]["write"]["latency-ns-p99"] > 0
+    human = hawser("list", "--stats", "disk").out
+    assert "disk" in human and "write" in human and "64 MiB" in human
+    assert hawser("list", "--names").out == "disk\n"
+    hawser("detach", "disk")
+    assert hawser("list", "--output=json").json() == []
+
+
+def test_an_image_is_attached_once():
+    need_devices()
+    attach(image())
+    failed = hawser("attach", "disk.qcow2", code=1)
+    assert "attached already, as 'disk'" in failed.err, failed.err
+    other = hawser("attach", "disk.qcow2", code=1, env={"HAWSER_RUN_DIR": os.path.join(os.getcwd(), "run2")})
+    assert "lock" in other.err.lower() or "in use" in other.err, other.err
+    assert "attached as 'disk'" in hawser("check", "disk.qcow2", code=1).err
+    hawser("info", "-U", "disk.qcow2")
+    hawser("detach", "disk")
+
+
+def test_names_are_made_chosen_and_refused():
+    need_devices()
+    os.makedirs("other")
+    image()
+    image("other/disk.qcow2")
+    assert attach("disk.qcow2")["name"] == "disk"
+    assert attach("other/disk.qcow2")["name"] == "disk-2"
+    hawser("detach", "disk", "disk-2")
+    assert attach("disk.qcow2", "--name=my.disk_1")["name"] == "my.disk_1"
+    assert "choose another --name" in hawser("attach", "other/disk.qcow2", "--name", "my.disk_1", code=1).err
+    for name in ("../x", "a b", ".hidden", "-x", "x" * 65, "a/b", ""):
+        assert "no name" in hawser("attach", "other/disk.qcow2", f"--name={name}", code=1).err
+    hawser("detach", "--all")
+    nothing_left(os.getcwd())
+
+
+def test_read_only():
+    need_devices()
+    image()
+    told = attach("disk.qcow2", "--read-only")
+    assert told["read-only"] and run("blockdev", "--getro", told["device"]).strip() == "1"
+    try:
+        with open(told["device"], "r+b", buffering=0) as out:
+            out.write(b"x" * 4096)
+        assert False, "a read-only device was written"
+    except OSError:
+        pass
+    # Readers share.
+    second = attach("disk.qcow2", "--read-only", "--name=second")
+    assert second["device"] != told["device"]
+    hawser("detach", "--all")
+
+
+def test_every_mode_serves():
+    need_devices()
+    image()
+    for words in (["--cache=none"], ["--cache=writethrough"], ["--cache=unsafe"], ["--discard=ignore"],
+                  ["--detect-zeroes=unmap"], ["--queues=2"], ["--via=fuse-loop"], ["--via=fuse"]):
+        told = attach("disk.qcow2", *words)
+        with open(told["device"], "r+b", buffering=0) as out:
+            out.write(b"hawser!!" * 512)
+            os.fsync(out.fileno())
+        hawser("detach", "disk")
+        told = attach("disk.qcow2", "--read-only")
+        assert open(told["device"], "rb").read(8) == b"hawser!!", words
+        hawser("detach", "disk")
+    assert attach("disk.qcow2", "--via=none").get("device") is None
+    hawser("detach", "disk")
+    nothing_left(os.getcwd())
+
+
+def test_attach_survives_the_shell():
+    need_devices()
+    image()
+    shell = subprocess.Popen(["setsid", "sh", "-c", f"'{HAWSER}' attach disk.qcow2 >device; kill -HUP 0; sleep 1"])
+    shell.wait()
+    device = open("device").read().strip()
+    time.sleep(0.2)
+    assert entry("disk")["state"] == "running"
+    assert device_size(device) == 64 * MIB
+    hawser("detach", "disk")
+
+
+def test_a_mounted_device_is_not_taken_away():
+    need_devices()
+    hawser("attach", image(), "--mount", "m", "--mkfs", "ext4")
+    with open("m/held", "w") as held:
+        held.write("x")
+        held.flush()
+        failed = hawser("detach", "disk", code=1)
+        assert f"process {os.getpid()}" in failed.err, failed.err
+        assert entry("disk")["state"] == "running"
+        held.write("y")
+    hawser("detach", "disk")
+    nothing_left(os.getcwd())
+
+
+def test_a_device_that_somebody_mounted_by_hand_is_not_taken_away():
+    need_devices()
+    told = attach(image())
+    run("mkfs.ext4", "-q", told["device"])
+    os.makedirs("m")
+    run("mount", told["device"], "m")
+    failed = hawser("detach", "disk", code=1)
+    assert f"mounted at {os.path.realpath('m')}" in failed.err, failed.err
+    assert entry("disk")["state"] == "running"
+    run("umount", "m")
+    hawser("detach", "disk")
+    nothing_left(os.getcwd())
+
+
+def test_the_killed_engine_of_an_idle_device_is_cleaned_up():
+    need_devices()
+    told = attach(image())
+    os.kill(told["pid"], signal.SIGKILL)
+    wait_until(lambda: entry("disk")["state"] == "dead")
+    assert "is dead" in hawser("resize", "disk", "+1G", code=1).err or True
+    assert "engine that died" in hawser("attach", "disk.qcow2", "--name=disk", code=1).err
+    assert "had died" in hawser("detach", "disk").err
+    nothing_left(os.getcwd())
+    attach("disk.qcow2")
+    hawser("detach", "disk")
+    hawser("check", "-r", "leaks", "disk.qcow2")
+
+
+def test_the_killed_engine_of_a_mounted_device_is_cleaned_up():
+    need_devices()
+    told = json.loads(hawser("attach", image(), "--mount", "m", "--mkfs", "ext4", "--output=json").out)
+    with open("m/kept", "w") as out:
+        out.write("kept")
+        out.flush()
+        os.fsync(out.fileno())
+    os.kill(told["pid"], signal.SIGKILL)
+    wait_until(lambda: entry("disk")["state"] == "dead")
+    hawser("detach", "disk")
+    nothing_left(os.getcwd())
+    hawser("check", "-r", "leaks", "disk.qcow2")
+    hawser("attach", "disk.qcow2", "--mount", "m")
+    assert open("m/kept").read() == "kept"
+    hawser("detach", "disk")
+
+
+def test_resize_is_seen_by_the_device():
+    need_devices()
+    need_tool("resize2fs")
+    told = json.loads(hawser("attach", image(), "--mount", "m", "--mkfs", "ext4", "--output=json").out)
+    before = os.statvfs("m").f_blocks
+    done = hawser("resize", "disk", "+192M", "--output=json").json()
+    assert done["online"] and done["virtual-size"] == 256 * MIB
+    assert device_size(told["device"]) == 256 * MIB
+    run("resize2fs", told["device"])
+    assert os.statvfs("m").f_blocks > 3 * before
+    assert hawser("resize", "disk", "1M", code=1).err.count("--shrink") == 1
+    hawser("resize", told["device"], "+1M")
+    hawser("detach", "disk")
+    assert hawser("info", "--output=json", "disk.qcow2").json()["virtual-size"] == 257 * MIB
+
+
+def test_errors_of_the_engine_reach_the_user():
+    need_devices()
+    assert "nothere.qcow2" in hawser("attach", "nothere.qcow2", code=1).err
+    open("empty", "w").close()
+    failed = hawser("attach", "empty", code=1)
+    assert "raw" in failed.err, failed.err
+    with open("evil.qcow2", "wb") as out:
+        out.write(b"QFI\xfb\0\0\0\3" + b"\xff" * 1000)
+    assert "evil.qcow2" in hawser("attach", "evil.qcow2", code=1).err
+    nothing_left(os.getcwd())
+
+
+def test_sigterm_stops_an_engine_cleanly_and_spares_a_busy_one():
+    need_devices()
+    told = attach(image())
+    os.kill(told["pid"], signal.SIGTERM)
+    wait_until(lambda: entry("disk")["state"] == "dead")
+    wait_until(lambda: os.getcwd() not in run("losetup", "-a"))
+    hawser("detach", "disk")
+    told = attach("disk.qcow2")
+    run("mkfs.ext4", "-q", told["device"])
+    os.makedirs("m")
+    run("mount", told["device"], "m")
+    os.kill(told["pid"], signal.SIGTERM)
+    time.sleep(0.5)
+    assert entry("disk")["state"] == "running"
+    run("umount", "m")
+    hawser("detach", "disk")
+    nothing_left(os.getcwd())
+
+
+def test_serve_in_the_foreground_tells_its_service_manager():
+    need_devices()
+    import socket
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind("notify")
+    manager.settimeout(20)
+    image()
+    process = subprocess.Popen([HAWSER, "serve", "--socket=s", "--path=file", "--via=fuse", "disk.qcow2"],
+                               env={**os.environ, "NOTIFY_SOCKET": os.path.realpath("notify")}, stderr=subprocess.PIPE)
+    assert manager.recv(100) == b"READY=1"
+    assert os.path.getsize("file") == 64 * MIB
+    assert os.stat("s").st_mode & 0o777 == 0o600
+    process.send_signal(signal.SIGINT)
+    assert manager.recv(100) == b"STOPPING=1"
+    assert process.wait(20) == 0
+    assert not os.path.exists("s") and not os.path.exists("file")
+
+
+def test_one_engine_serves_many_volumes():
+    need_devices()
+    config = {"socket": os.path.realpath("s"), "volumes": []}
+    for i in range(3):
+        image(f"d{i}.qcow2", f"{i + 1}M")
+        config["volumes"].append({"name": f"d{i}", "image": os.path.realpath(f"d{i}.qcow2"), "via": "fuse",
+                                  "path": os.path.realpath(".") + f"/f{i}"})
+    process = subprocess.Popen([HAWSER, "serve", "--config", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write(json.dumps(config).encode())
+    process.stdin.close()
+    wait_until(lambda: os.path.exists("s"))
+    rpc = Rpc("s")
+    assert [v["name"] for v in rpc.ask("status")["result"]["volumes"]] == ["d0", "d1", "d2"]
+    assert "say which" in rpc.ask("resize", size="4M")["error"]["message"]
+    assert rpc.ask("resize", volume="d1", size="4M")["result"]["size"] == 4 * MIB
+    assert [os.path.getsize(f"f{i}") // MIB for i in range(3)] == [1, 4, 3]
+    assert "result" in rpc.ask("stop")
+    assert process.wait(20) == 0
+
+
+def test_concurrent_attaches_of_many_images():
+    need_devices()
+    names = [image(f"v{i}.qcow2", "8M") for i in range(8)]
+    attaching = [subprocess.Popen([HAWSER, "attach", name], stdout=subprocess.PIPE, text=True) for name in names]
+    devices = {process.communicate()[0].strip() for process in attaching}
+    assert len(devices) == 8 and all(process.returncode == 0 for process in attaching), devices
+    hawser("detach", *[f"v{i}" for i in range(8)])
+    nothing_left(os.getcwd())
+
+
+def test_the_folder_of_attachments_must_be_safe():
+    os.makedirs("run", mode=0o777)
+    os.chmod("run", 0o777)
+    hawser("create", "-q", "-f", "raw", "disk.img", "1M")
+    assert "writable by nobody else" in hawser("attach", "-f", "raw", "disk.img", code=1).err
+    os.chmod("run", 0o700)
+
+
+main(globals())
