@@ -12,8 +12,8 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#define ANSWER_BYTES_MAX ((size_t)16 * MiB)
 #define CALL_TIMEOUT_MS  120000
+#define ANSWER_BYTES_MAX ((size_t)16 * MiB)
 
 static int connect_to(const char *path, int *ret, struct hws_error *err)
 {
@@ -45,13 +45,13 @@ static int send_all(int fd, const char *text, size_t length)
 }
 
 /* Reads up to and without the newline. @ret free(). */
-static int receive_line(int fd, char **ret)
+static int receive_line(int fd, int timeout_ms, char **ret)
 {
     size_t used = 0, capacity = 4096;
     autofree char *buffer = malloc(capacity);
     while (buffer) {
         struct pollfd wait = {.fd = fd, .events = POLLIN};
-        int ready = poll(&wait, 1, CALL_TIMEOUT_MS);
+        int ready = poll(&wait, 1, timeout_ms);
         if (ready == 0)
             return -ETIMEDOUT;
         ssize_t n = recv(fd, buffer + used, capacity - used - 1, 0);
@@ -92,8 +92,8 @@ static int take_result(json_t *answer, json_t **ret, struct hws_error *err)
                     message ? message : "the engine's answer makes no sense");
 }
 
-int client_call(const char *socket_path, const char *method, json_t *params, json_t **ret_result,
-                struct hws_error *err)
+static int client_call(const char *socket_path, const char *method, json_t *params, int timeout_ms,
+                       json_t **ret_result, struct hws_error *err)
 {
     json_t *request = json_pack("{s:s, s:i, s:s, s:o}", "jsonrpc", "2.0", "id", 1, "method", method,
                                 "params", params ? params : json_object());
@@ -110,7 +110,7 @@ int client_call(const char *socket_path, const char *method, json_t *params, jso
     autofree char *line = NULL;
     r = send_all(fd, text, length + 1);
     if (r == 0)
-        r = receive_line(fd, &line);
+        r = receive_line(fd, timeout_ms, &line);
     if (r < 0)
         return hws_fail_errno(err, -r, "the engine at %s did not answer '%s'", socket_path, method);
     json_t *answer = json_loads(line, 0, NULL);
@@ -119,8 +119,8 @@ int client_call(const char *socket_path, const char *method, json_t *params, jso
     return r;
 }
 
-int attachment_call(const struct attachment *attachment, const char *method, json_t *params,
-                    json_t **ret_result, struct hws_error *err)
+int attachment_call_within(const struct attachment *attachment, const char *method, json_t *params,
+                           int timeout_ms, json_t **ret_result, struct hws_error *err)
 {
     autofree char *path = attachment_path(attachment, "control.sock");
     if (!path) {
@@ -132,5 +132,23 @@ int attachment_call(const struct attachment *attachment, const char *method, jso
         return hws_fail(err, ESRCH, "the engine of '%s' is dead; 'hawser detach %s' cleans up",
                         attachment->name, attachment->name);
     }
-    return client_call(path, method, params, ret_result, err);
+    return client_call(path, method, params, timeout_ms, ret_result, err);
+}
+
+int attachment_call(const struct attachment *attachment, const char *method, json_t *params,
+                    json_t **ret_result, struct hws_error *err)
+{
+    return attachment_call_within(attachment, method, params, CALL_TIMEOUT_MS, ret_result, err);
+}
+
+pid_t attachment_engine_pid(const struct attachment *attachment)
+{
+    autofree char *path = attachment_path(attachment, "control.sock");
+    autofd int fd = -1;
+    struct ucred peer;
+    socklen_t length = sizeof(peer);
+    if (!path || connect_to(path, &fd, NULL) < 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0)
+        return -1;
+    return peer.pid;
 }

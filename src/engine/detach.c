@@ -17,12 +17,16 @@
 #include "host/loop.h"
 #include "host/mounts.h"
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 
 #define END_TIMEOUT_MS 30000
 #define END_RETRY_MS   2
+/** A flush of much data takes its time; one that is forced gets less of it. */
+#define STOP_TIMEOUT_MS  600000
+#define FORCE_TIMEOUT_MS 20000
 
 static int co_unmount_now(void *arg, struct hws_error *err)
 {
@@ -158,9 +162,14 @@ static int stop_running(const struct attachment *attachment, bool force, struct 
     int r = unmount_all(attachment, force, err);
     if (r < 0)
         return r;
-    r = attachment_call(attachment, "stop", json_pack("{s:b}", "force", force), &result, err);
+    r = attachment_call_within(attachment, "stop", json_pack("{s:b}", "force", force),
+                               force ? FORCE_TIMEOUT_MS : STOP_TIMEOUT_MS, &result, err);
     json_decref(r == 0 ? result : NULL);
-    return r;
+    if (r != -ETIMEDOUT || !force)
+        return r;
+    /* It hangs, and was to go whatever it costs. */
+    pid_t pid = attachment_engine_pid(attachment);
+    return pid > 1 && kill(pid, SIGKILL) == 0 ? 0 : r;
 }
 
 int attach_stop(struct attachment *attachment, bool force, struct hws_error *err)

@@ -9,9 +9,16 @@
 #include "engine/client.h"
 #include "rt/rt.h"
 
-/** One call. @params a reference that is taken over, may be NULL. */
-HWS_MUST_CHECK int client_call(const char *socket_path, const char *method, json_t *params,
-                               json_t **ret_result, struct hws_error *err);
+/** As attachment_call(), but waits at most @timeout_ms for an answer: -ETIMEDOUT. */
+HWS_MUST_CHECK int attachment_call_within(const struct attachment *attachment, const char *method,
+                                          json_t *params, int timeout_ms, json_t **ret_result,
+                                          struct hws_error *err);
+
+/**
+ * The process that listens on the attachment's socket, as the kernel tells it: alive at the time of
+ * the call, and no stale number from a file. -1 where nobody listens.
+ */
+pid_t attachment_engine_pid(const struct attachment *attachment);
 
 /** FOLDER/@file of an attachment; free(). NULL when out of memory. */
 char *attachment_path(const struct attachment *attachment, const char *file);

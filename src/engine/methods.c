@@ -383,7 +383,7 @@ json_t *co_method_answer(struct engine *engine, const char *text, size_t length)
     if (!process_json_is_flat(text, length))
         return error_answer(NULL, RPC_PARSE, "the message is nested too deep", 0);
     json_error_t where;
-    json_t *request = json_loadb(text, length, JSON_REJECT_DUPLICATES, &where);
+    json_t *request = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &where);
     if (!request)
         return error_answer(NULL, RPC_PARSE, where.text, 0);
     json_t *answer =

@@ -35,12 +35,15 @@ static int co_push(struct volume *volume, const char *overlay, const char *forma
     int r = co_volume_open_node(volume, overlay, format, BLOCK_OPEN_NO_BACKING, &node, err);
     if (r < 0)
         return r;
+    /* Most of what is dirty goes out while requests still run; the push flushes the rest. */
+    r = co_root_flush(volume->root);
     uint64_t started = rt_now_ns();
-    r = co_root_push(volume->root, node, err);
+    if (r == 0)
+        r = co_root_push(volume->root, node, err);
     ret->pause_ns = rt_now_ns() - started;
     if (r < 0 && co_block_close(node, NULL) < 0)
         log_warning("%s: cannot close the overlay that was not used", overlay);
-    return r;
+    return r < 0 && err && !err->code ? hws_wrap(err, r, "cannot flush the volume") : r;
 }
 
 int co_volume_snapshot(struct volume *volume, const char *overlay, const char *format,

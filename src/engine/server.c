@@ -22,6 +22,7 @@
 #define MESSAGE_BYTES_MAX   (64 * KiB)
 #define MESSAGE_BYTES_START ((size_t)2 * KiB)
 #define CLIENTS_MAX         32
+#define BACKLOG             256
 #define PARTIAL_TIMEOUT_NS  (10 * 1000000000ull)
 #define ANSWER_TIMEOUT_NS   (10 * 1000000000ull)
 
@@ -40,6 +41,7 @@ struct client {
     struct server *server;
     int fd;
     bool busy; /* a method runs: not to be cut for another client */
+    bool cut;  /* on its way out */
     char *buffer;
     size_t used, capacity;
     size_t scanned; /* bytes known to hold no newline */
@@ -197,8 +199,9 @@ static void cut_quietest(struct server *server)
 {
     list_for_each (at, &server->clients) {
         struct client *client = list_entry(at, struct client, link);
-        if (client->busy)
+        if (client->busy || client->cut)
             continue;
+        client->cut = true;
         shutdown(client->fd, SHUT_RDWR);
         return;
     }
@@ -271,7 +274,7 @@ static int listen_at(const char *path, int *ret, struct hws_error *err)
     umask(mask);
     if (r < 0)
         return hws_fail_errno(err, -r, "cannot make the control socket %s", path);
-    if (listen(fd, CLIENTS_MAX) < 0)
+    if (listen(fd, BACKLOG) < 0)
         return hws_fail_errno(err, errno, "cannot listen on %s", path);
     *ret = steal_fd(&fd);
     return 0;

@@ -94,7 +94,7 @@ def test_an_image_is_attached_once():
     failed = hawser("attach", "disk.qcow2", code=1)
     assert "attached already, as 'disk'" in failed.err, failed.err
     other = hawser("attach", "disk.qcow2", code=1, env={"HAWSER_RUN_DIR": os.path.join(os.getcwd(), "run2")})
-    assert "lock" in other.err.lower() or "in use" in other.err, other.err
+    assert "another process is using" in other.err, other.err
     assert "attached as 'disk'" in hawser("check", "disk.qcow2", code=1).err
     hawser("info", "-U", "disk.qcow2")
     hawser("detach", "disk")
@@ -196,7 +196,6 @@ def test_the_killed_engine_of_an_idle_device_is_cleaned_up():
     told = attach(image())
     os.kill(told["pid"], signal.SIGKILL)
     wait_until(lambda: entry("disk")["state"] == "dead")
-    assert "is dead" in hawser("resize", "disk", "+1G", code=1).err or True
     assert "engine that died" in hawser("attach", "disk.qcow2", "--name=disk", code=1).err
     assert "had died" in hawser("detach", "disk").err
     nothing_left(os.getcwd())
@@ -230,7 +229,14 @@ def test_resize_is_seen_by_the_device():
     done = hawser("resize", "disk", "+192M", "--output=json").json()
     assert done["online"] and done["virtual-size"] == 256 * MIB
     assert device_size(told["device"]) == 256 * MIB
-    run("resize2fs", told["device"])
+    grown = subprocess.run(["resize2fs", told["device"]], capture_output=True, text=True)
+    if "Permission denied" in grown.stderr:  # without CAP_SYS_RESOURCE: unmounted
+        run("umount", "m")
+        run("e2fsck", "-fp", told["device"])
+        run("resize2fs", told["device"])
+        run("mount", told["device"], "m")
+    else:
+        assert grown.returncode == 0, grown.stderr
     assert os.statvfs("m").f_blocks > 3 * before
     assert hawser("resize", "disk", "1M", code=1).err.count("--shrink") == 1
     hawser("resize", told["device"], "+1M")

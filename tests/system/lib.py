@@ -6,7 +6,6 @@ its own HAWSER_RUN_DIR, and everything that it attached is detached afterwards. 
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -133,7 +132,6 @@ def run_one(name, function):
 
 
 def main(names):
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     results = []
     wanted = sys.argv[2:]
     for name, function in list(names.items()):

@@ -19,7 +19,7 @@ class Engine:
     def __enter__(self):
         hawser("create", "-q", "-f", "raw", "disk.img", "16M")
         self.process = subprocess.Popen([HAWSER, "serve", "-f", "raw", "--socket=s", "--name=disk", "disk.img"],
-                                        stderr=open("log", "w"))
+                                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=open("log", "w"))
         wait_until(lambda: os.path.exists("s") or self.process.poll() is not None)
         assert self.process.poll() is None, open("log").read()
         return self
@@ -27,7 +27,11 @@ class Engine:
     def __exit__(self, *why):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(30)
+        try:
+            code = self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         text = open("log").read()
         assert code == 0 and "Sanitizer" not in text, text
 
