@@ -35,6 +35,7 @@ void process_prepare(void)
     mallopt(M_ARENA_MAX, 1);
     mallopt(M_TRIM_THRESHOLD, 64 * 1024);
     mallopt(M_MMAP_THRESHOLD, 64 * 1024);
+    prctl(PR_SET_NAME, "hawser", 0, 0, 0); /* attach runs it as /proc/self/exe */
     signal(SIGPIPE, SIG_IGN);
     sigset_t set;
     sigemptyset(&set);

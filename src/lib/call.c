@@ -20,10 +20,15 @@ static void run_call(void *arg)
     call->result = call->fn(call->arg, call->err);
 }
 
-int call_run(call_fn *fn, void *arg, struct hws_error *err)
+void call_prepare(void)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, drivers_register);
+}
+
+int call_run(call_fn *fn, void *arg, struct hws_error *err)
+{
+    call_prepare();
     struct rt *rt;
     int r = rt_create(NULL, &rt, err);
     if (r < 0)

@@ -12,6 +12,9 @@
 
 typedef int call_fn(void *arg, struct hws_error *err);
 
+/** Makes the drivers known to the core, once. */
+void call_prepare(void);
+
 /** Runs @fn(@arg) in a coroutine of a new runtime on the calling thread. @return what @fn returned.
  */
 HWS_MUST_CHECK int call_run(call_fn *fn, void *arg, struct hws_error *err);

@@ -167,6 +167,7 @@ int hws_map(const struct hws_image *image, uint64_t start, uint64_t length, hws_
 char *hws_drivers(void)
 {
     static const char *const kinds[] = {"format", "backend", "filter"};
+    call_prepare();
     json_t *all = json_array();
     for (const struct block_driver *const *at = block_drivers(); *at; at++) {
         const struct block_driver *driver = *at;
