@@ -5,6 +5,8 @@
  */
 #include "crash.h"
 
+#define CHURN_STRIDE_MAX 16
+
 static void verify(const struct sweep *sweep, const struct world *run, bool kill, uint64_t choice)
 {
     struct sim_options storage = sweep_storage(sweep, &run->plan);
@@ -52,16 +54,23 @@ uint64_t crash_sweep(const struct sweep *sweep, const struct plan *plan)
 {
     struct world base = {.plan = *plan, .random = random_seed(plan->seed), .steps = 6};
     struct sim_options storage = sweep_storage(sweep, &base.plan);
+    struct random stride = random_seed(plan->seed);
+    uint64_t crashes = 0;
     world_note(&base, sweep->program, "");
     if (sim_create(&storage, &base.rt) < 0)
         world_fail(&base, "cannot make the simulator");
     world_run(&base, co_world_setup);
-    base.steps = 10;
+    /* Churn wants a long run before host clusters are used again: only some crash points of it. */
+    base.steps = plan->churn ? 40 : 10;
     base.phases = 2;
+    uint64_t stride_max = plan->churn ? CHURN_STRIDE_MAX : 1;
     uint64_t k = sweep->only ? sweep->only : 1;
-    while (crash_once(sweep, &base, k) && !sweep->only)
-        k++;
+    for (; crash_once(sweep, &base, k); k += 1 + random_below(&stride, stride_max)) {
+        crashes++;
+        if (sweep->only)
+            break;
+    }
     guest_free(base.guest);
     rt_free(base.rt);
-    return k;
+    return crashes;
 }

@@ -68,7 +68,7 @@ struct plan plan_make(uint64_t seed, bool small)
     plan.cache_bytes = random_one_in(r, 2) ? 64 * KiB : 1 * MiB;
     plan.churn = random_one_in(r, 3);
     plan.queues = 1 + (unsigned)random_below(r, 3);
-    plan.workers = small ? 3 : 1 + (unsigned)random_below(r, 10);
+    plan.workers = small ? (plan.churn ? 6 : 3) : 1 + (unsigned)random_below(r, 10);
     return plan;
 }
 

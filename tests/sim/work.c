@@ -43,18 +43,17 @@ static void co_churn_step(struct world *world)
     uint64_t sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
     uint64_t first = align_down(random_below(r, sectors), cluster);
     uint64_t count = MIN(cluster * (1 + random_below(r, 3)), sectors - first);
-    switch (random_below(r, 8)) {
-    case 0:
-    case 1:
+    switch (random_below(r, 16)) {
+    case 0 ... 4:
         co_world_discard(world, first, count);
         break;
-    case 2:
+    case 5:
         co_world_write_zeroes(world, first, count, BLOCK_MAY_UNMAP);
         break;
-    case 3:
+    case 6 ... 8:
         co_world_flush(world);
         break;
-    case 4:
+    case 9:
         co_world_read(world, first, MIN(count, (uint64_t)2048));
         break;
     default:
