@@ -65,9 +65,11 @@ enum block_open_flags {
 /** What one open call shares between all nodes that it opens. All fields may be zero. */
 struct block_policy {
     enum block_cache cache;
-    const char *const *allow; /* folders that images may name files in; NULL-terminated. NULL: the
-                                 folder of the image that does the naming. {"/", NULL}: anything */
-    uint64_t cache_bytes;     /* metadata cache budget of the whole chain; 0: 16 MiB */
+    /* What images may name: folders, single files, and descriptions that are no path (URIs, JSON),
+       word for word; NULL-terminated. NULL: only the folder of the image that does the naming.
+       {"/", NULL}: any path */
+    const char *const *allow;
+    uint64_t cache_bytes; /* metadata cache budget of the whole chain; 0: 16 MiB */
 };
 
 /**

@@ -145,6 +145,7 @@ static bool same_storage(const struct block_node *node, const struct block_core 
 int block_identify(struct block_node *node, uint64_t device, uint64_t inode, struct hws_error *err)
 {
     struct block_core *core = node->core;
+    assert(core->opening);
     core->device = device;
     core->inode = inode;
     core->identified = true;

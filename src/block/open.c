@@ -396,6 +396,18 @@ static int co_open_backing(struct block_node *node, struct hws_error *err)
     return r;
 }
 
+/* What only counts while a graph is being opened. Files nest BLOCK_NESTING_MAX deep at most. */
+static void end_opening(struct block_node *node)
+{
+    for (; node; node = node->child[BLOCK_BACKING]) {
+        node->core->opening = NULL;
+        node->core->above = NULL;
+        node->core->backing_given = NULL;
+        end_opening(node->child[BLOCK_FILE]);
+        end_opening(node->child[BLOCK_DATA]);
+    }
+}
+
 /* The list lies in the opening, which ends before its nodes do. */
 static void drop_pending(struct opening *opening)
 {
@@ -425,6 +437,7 @@ int co_block_open(const json_t *description, unsigned flags, const struct block_
         co_block_close(node, NULL);
         return r;
     }
+    end_opening(node);
     *ret = node;
     return 0;
 }
