@@ -197,20 +197,20 @@ static void a_copy_that_cannot_be_stored_does_not_fail_the_read(void **state)
  * ---------------------------------------------------------- */
 
 #define WRITERS 3
-#define READERS 3
+#define READERS 12 /* more than may copy at a time */
 
 struct race {
     struct block_node *top;
     uint8_t *model; /* each writer owns every third sector */
     struct co_group group;
-    _Atomic unsigned next;
+    _Atomic unsigned next_writer, next_reader;
     uint64_t seed;
 };
 
 static void write_sectors(void *arg)
 {
     struct race *race = arg;
-    unsigned number = atomic_fetch_add(&race->next, 1);
+    unsigned number = atomic_fetch_add(&race->next_writer, 1);
     struct random random = random_seed(race->seed * 64 + number);
     for (unsigned i = 0; i < 60; i++) {
         uint64_t sector = random_below(&random, DEVICE_BYTES / 512 / WRITERS) * WRITERS + number;
@@ -229,7 +229,8 @@ static void write_sectors(void *arg)
 static void read_anywhere(void *arg)
 {
     struct race *race = arg;
-    struct random random = random_seed(race->seed * 64 + 50 + atomic_fetch_add(&race->next, 1));
+    struct random random =
+        random_seed(race->seed * 64 + 50 + atomic_fetch_add(&race->next_reader, 1));
     autofree uint8_t *bytes = malloc(40000);
     for (unsigned i = 0; i < 40; i++) {
         struct iovec iov;

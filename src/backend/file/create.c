@@ -48,8 +48,7 @@ static int co_open_target(const struct file_create_options *o, struct rt_file **
     if (r != -EEXIST)
         return r;
     if (!o->overwrite)
-        return hws_fail(err, EEXIST, "'%s' exists; choose another name, or allow overwriting it",
-                        o->open.filename);
+        return hws_fail(err, EEXIST, "'%s' exists", o->open.filename);
     struct rt_open existing = {.flags = O_RDWR};
     return co_open(o->open.filename, &existing, ret, err);
 }

@@ -18,6 +18,7 @@
 #define GROUP_BYTES  (CHUNK_BYTES * GROUP_CHUNKS) /* 256 MiB */
 #define SIZE_MAX_MEM (1024 * GiB)                 /* the table then has 4096 groups */
 #define LOCKS        64u
+#define STATUS_STEPS 16384u /* chunks or absent groups that one answer looks at */
 
 struct mem_options {
     uint64_t size_bytes;
@@ -221,8 +222,13 @@ static int co_mem_status(struct block_node *node, uint64_t offset, uint64_t leng
     bool data = has_chunk(m, offset / CHUNK_BYTES);
     uint64_t end = MIN(align_down(offset, CHUNK_BYTES) + CHUNK_BYTES, offset + length);
 
-    while (end < offset + length && has_chunk(m, end / CHUNK_BYTES) == data)
-        end = MIN(end + CHUNK_BYTES, offset + length);
+    for (unsigned i = 0; i < STATUS_STEPS && end < offset + length; i++) {
+        bool no_group = !slot_of(m, end / CHUNK_BYTES);
+        if (no_group ? data : has_chunk(m, end / CHUNK_BYTES) != data)
+            break;
+        uint64_t step = no_group ? GROUP_BYTES : CHUNK_BYTES;
+        end = MIN(align_down(end, step) + step, offset + length);
+    }
     *ret = (struct block_extent){
         .length = end - offset,
         .flags = BLOCK_STATUS_ALLOCATED | BLOCK_STATUS_MAPPED |

@@ -22,9 +22,14 @@
 
 /* Bytes that one copy may hold in memory; a cluster of qcow2 has at most 2 MiB. */
 #define COPY_MAX_BYTES (2 * MiB)
+/* Copies that run side by side: their memory is at most 16 MiB a node. */
+#define COPIES_MAX 8
 
 struct copy_on_read {
     struct range_lock ranges;
+    struct rt_mutex guard;    /* of copies */
+    struct co_waitq finished; /* a copy has */
+    unsigned copies;
     uint64_t unit_bytes; /* copies begin and end at multiples of this */
     atomic_bool copies_lost;
     _Atomic uint64_t copied_bytes;
@@ -42,6 +47,8 @@ static int co_cor_open(struct block_node *node, const void *options, struct hws_
 
     c->unit_bytes = is_power_of_2(unit) ? MIN(unit, COPY_MAX_BYTES) : 4096;
     range_lock_init(&c->ranges);
+    rt_mutex_init(&c->guard);
+    co_waitq_init(&c->finished);
     node->limits.optimal_bytes = file_of(node)->limits.optimal_bytes;
     node->write_flags = BLOCK_FUA;
     node->zero_flags = BLOCK_FUA | BLOCK_MAY_UNMAP | BLOCK_NO_FALLBACK;
@@ -54,6 +61,7 @@ static int co_cor_close(struct block_node *node, struct hws_error *err)
     struct copy_on_read *c = node->state;
 
     range_lock_destroy(&c->ranges);
+    rt_mutex_destroy(&c->guard);
     return 0;
 }
 
@@ -99,6 +107,23 @@ static int co_store(struct block_node *node, uint64_t offset, uint64_t length, v
     return 0;
 }
 
+static void co_copy_begin(struct copy_on_read *c)
+{
+    rt_mutex_lock(&c->guard);
+    while (c->copies == COPIES_MAX)
+        co_waitq_wait(&c->finished, &c->guard);
+    c->copies++;
+    rt_mutex_unlock(&c->guard);
+}
+
+static void copy_end(struct copy_on_read *c)
+{
+    rt_mutex_lock(&c->guard);
+    c->copies--;
+    co_waitq_wake_one(&c->finished);
+    rt_mutex_unlock(&c->guard);
+}
+
 /* Copies the units that [offset, offset + length) touches. @return 0 or what reading failed with.
  */
 static int co_copy_up(struct block_node *node, uint64_t offset, uint64_t length)
@@ -109,9 +134,10 @@ static int co_copy_up(struct block_node *node, uint64_t offset, uint64_t length)
     autofree void *bounce = NULL;
     int r = 0;
 
-    /* Aligned as O_DIRECT and page-wise copies like it. */
+    co_copy_begin(c);
+    /* Aligned as O_DIRECT and page-wise copies like it. Without memory there is no copy. */
     if (posix_memalign(&bounce, 4096, (size_t)MIN(end - start, COPY_MAX_BYTES)))
-        return 0; /* without memory the read goes on without a copy */
+        start = end;
     while (start < end && r == 0) {
         struct range_entry entry;
         uint64_t piece = MIN(end - start, COPY_MAX_BYTES);
@@ -120,6 +146,7 @@ static int co_copy_up(struct block_node *node, uint64_t offset, uint64_t length)
         range_unlock(&c->ranges, &entry);
         start += piece;
     }
+    copy_end(c);
     return r;
 }
 

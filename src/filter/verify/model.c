@@ -105,10 +105,11 @@ void model_store_zeroes(struct model *m, uint64_t offset, uint64_t length)
     static const uint8_t zeroes[MODEL_SECTOR_BYTES];
     uint64_t zero_sum = sum_of(zeroes);
 
-    for (uint64_t at = 0; at + MODEL_SECTOR_BYTES <= length; at += MODEL_SECTOR_BYTES) {
-        _Atomic uint64_t *sum = sum_at(m, offset + at, true);
+    for (uint64_t at = offset; at + MODEL_SECTOR_BYTES <= offset + length;) {
+        _Atomic uint64_t *sum = sum_at(m, at, true);
         if (sum)
             atomic_store(sum, zero_sum);
+        at = sum ? at + MODEL_SECTOR_BYTES : align_down(at, MODEL_GROUP_BYTES) + MODEL_GROUP_BYTES;
     }
 }
 
