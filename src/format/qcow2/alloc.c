@@ -128,7 +128,7 @@ static int co_take(struct qcow2 *q, uint32_t want, bool all, uint64_t *ret_host,
         return r;
     uint64_t host = run.first << q->cluster_bits;
     rt_mutex_lock(&q->lock);
-    r = qcow2_check_host(q, host, run.count * cluster_bytes);
+    r = qcow2_check_data_host(q, host, run.count * cluster_bytes);
     rt_mutex_unlock(&q->lock);
     if (r == 0)
         r = co_make_room(q, run.first + run.count);

@@ -200,6 +200,7 @@ static int co_own_table_locked(struct qcow2 *q, uint64_t index)
         qcow2_freed_add(q, host, 1, false);
     } else {
         q->l1[index] = host | QCOW2_COPIED;
+        qcow2_guard_add(q, host);
         qcow2_mark_entry(q->l1_dirty, &q->l1_any_dirty, index);
         if (old_host)
             qcow2_freed_add(q, old_host, 1, true);

@@ -124,6 +124,8 @@ struct qcow2 {
     struct {
         uint64_t offset, length;
     } reserved_range[4];
+    uint64_t *guard; /* guard.c; NULL while read-only */
+    unsigned guard_order;
 
     struct qcow2_cache cache;
 
@@ -344,6 +346,11 @@ HWS_MUST_CHECK int qcow2_co_reftable_grow(struct qcow2 *q, uint64_t block);
 /** -EIO where a host range lies over the header or a table that the header places. Holds q->lock.
  */
 HWS_MUST_CHECK int qcow2_check_host(struct qcow2 *q, uint64_t host, uint64_t length);
+/** The same, for a range that guest data is written to: no refcount block or L2 table either. */
+HWS_MUST_CHECK int qcow2_check_data_host(struct qcow2 *q, uint64_t host, uint64_t length);
+/** The filter behind it: from the tables in memory; and a table that was added since. */
+HWS_MUST_CHECK int qcow2_guard_make(struct qcow2 *q);
+void qcow2_guard_add(struct qcow2 *q, uint64_t host);
 /** Writes zeroes to the file, also past its end. */
 HWS_MUST_CHECK int qcow2_co_zero_host(struct qcow2 *q, uint64_t host, uint64_t length);
 /** Marks the 512-byte sector of a table that holds entry @index for the next pass. Holds q->lock.

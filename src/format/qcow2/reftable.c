@@ -50,6 +50,7 @@ int qcow2_co_refcount_block_new(struct qcow2 *q, uint64_t block)
         return r;
     rt_mutex_lock(&q->lock);
     q->reftable[block] = cluster << q->cluster_bits;
+    qcow2_guard_add(q, q->reftable[block]);
     rt_mutex_unlock(&q->lock);
     r = qcow2_co_refcount_set_used(q, cluster, 1);
     rt_mutex_lock(&q->lock);
@@ -83,8 +84,10 @@ static int co_region_make(struct qcow2 *q, uint64_t first, uint64_t blocks, uint
         return r;
     rt_mutex_lock(&q->lock);
     r = qcow2_check_host(q, (start + blocks) << q->cluster_bits, want << q->cluster_bits);
-    for (uint64_t i = 0; i < blocks; i++)
+    for (uint64_t i = 0; i < blocks; i++) {
         q->reftable[first + i] = (start + i) << q->cluster_bits;
+        qcow2_guard_add(q, q->reftable[first + i]);
+    }
     rt_mutex_unlock(&q->lock);
     return r < 0 ? r : qcow2_co_refcount_set_used(q, start, blocks + want);
 }

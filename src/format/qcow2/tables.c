@@ -113,7 +113,12 @@ static int co_load_reftable(struct qcow2 *q, struct hws_error *err)
     q->reftable_entries = entries;
     q->free_hint = 0;
     q->fresh_cluster = div_round_up(block_size(q->file), q->cluster_size);
-    return 0;
+    if (qcow2_guard_make(q) == 0)
+        return 0;
+    free(steal_ptr(&q->reftable));
+    free(steal_ptr(&q->reftable_dirty));
+    q->reftable_entries = 0;
+    return hws_fail(err, ENOMEM, "out of memory");
 }
 
 int qcow2_co_tables_load(struct qcow2 *q, struct hws_error *err)
@@ -140,6 +145,7 @@ void qcow2_tables_free(struct qcow2 *q)
     free(steal_ptr(&q->l1_dirty));
     free(steal_ptr(&q->reftable));
     free(steal_ptr(&q->reftable_dirty));
+    free(steal_ptr(&q->guard));
     q->reftable_entries = 0;
     q->l1_any_dirty = q->reftable_any_dirty = false;
     qcow2_header_free(&q->header);

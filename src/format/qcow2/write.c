@@ -186,7 +186,7 @@ static int co_step_run(struct qcow2 *q, struct qcow2_step *s, struct sgl buffer)
         allocated = r == 0;
     } else {
         rt_mutex_lock(&q->lock);
-        r = qcow2_check_host(q, s->host, (uint64_t)s->clusters << q->cluster_bits);
+        r = qcow2_check_data_host(q, s->host, (uint64_t)s->clusters << q->cluster_bits);
         rt_mutex_unlock(&q->lock);
     }
     if (r == 0 && s->mode != QCOW2_WRITE_PUBLISH)
@@ -255,7 +255,7 @@ int qcow2_co_write(struct block_node *node, uint64_t offset, struct sgl buffer, 
             return r;
         if (e.kind == QCOW2_KIND_DATA && e.copied) {
             part = e.length;
-            r = qcow2_check_host(q, e.host, part);
+            r = qcow2_check_data_host(q, e.host, part);
             uint64_t epoch = qcow2_enter(q);
             rt_mutex_unlock(&q->lock);
             if (r == 0)
