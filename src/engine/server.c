@@ -25,6 +25,7 @@
 #define BACKLOG             256
 #define PARTIAL_TIMEOUT_NS  (10 * 1000000000ull)
 #define ANSWER_TIMEOUT_NS   (10 * 1000000000ull)
+#define GOODBYE_NS          500000000ull
 
 struct server {
     struct engine *engine;
@@ -322,6 +323,11 @@ void co_server_stop(struct server *server)
     shutdown(server->fd, SHUT_RDWR);
     list_for_each (at, &server->clients)
         shutdown(list_entry(at, struct client, link)->fd, SHUT_RD);
+    /* A client that does not take its answer holds the end up no longer than this. */
+    for (unsigned i = 0; server->client_count && i < 100; i++)
+        co_sleep_ns(GOODBYE_NS / 100);
+    list_for_each (at, &server->clients)
+        shutdown(list_entry(at, struct client, link)->fd, SHUT_RDWR);
     co_group_wait(&server->coroutines);
     close(server->fd);
     co_group_destroy(&server->coroutines);

@@ -14,6 +14,7 @@ import time
 import traceback
 
 HAWSER = os.path.abspath(sys.argv[1]) if len(sys.argv) > 1 else "hawser"
+ORIGINAL = dict(os.environ)
 
 
 class Skip(Exception):
@@ -85,13 +86,18 @@ def nothing_left(folder):
     wait_until(lambda: folder not in run("losetup", "-a"))
 
 
+def connect(path, timeout=30):
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(path)  # without a timeout: waits where the backlog is full
+    client.settimeout(timeout)
+    return client
+
+
 class Rpc:
     """A client of the control socket."""
 
     def __init__(self, path, timeout=30):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(timeout)
-        self.socket.connect(path)
+        self.socket = connect(path, timeout)
         self.file = self.socket.makefile("rb")
 
     def send(self, raw):
@@ -114,8 +120,14 @@ def run_one(name, function):
     folder = os.path.realpath(tempfile.mkdtemp(prefix="hawser-system-"))
     os.environ["HAWSER_RUN_DIR"] = os.path.join(folder, "run")
     os.chdir(folder)
+    # Engines run in the background: what a sanitizer finds in one would go unseen in its log.
+    for name in ("ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS"):
+        os.environ[name] = f"{ORIGINAL.get(name, '')}:log_path={folder}/sanitizer"
     try:
         function()
+        subprocess.run([HAWSER, "detach", "--all"], capture_output=True, timeout=60)
+        found = [open(name).read() for name in os.listdir(folder) if name.startswith("sanitizer")]
+        assert not found, found[0]
         return "ok"
     except Skip as reason:
         return f"skipped: {reason}"
