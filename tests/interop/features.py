@@ -1,11 +1,8 @@
 #!/usr/bin/env python3
 """Images with what only qemu's tools make, read and written by hawser: internal snapshots, compressed
-clusters, dirty images with lazy refcounts, bitmaps; killed writers, locks, and longer runs of mixed
-operations. SPDX-License-Identifier: Apache-2.0
+clusters, dirty images with lazy refcounts, bitmaps; killed writers, and longer runs of mixed operations. SPDX-License-Identifier: Apache-2.0
 """
-import os
 import signal
-import subprocess
 import sys
 import time
 
@@ -185,68 +182,6 @@ def bitmaps(case, cluster_size):
     check_all(case, reference)
 
 
-# ---- locks ---------------------------------------------------------------------------------------------------
-
-def locked_by_qemu(case):
-    """While qemu-nbd serves the image for writing, we refuse it, and say why."""
-    reference = create(case, 1 << 20)
-    socket = case.path("nbd.sock")
-    server = subprocess.Popen(["qemu-nbd", "-f", "qcow2", "-k", socket, case.path(IMAGE)],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    case.commands.append(f"qemu-nbd -f qcow2 -k nbd.sock {IMAGE} &")
-    try:
-        for _ in range(200):
-            if os.path.exists(socket):
-                break
-            time.sleep(0.05)
-        for options in (("-f", "qcow2"), ("-f", "qcow2", "-R"), ("-f", "qcow2", *THREADS[1:])):
-            told = case.hio(IMAGE, ["read 0 512"], *options, expect=1).stderr.decode()
-            if "another process is using" not in told:
-                raise Failure(f"the message does not say that the image is in use: {told}")
-        case.hio(IMAGE, ["read 0 512 0"], "-f", "qcow2", "-R", "-U")
-    finally:
-        server.terminate()
-        server.wait()
-    Writer(case, HIO, IMAGE, 65536, reference).run(4)
-    check_all(case, reference)
-
-
-def locked_by_us(case):
-    """While we have the image open, qemu's tools refuse it; readers share."""
-    reference = create(case, 1 << 20)
-
-    def hold(*options):
-        holder = subprocess.Popen([case.tools.hio, "-f", "qcow2", *options, case.path(IMAGE)],
-                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        holder.stdin.write(b"status\n")
-        holder.stdin.flush()
-        return holder
-
-    def wait_locked(command, expect):
-        for _ in range(100):
-            code = case.run(*command, expect=None).returncode
-            if (code == 0) == (expect == 0):
-                return
-            time.sleep(0.05)
-        raise Failure(f"{' '.join(command)}: exit code {code}, {expect} expected")
-
-    holder = hold()
-    try:
-        wait_locked(("qemu-img", "info", IMAGE), 1)
-        wait_locked(("qemu-io", "-f", "qcow2", "-c", "write 0 512", IMAGE), 1)
-        case.hio(IMAGE, ["read 0 512"], "-f", "qcow2", "-R", expect=1)
-    finally:
-        holder.communicate()
-    holder = hold("-R")
-    try:
-        wait_locked(("qemu-io", "-f", "qcow2", "-c", "write 0 512", IMAGE), 1)
-        wait_locked(("qemu-img", "info", IMAGE), 0)
-        case.hio(IMAGE, ["read 0 512 0"], "-f", "qcow2", "-R")
-    finally:
-        holder.communicate()
-    check_all(case, reference)
-
-
 # ---- longer runs ------------------------------------------------------------------------------------------------
 
 def long_run(case, cluster_size, options, tool):
@@ -276,7 +211,7 @@ def parallel(case, cluster_size, options, tool):
 
 def main():
     tools = Tools(__doc__)
-    cases = [("locked-by-qemu", locked_by_qemu), ("locked-by-us", locked_by_us)]
+    cases = []
     extended = {"extended_l2": "on"}
     for size, options in ((512, {}), (4096, {"compat": "0.10"}), (65536, {}), (65536, extended),
                           (4096, {"refcount_bits": 4}), (2 << 20, {})):

@@ -36,6 +36,7 @@ struct slot {
     enum slot_state state;
     uint64_t entry;
     unsigned users;
+    struct co_waitq filled; /* readers of the cluster that is being loaded */
     uint64_t last_use;
     uint64_t reserved; /* bytes of the chain's budget */
     uint8_t *output;   /* a cluster */
@@ -45,7 +46,7 @@ struct slot {
 
 struct qcow2_compressed {
     struct rt_mutex lock;
-    struct co_waitq waiters; /* a slot was released or filled */
+    struct co_waitq waiters; /* readers that need a slot: one is woken for each that becomes idle */
     struct slot slots[SLOTS_MAX];
     unsigned count, loading;
     uint64_t clock;
@@ -139,6 +140,7 @@ static struct slot *take(struct qcow2 *q, struct qcow2_compressed *pool)
             block_cache_release(q->node->context, bytes);
         return oldest;
     }
+    co_waitq_init(&slot->filled);
     pool->count++;
     return slot;
 }
@@ -197,7 +199,8 @@ static void release(struct qcow2_compressed *pool, struct slot *slot)
 {
     slot->users--;
     slot->last_use = ++pool->clock;
-    co_waitq_wake_all(&pool->waiters);
+    if (slot->users == 0)
+        co_waitq_wake_one(&pool->waiters);
 }
 
 /*
@@ -206,13 +209,20 @@ static void release(struct qcow2_compressed *pool, struct slot *slot)
  */
 static struct slot *co_slot(struct qcow2 *q, struct qcow2_compressed *pool, uint64_t entry)
 {
-    for (;;) {
+    for (bool woken = false;; woken = true) {
         struct slot *slot = find(pool, entry);
-        if (slot && slot->state == SLOT_READY) {
-            slot->users++;
-            return slot;
+        if (slot) {
+            /* An idle slot that this reader was woken for, and does not need, is another's. */
+            if (woken)
+                co_waitq_wake_one(&pool->waiters);
+            if (slot->state == SLOT_READY) {
+                slot->users++;
+                return slot;
+            }
+            co_waitq_wait(&slot->filled, &pool->lock);
+            continue;
         }
-        if (!slot && (slot = take(q, pool))) {
+        if ((slot = take(q, pool))) {
             slot->state = SLOT_LOADING;
             slot->entry = entry;
             slot->users = 1;
@@ -250,6 +260,7 @@ int qcow2_co_read_compressed(struct qcow2 *q, uint64_t entry, uint32_t offset, s
     if (fill) {
         slot->state = result == 0 && !direct ? SLOT_READY : SLOT_EMPTY;
         pool->loading--;
+        co_waitq_wake_all(&slot->filled);
     }
     release(pool, slot);
     rt_mutex_unlock(&pool->lock);
