@@ -1,0 +1,129 @@
+/*
+ * What qcow2 adds to a read whose clusters are allocated: the look-up alone, and 4 KiB random reads
+ * through qcow2 against the same reads through raw on the same file, interleaved.
+ *
+ *   bench-qcow2-read [FOLDER]      default /dev/shm
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/random.h"
+#include "drivers/drivers.h"
+#include "format/qcow2/qcow2.h"
+#include <time.h>
+
+#define ROUNDS  11
+#define LOOKUPS 200000
+#define READS   20000
+#define BYTES   (1 * GiB)
+
+static const char *folder = "/dev/shm";
+
+struct result {
+    double round[ROUNDS];
+};
+
+static uint64_t cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void print(const char *what, struct result *r)
+{
+    qsort(r->round, ROUNDS, sizeof(r->round[0]), by_size);
+    printf("%-36s %8.1f ns of CPU  (%.1f to %.1f)\n", what, r->round[ROUNDS / 2], r->round[0],
+           r->round[ROUNDS - 1]);
+}
+
+static void must(int result, const struct hws_error *err)
+{
+    if (result < 0) {
+        fprintf(stderr, "%s\n", err->text);
+        exit(1);
+    }
+}
+
+static struct block_node *co_open_as(const char *driver, const char *path)
+{
+    struct hws_error err = {0};
+    struct block_node *node;
+    json_t *json = json_pack("{s:s,s:{s:s,s:s}}", "driver", driver, "file", "driver", "file",
+                             "filename", path);
+    must(co_block_open(json, 0, NULL, &node, &err), &err);
+    json_decref(json);
+    return node;
+}
+
+static double co_lookups(struct block_node *node)
+{
+    struct qcow2 *q = qcow2_of(node);
+    struct random r = random_seed(1);
+    uint64_t start = cpu_ns(), sum = 0;
+    for (unsigned i = 0; i < LOOKUPS; i++) {
+        struct qcow2_extent e;
+        if (qcow2_co_map_lock(q, random_below(&r, BYTES / 4096) * 4096, 4096, &e) < 0)
+            exit(1);
+        sum += e.host;
+        rt_mutex_unlock(&q->lock);
+    }
+    return sum ? (double)(cpu_ns() - start) / LOOKUPS : 0;
+}
+
+static double co_reads(struct block_node *node)
+{
+    static char buffer[4096] __attribute__((aligned(4096)));
+    struct random r = random_seed(2);
+    uint64_t start = cpu_ns();
+    for (unsigned i = 0; i < READS; i++) {
+        struct iovec iov;
+        if (co_block_read(node, random_below(&r, BYTES / 4096) * 4096,
+                          sgl_one(&iov, buffer, sizeof(buffer)), 0) < 0)
+            exit(1);
+    }
+    return (double)(cpu_ns() - start) / READS;
+}
+
+static void co_bench(void *arg)
+{
+    char path[256];
+    struct hws_error err = {0};
+    struct result lookup, qcow2, raw;
+    snprintf(path, sizeof(path), "%s/hawser-bench-%d.qcow2", folder, (int)getpid());
+    json_t *json =
+        json_pack("{s:s,s:I,s:s,s:{s:s,s:s}}", "driver", "qcow2", "size", (json_int_t)BYTES,
+                  "preallocation", "metadata", "file", "driver", "file", "filename", path);
+    must(co_block_create(json, true, NULL, &err), &err);
+    json_decref(json);
+    struct block_node *as_qcow2 = co_open_as("qcow2", path), *as_raw = co_open_as("raw", path);
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        lookup.round[i] = co_lookups(as_qcow2);
+        qcow2.round[i] = co_reads(as_qcow2);
+        raw.round[i] = co_reads(as_raw);
+    }
+    print("look-up", &lookup);
+    print("4 KiB read through qcow2", &qcow2);
+    print("4 KiB read through raw", &raw);
+    co_block_close(as_qcow2, NULL);
+    co_block_close(as_raw, NULL);
+    unlink(path);
+}
+
+int main(int argc, char **argv)
+{
+    struct rt *rt;
+    struct hws_error err = {0};
+    if (argc > 1)
+        folder = argv[1];
+    drivers_register();
+    must(rt_create(NULL, &rt, &err), &err);
+    int r = rt_run(rt, co_bench, NULL);
+    rt_free(rt);
+    return r < 0;
+}
