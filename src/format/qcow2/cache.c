@@ -28,8 +28,7 @@ struct arena {
     struct qcow2_slice slice[ARENA_SLICES];
 };
 
-/* ---- hash
- * ------------------------------------------------------------------------------------------ */
+/* ---- hash ----------------------------------------------------------------------------------- */
 
 static inline struct qcow2_slice **bucket(const struct qcow2_cache *c, uint64_t offset)
 {
@@ -86,8 +85,7 @@ static void hash_remove(struct qcow2_cache *c, struct qcow2_slice *slice)
     c->used--;
 }
 
-/* ---- life
- * ---------------------------------------------------------------------------------------------- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 int qcow2_cache_init(struct qcow2 *q)
 {
@@ -143,8 +141,7 @@ static bool arena_new(struct qcow2_cache *c)
     return true;
 }
 
-/* ---- finding room
- * ---------------------------------------------------------------------------------------- */
+/* ---- finding room --------------------------------------------------------------------------- */
 
 /* The clock: a slice used since the hand came by last stays for another round. */
 static struct qcow2_slice *evict(struct qcow2_cache *c)
@@ -171,7 +168,8 @@ static struct qcow2_slice *take_slice(struct qcow2 *q, bool force)
         bool within = block_cache_reserve(q->node->context, arena_bytes);
         if (within)
             c->reserved_bytes += arena_bytes;
-        if (!within && c->slices >= QCOW2_SLICES_MIN) {
+        if (!within &&
+            c->slices >= (q->node->read_only ? QCOW2_SLICES_MIN : QCOW2_SLICES_MIN_WRITE)) {
             struct qcow2_slice *slice = evict(c);
             if (slice || !force)
                 return slice;
@@ -182,9 +180,7 @@ static struct qcow2_slice *take_slice(struct qcow2 *q, bool force)
     return list_entry(list_pop_front(&c->unused), struct qcow2_slice, link);
 }
 
-/* ---- use
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- use ------------------------------------------------------------------------------------ */
 
 struct qcow2_slice *qcow2_cache_find(struct qcow2 *q, uint64_t offset)
 {
@@ -318,9 +314,7 @@ void qcow2_slice_flushed(struct qcow2 *q, struct qcow2_slice *slice, int error)
     co_waitq_wake_all(&q->cache.waiters);
 }
 
-/* ---- forgetting
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- forgetting ----------------------------------------------------------------------------- */
 
 static void forget(struct qcow2 *q, struct qcow2_slice *slice)
 {

@@ -38,8 +38,7 @@ struct pass {
     struct table_view l1, reftable;
 };
 
-/* ---- step 0
- * ---------------------------------------------------------------------------------------------- */
+/* ---- step 0 --------------------------------------------------------------------------------- */
 
 static size_t count_bits(const uint64_t *bitmap, size_t words)
 {
@@ -103,9 +102,7 @@ static void restore_marks(struct qcow2 *q, struct table_view *view, uint64_t *di
     free(view->sector);
 }
 
-/* ---- writing
- * ------------------------------------------------------------------------------------------------
- */
+/* ---- writing -------------------------------------------------------------------------------- */
 
 /* Copies up to a buffer of slices that follow each other in the file. Caller holds q->lock. */
 static unsigned gather(struct qcow2 *q, struct list *from, struct qcow2_slice **batch)
@@ -181,9 +178,7 @@ static int co_write_in_order(struct qcow2 *q, struct pass *p)
     return r < 0 ? r : co_block_flush(q->file);
 }
 
-/* ---- one pass
- * ----------------------------------------------------------------------------------------------------
- */
+/* ---- one pass ------------------------------------------------------------------------------- */
 
 /* Caller holds q->lock. */
 static int begin(struct qcow2 *q, struct pass *p)

@@ -14,8 +14,7 @@ static int probe(const uint8_t *head, size_t length)
     return version == 2 || version == 3 ? 100 : 50;
 }
 
-/* ---- opening
- * ------------------------------------------------------------------------------------------- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 int qcow2_co_start(struct block_node *node, struct hws_error *err)
 {
@@ -121,24 +120,28 @@ void qcow2_co_trim(struct qcow2 *q)
         (void)!co_block_resize(q->file, end, &ignored);
 }
 
-static int co_qcow2_close(struct block_node *node, struct hws_error *err)
+/* Everything on disk: the second pass writes the counts of clusters that the first made reusable.
+ */
+static int co_settle(struct block_node *node, struct hws_error *err)
 {
     int r = qcow2_co_flush(node);
-    /* Clusters that the first pass made reusable: their counts. */
     if (r == 0)
         r = qcow2_co_flush(node);
     if (r == 0 && !node->read_only)
         qcow2_co_trim(qcow2_of(node));
-    qcow2_stop(node);
     return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename) : 0;
+}
+
+static int co_qcow2_close(struct block_node *node, struct hws_error *err)
+{
+    int r = co_settle(node, err);
+    qcow2_stop(node);
+    return r;
 }
 
 static int co_set_read_only(struct block_node *node, bool read_only, struct hws_error *err)
 {
-    if (!read_only)
-        return co_check_writable(node, err);
-    int r = qcow2_co_flush(node);
-    return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename) : 0;
+    return read_only ? co_settle(node, err) : co_check_writable(node, err);
 }
 
 const struct block_driver qcow2_driver = {

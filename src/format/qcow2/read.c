@@ -86,8 +86,7 @@ int qcow2_co_read_guest(struct qcow2 *q, uint64_t offset, struct sgl buffer)
     return 0;
 }
 
-/* ---- status
- * ------------------------------------------------------------------------------------------ */
+/* ---- status --------------------------------------------------------------------------------- */
 
 static unsigned status_flags(const struct qcow2_extent *e)
 {
