@@ -130,7 +130,7 @@ static_assert(sizeof(struct qcow2_disk_snapshot) == 40, "");
 
 /* ---- table entries -------------------------------------------------------------------------- */
 
-#define QCOW2_OFFSET_MASK          0x00fffffffffffe00ull /* bits 9-55 of an L1 or standard L2 entry */
+#define QCOW2_OFFSET_MASK          0x00fffffffffffe00ull /* bits 9-55 of an L1 or L2 entry */
 #define QCOW2_COPIED               (1ull << 63)          /* refcount is exactly one */
 #define QCOW2_COMPRESSED           (1ull << 62)          /* L2 only; test before QCOW2_ZERO */
 #define QCOW2_ZERO                 (1ull << 0)           /* standard L2 entries of version 3 */
