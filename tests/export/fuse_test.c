@@ -166,6 +166,18 @@ static void direct_io_and_mappings_see_the_same_bytes(void **state)
     assert_ptr_not_equal(map, MAP_FAILED);
     assert_memory_equal(map, data, 65536);
     munmap(map, 65536);
+    /* Shared mappings of uncached files came with Linux 6.6. */
+    map = mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_SHARED, plain, 8192);
+    if (map != MAP_FAILED) {
+        assert_memory_equal(map, data, 65536);
+        fill(map + 5000, 100, 9);
+        fill(data + 5000, 100, 9);
+        assert_int_equal(msync(map, 65536, MS_SYNC), 0);
+        munmap(map, 65536);
+        expect_at(plain, data, 65536, 8192);
+    } else {
+        assert_int_equal(errno, ENODEV);
+    }
     close(direct);
     close(plain);
     free(data);

@@ -10,6 +10,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "base/log.h"
 #include "export/fuse/internal.h"
 
 /** How long the kernel may take from mount(2) to INIT. */
@@ -32,6 +33,14 @@ void fuse_export_has_ended(struct fuse_export *export)
     export->ended = true;
     co_waitq_wake_all(&export->changed);
     rt_mutex_unlock(&export->guard);
+}
+
+/* The kernel goes back to /dev/fuse by itself when it refuses an entry; so do we. */
+void fuse_export_ring_failed(struct fuse_export *export, int error)
+{
+    if (atomic_exchange(&export->over_ring, false))
+        log_warning("%s: the kernel refuses FUSE over io_uring (%s); served through /dev/fuse",
+                    export->path, strerror(-error));
 }
 
 static void co_watch(void *arg)
@@ -140,7 +149,8 @@ static int co_connect(struct fuse_export *export, struct hws_error *err)
     int r = fuse_device_open(&export->channel[0].fd, err);
     if (r < 0)
         return r;
-    if (export->transport != FUSE_TRANSPORT_DEVICE)
+    if (export->transport == FUSE_TRANSPORT_URING ||
+        (export->transport == FUSE_TRANSPORT_AUTO && !fuse_ring_is_costly()))
         export->ring_wanted = co_fuse_ring_works(export->channel[0].fd);
     r = co_fuse_mount(export, err);
     if (r < 0)

@@ -34,9 +34,6 @@
  */
 #define FUSE_BACKGROUND_MAX 128
 
-/** Ring entries of a thread, shared out over the CPUs that it serves. */
-#define FUSE_RING_ENTRIES 32
-
 /** For stat(2) and loop devices: their direct I/O is aligned to this. */
 #define FUSE_BLOCK_BYTES 4096
 
@@ -72,7 +69,7 @@ struct fuse_export {
     char *path;
     bool read_only;
     enum fuse_transport transport; /* what was asked for */
-    bool over_ring;                /* what is in use */
+    _Atomic bool over_ring;        /* what is in use */
     bool ring_wanted;              /* offer FUSE_OVER_IO_URING at INIT */
     bool negotiated;               /* INIT came and could be answered */
     unsigned kernel_minor;
@@ -104,6 +101,7 @@ void co_fuse_serve(struct fuse_export *export, struct fuse_request *request);
 
 void fuse_export_became_ready(struct fuse_export *export, int error);
 void fuse_export_has_ended(struct fuse_export *export);
+void fuse_export_ring_failed(struct fuse_export *export, int error);
 
 /* device.c */
 
@@ -142,8 +140,10 @@ int fuse_cpu_of_thread(uint32_t pid);
 
 /* ring.c */
 
-/** Can this runtime and kernel carry ring commands at all? @fd an unmounted /dev/fuse. */
+/** Can this runtime and kernel carry ring commands? @fd an unmounted /dev/fuse. */
 bool co_fuse_ring_works(int fd);
+/** Has this host so many CPUs that their entries would cost more memory than they are worth? */
+bool fuse_ring_is_costly(void);
 /** How many threads serve the CPUs of this host best. */
 unsigned fuse_ring_threads(void);
 /** Registers the entries of the CPUs that fall to @channel. */

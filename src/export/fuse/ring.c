@@ -22,6 +22,17 @@
 
 #define CPUS_MAX 4096
 
+/**
+ * Entries of all queues together, and of each: a queue carries as many requests at a time as it has
+ * entries. An idle entry costs about 4.3 KiB, mostly its coroutine's stack.
+ */
+#define ENTRIES_TOTAL     256
+#define ENTRIES_QUEUE_MIN 4
+#define ENTRIES_QUEUE_MAX 32
+
+/** With more CPUs, entries for all of them take more than an idle engine may: 2.2 MiB. */
+#define CPUS_AUTO_MAX 128
+
 /** More threads than this only where the caller asks for them. */
 #define THREADS_DEFAULT_MAX 8
 
@@ -65,6 +76,11 @@ static unsigned possible_cpus(void)
             p++;
     }
     return MIN(count, (unsigned)CPUS_MAX);
+}
+
+bool fuse_ring_is_costly(void)
+{
+    return possible_cpus() > CPUS_AUTO_MAX;
 }
 
 bool co_fuse_ring_works(int fd)
@@ -120,6 +136,8 @@ static void co_entry(void *arg)
     struct fuse_ring_request command = {.queue = e->queue};
     int r = co_uring_command(channel->file, FUSE_RING_REGISTER, &command, sizeof(command),
                              (uintptr_t)e->buffers, FUSE_RING_IOVECS);
+    if (r < 0 && r != -ENOTCONN && r != -ECONNABORTED)
+        fuse_export_ring_failed(channel->export, r);
     while (r >= 0) {
         atomic_fetch_add_explicit(&channel->requests, 1, memory_order_relaxed);
         command.commit_id = e->headers.entry.commit_id;
@@ -160,8 +178,8 @@ int fuse_ring_start(struct fuse_channel *channel)
     unsigned cpus = possible_cpus();
     unsigned first = first_queue(channel->export, channel->index, cpus);
     unsigned queues = first_queue(channel->export, channel->index + 1, cpus) - first;
-    unsigned each = queues ? MAX(FUSE_RING_ENTRIES / queues, 1U) : 0;
-    unsigned count = queues * each;
+    unsigned each = MAX(ENTRIES_TOTAL / MAX(cpus, 1U), (unsigned)ENTRIES_QUEUE_MIN);
+    unsigned count = queues * MIN(each, (unsigned)ENTRIES_QUEUE_MAX);
     if (count == 0)
         return 0;
     int r = rt_spawn(channel->queue, co_stay, channel);
