@@ -92,6 +92,8 @@ static void settle_limits(struct block_node *node)
     assert(!node->driver->co_read_layer || limits->request_alignment <= 4096);
     limits->zero_alignment = MAX(limits->zero_alignment, limits->request_alignment);
     limits->discard_alignment = MAX(limits->discard_alignment, limits->request_alignment);
+    assert(limits->zero_alignment % limits->request_alignment == 0);
+    assert(limits->discard_alignment % limits->request_alignment == 0);
 
     uint64_t *maxima[] = {&limits->transfer_max, &limits->zero_max, &limits->discard_max};
     uint32_t alignments[] = {limits->request_alignment, limits->zero_alignment,
