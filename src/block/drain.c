@@ -41,6 +41,7 @@ int co_root_resize(struct block_root *root, uint64_t size_bytes, struct hws_erro
         return hws_fail(err, EROFS, "'%.200s' is used read-only", root->node->filename);
     co_root_drain(root);
     int r = co_block_resize(root->node, size_bytes, err);
+    root_take_size(root);
     co_root_undrain(root);
     root_tell_size(root, old_size);
     return r;
@@ -109,6 +110,7 @@ static int co_push_drained(struct block_root *root, struct block_node *overlay,
     overlay->child[BLOCK_BACKING] = old; /* the root's reference goes with it */
     shortcut_changed(overlay);
     root->node = overlay;
+    root_take_size(root);
     return 0;
 }
 
@@ -133,6 +135,7 @@ int co_root_replace(struct block_root *root, struct block_node *node, struct hws
     if (r == 0) {
         struct block_node *old = root->node;
         root->node = node;
+        root_take_size(root);
         /* It is replaced whatever its closing says: its flush has succeeded. */
         (void)!co_block_close(old, NULL);
     }

@@ -25,6 +25,7 @@ struct block_root *block_root_new(struct block_node *node, const struct block_ro
     shared->shared = true;
     atomic_init(&root->lane[LANES_MAX - 1], shared);
     root->node = block_ref(node);
+    root_take_size(root);
     root->options = *options;
     rt_mutex_init(&root->guard);
     co_waitq_init(&root->idle);
@@ -52,7 +53,12 @@ struct block_node *block_root_node(const struct block_root *root)
 
 uint64_t block_root_size(const struct block_root *root)
 {
-    return block_size(root->node);
+    return atomic_load_explicit(&root->size_bytes, memory_order_acquire);
+}
+
+void root_take_size(struct block_root *root)
+{
+    atomic_store_explicit(&root->size_bytes, block_size(root->node), memory_order_release);
 }
 
 void block_root_on_resize(struct block_root *root, void (*fn)(void *arg, uint64_t size_bytes),

@@ -23,7 +23,8 @@ struct root_lane {
 } __attribute__((aligned(128)));
 
 struct block_root {
-    struct block_node *node; /* changes only while drained */
+    struct block_node *node;     /* changes only while drained */
+    _Atomic uint64_t size_bytes; /* of the node; users ask for it outside of requests */
     struct block_root_options options;
     _Atomic(struct root_lane *) lane[LANES_MAX];
     _Atomic unsigned drained; /* nesting */
@@ -40,6 +41,9 @@ struct block_root {
 unsigned lane_number(void);
 /** The calling thread's lane of @root; never NULL. */
 struct root_lane *root_lane(struct block_root *root);
+
+/** Takes over the node's size. The root is drained, or not in use yet. */
+void root_take_size(struct block_root *root);
 
 /** Tells the listener. The controlling coroutine calls this after a change of size. */
 void root_tell_size(struct block_root *root, uint64_t old_size);
