@@ -138,7 +138,8 @@ static void co_expect_clean(void)
 {
     uint64_t findings = co_count_findings(0);
     if (findings != 0)
-        fprintf(stderr, "%llu findings, the last: %s\n", (unsigned long long)findings, last_finding);
+        fprintf(stderr, "%llu findings, the last: %s\n", (unsigned long long)findings,
+                last_finding);
     assert(findings == 0);
 }
 

@@ -55,8 +55,7 @@ struct command {
     char *word[WORDS_MAX];
 };
 
-/* ---- content
- * ------------------------------------------------------------------------------------- */
+/* ---- content ---- */
 
 /* The content of "seed": each 8 bytes depend on the seed and their own offset, so a misplaced piece
  * shows. */
@@ -92,8 +91,7 @@ static bool argument(struct command *command, unsigned index, uint64_t *ret)
     return false;
 }
 
-/* ---- commands
- * -------------------------------------------------------------------------------------- */
+/* ---- commands ---- */
 
 static int co_write_command(struct command *command, bool seeded)
 {
@@ -223,8 +221,7 @@ static void co_execute_async(void *arg)
     co_group_done(&hio->running);
 }
 
-/* ---- the script
- * --------------------------------------------------------------------------------------- */
+/* ---- the script ---- */
 
 static struct command *parse(struct hio *hio, const char *line, unsigned number, bool *ret_async)
 {
@@ -275,8 +272,7 @@ static void co_script(struct hio *hio)
     co_group_destroy(&hio->running);
 }
 
-/* ---- other actions
- * --------------------------------------------------------------------------------------- */
+/* ---- other actions ---- */
 
 static void co_dump(struct hio *hio)
 {
@@ -380,8 +376,7 @@ static void co_main(void *arg)
     }
 }
 
-/* ---- the command line
- * ----------------------------------------------------------------------------------------- */
+/* ---- the command line ---- */
 
 static int usage(void)
 {
