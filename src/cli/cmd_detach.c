@@ -17,12 +17,20 @@ static int detach_one(const struct detach_options *options, struct attachment *a
 {
     struct hws_error err = {0};
     bool was_running = attachment->running;
+    const char *top = attachment_top(attachment), *image = attachment_image(attachment);
     if (attach_stop(attachment, options->force, &err) < 0)
         return out_error("detach", CLI_FAILED, &err);
-    if (options->output == CLI_JSON)
-        json_array_append_new(
-            results, json_pack("{s:s, s:b}", "name", attachment->name, "was-running", was_running));
-    else if (!was_running)
+    if (options->output == CLI_JSON) {
+        json_array_append_new(results, json_pack("{s:s, s:b, s:s*}", "name", attachment->name,
+                                                 "was-running", was_running, "top", top));
+        return CLI_OK;
+    }
+    if (top && image && strcmp(top, image))
+        out_note(
+            "detach",
+            "the newest state of '%s' is in %s: attach that one next time, and do not write to %s",
+            attachment->name, top, image);
+    if (!was_running)
         out_note("detach",
                  "the engine of '%s' had died; what it left is removed. 'hawser check' tells "
                  "whether its image is whole",

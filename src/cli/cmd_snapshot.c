@@ -44,7 +44,7 @@ static int print_snapshot(const struct snapshot_options *options, const char *wh
     } else if (result) {
         printf("%s: writes go to ", what);
         out_safe(stdout, overlay);
-        printf(" now; requests waited %.2f ms\n", (double)pause / 1e6);
+        printf(" now; requests waited %.3f ms. Attach that file next time\n", (double)pause / 1e6);
     } else {
         printf("made ");
         out_safe(stdout, overlay);

@@ -105,6 +105,11 @@ const char *attachment_image(const struct attachment *attachment)
     return json_string_value(json_object_get(first_volume(attachment->config), "image"));
 }
 
+const char *attachment_top(const struct attachment *attachment)
+{
+    return json_string_value(json_object_get(first_volume(attachment->state), "top"));
+}
+
 static int by_name(const void *a, const void *b)
 {
     const struct attachment *const *first = a, *const *second = b;
@@ -156,7 +161,8 @@ static bool answers_to(const struct attachment *attachment, const char *what, co
     const char *device = attachment_device(attachment), *image = attachment_image(attachment);
     if (device && !strcmp(device, what))
         return true;
-    if (real && image && !strcmp(image, real))
+    const char *top = attachment_top(attachment);
+    if (real && ((image && !strcmp(image, real)) || (top && !strcmp(top, real))))
         return true;
     return real && is_mounted_at(attachment, real);
 }

@@ -40,6 +40,9 @@ const char *attachment_device(const struct attachment *attachment);
 /** The image as it was given, made absolute; NULL when unknown. */
 const char *attachment_image(const struct attachment *attachment);
 
+/** The file that takes what is written: the image, or its newest overlay. NULL when unknown. */
+const char *attachment_top(const struct attachment *attachment);
+
 /** Folder of all attachments; need not exist. @buffer of PATH_MAX bytes. @return @buffer. */
 const char *attachment_root(char *buffer, size_t size);
 

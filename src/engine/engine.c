@@ -98,9 +98,8 @@ static void co_wait_signals_done(struct engine *engine)
 }
 
 /* What detach needs even when this process is gone: replaced in one step. */
-static int write_state(void *arg)
+static int write_state(struct engine *engine)
 {
-    struct engine *engine = arg;
     json_t *volumes = json_array();
     for (unsigned i = 0; i < engine->config->volume_count; i++)
         json_array_append_new(volumes, volume_status(&engine->volumes[i]));
@@ -115,6 +114,23 @@ static int write_state(void *arg)
         r = -errno;
     json_decref(state);
     return r;
+}
+
+int engine_store_state(struct engine *engine, struct hws_error *err)
+{
+    const char *path = engine->config->state_file;
+    int r = path ? write_state(engine) : 0;
+    return r < 0 ? hws_fail_errno(err, -r, "cannot write %s", path) : 0;
+}
+
+/* A background engine does not keep the folder's file system busy that it was started in. */
+static void leave_folder(const struct engine *engine)
+{
+    bool absolute = engine->config->ready_fd > 0;
+    for (unsigned i = 0; i < engine->config->volume_count; i++)
+        absolute = absolute && engine->config->volume[i].image[0] == '/';
+    if (absolute && chdir("/") < 0)
+        log_warning("cannot leave the current folder");
 }
 
 static void tell_ready(struct engine *engine, const char *text)
@@ -136,12 +152,7 @@ static int co_start(struct engine *engine, struct hws_error *err)
         r = co_volume_open(&engine->volumes[i], err);
     if (r == 0 && config->socket)
         r = server_start(engine, config->socket, &engine->server, err);
-    if (r == 0 && config->state_file) {
-        r = write_state(engine);
-        if (r < 0)
-            hws_fail_errno(err, -r, "cannot write %s", config->state_file);
-    }
-    return r;
+    return r == 0 ? engine_store_state(engine, err) : r;
 }
 
 /* Devices first: once all are gone, nothing can reach the images. */
@@ -233,6 +244,7 @@ static void co_engine(void *arg)
         engine_set_state(engine, ENGINE_RUNNING);
         process_shield();
         process_notify("READY=1");
+        leave_folder(engine);
         tell_ready(engine, "ready\n");
         co_serve(engine);
         engine_set_state(engine, ENGINE_STOPPED);

@@ -88,6 +88,9 @@ struct engine {
 /** Moves to @next; asserts that the table of states allows it. */
 void engine_set_state(struct engine *engine, enum engine_state next);
 
+/** Writes the state file anew, if there is one. After what `status` tells has changed. */
+HWS_MUST_CHECK int engine_store_state(struct engine *engine, struct hws_error *err);
+
 /** Asks the main coroutine to stop. Any coroutine of the control queue. */
 void engine_ask_stop(struct engine *engine, bool force);
 

@@ -328,6 +328,9 @@ static int co_call(struct engine *engine, const struct method *method, json_t *g
     r = method->changes && engine->state != ENGINE_RUNNING
             ? hws_fail(err, ESHUTDOWN, "the engine is %s", engine_state_name(engine->state))
             : method->co_run(engine, params, ret, err);
+    struct hws_error why = {0};
+    if (method->changes && r == 0 && engine_store_state(engine, &why) < 0)
+        log_warning("%s", why.text);
     if (method->changes)
         co_mutex_unlock(&engine->control);
     options_free(method->params, params);

@@ -313,6 +313,39 @@ def test_one_engine_serves_many_volumes():
     assert process.wait(20) == 0
 
 
+def test_an_engine_does_not_hold_the_folder_it_was_started_in():
+    need_devices()
+    image()
+    os.makedirs("here")
+    told = json.loads(hawser("attach", "../disk.qcow2", "--output=json", cwd="here").out)
+    assert os.readlink(f"/proc/{told['pid']}/cwd") == "/"
+    hawser("snapshot", "disk", "top.qcow2")
+    assert os.path.exists("top.qcow2")
+    hawser("detach", "disk")
+
+
+def test_an_idle_engine_sleeps_and_is_small():
+    need_devices()
+    told = attach(image("disk.qcow2", "10G"))
+    time.sleep(0.5)
+
+    def switches():
+        total = 0
+        for thread in os.listdir(f"/proc/{told['pid']}/task"):
+            for line in open(f"/proc/{told['pid']}/task/{thread}/status"):
+                if "ctxt_switches" in line:
+                    total += int(line.split()[1])
+        return total
+    before = switches()
+    time.sleep(2)
+    assert switches() - before < 10, "an idle engine wakes up"
+    private = sum(int(line.split()[1]) for line in open(f"/proc/{told['pid']}/smaps_rollup")
+                  if line.startswith(("Private_Clean:", "Private_Dirty:")))
+    sanitized = any(name in open(HAWSER, "rb").read() for name in (b"__asan_init", b"__tsan_init"))
+    assert sanitized or private <= 3072, f"{private} KiB"
+    hawser("detach", "disk")
+
+
 def test_concurrent_attaches_of_many_images():
     need_devices()
     names = [image(f"v{i}.qcow2", "8M") for i in range(8)]

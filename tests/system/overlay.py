@@ -44,7 +44,8 @@ def test_a_live_snapshot_keeps_the_old_state():
     put(told["device"], 4096, b"b" * 8192)
     assert get(told["device"], 0, 16384) == b"a" * 4096 + b"b" * 8192 + b"a" * 4096
     assert entry("disk")["depth"] == 1 and entry("disk")["top"].endswith("top.qcow2")
-    hawser("detach", "disk")
+    assert "attached already, as 'disk'" in hawser("attach", "top.qcow2", code=1).err
+    assert "top.qcow2: attach that one next time" in hawser("detach", "top.qcow2").err
     assert "failed" not in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 0x61 0 1M", "disk.qcow2")
     for image in ("disk.qcow2", "top.qcow2"):
         hawser("check", image)
