@@ -14,7 +14,8 @@
 int qcow2_check_host(struct qcow2 *q, uint64_t host, uint64_t length)
 {
     for (unsigned i = 0; i < ARRAY_LEN(q->reserved_range); i++)
-        if (ranges_overlap(host, length, q->reserved_range[i].offset, q->reserved_range[i].length))
+        if (q->reserved_range[i].length &&
+            ranges_overlap(host, length, q->reserved_range[i].offset, q->reserved_range[i].length))
             return block_corrupt(q->node, host, NULL,
                                  "a cluster in use as data lies over the header or a table");
     return 0;
@@ -171,10 +172,14 @@ int qcow2_co_alloc_locked(struct qcow2 *q, uint32_t want, bool all, uint64_t *re
     return co_take(q, want, all, ret_host, ret_got);
 }
 
-int qcow2_co_alloc(struct qcow2 *q, uint32_t want, uint64_t *ret_host, uint32_t *ret_got)
+int qcow2_co_alloc(struct qcow2 *q, uint32_t want, uint64_t *ret_host, uint32_t *ret_got,
+                   bool *ret_zero)
 {
     co_mutex_lock(&q->alloc_lock);
+    uint64_t fresh = q->fresh_cluster;
     int r = qcow2_co_alloc_locked(q, want, false, ret_host, ret_got);
+    if (r == 0 && ret_zero)
+        *ret_zero = *ret_host >> q->cluster_bits >= fresh;
     co_mutex_unlock(&q->alloc_lock);
     return r;
 }

@@ -110,6 +110,10 @@ int qcow2_co_write_filled(struct qcow2 *q, const struct qcow2_step *s, struct sg
     int r = co_fill(q, start, s->guest, &head);
     if (r == 0)
         r = co_fill(q, data_end, end, &tail);
+    if (s->host_is_zero && !head.copy)
+        head = (struct filling){.start = s->guest};
+    if (s->host_is_zero && !tail.copy)
+        tail = (struct filling){0};
     if (r == 0)
         r = co_write_pieces(q, s, &head, data, &tail);
     free(head.copy);

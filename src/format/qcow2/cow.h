@@ -28,6 +28,7 @@ struct qcow2_step {
     uint32_t clusters;
     uint64_t range_start, range_end; /* guest; in units of clusters, FILL: of subclusters */
     uint64_t host;                   /* of the first cluster */
+    bool host_is_zero;               /* nothing was ever written there: zeroes need not be */
     unsigned reserved;               /* entries of the freed list that were promised and not used */
     struct qcow2_in_flight in_flight;
 };

@@ -49,7 +49,7 @@ int qcow2_co_preallocate(struct qcow2 *q, enum qcow2_preallocation mode, struct 
     for (uint64_t guest = 0; guest < size;) {
         uint64_t left = div_round_up(size - guest, q->cluster_size), host;
         uint32_t want = (uint32_t)MIN(left, (uint64_t)qcow2_slice_clusters_left(q, guest)), got = 0;
-        int r = qcow2_co_alloc(q, want, &host, &got);
+        int r = qcow2_co_alloc(q, want, &host, &got, NULL);
         if (r == 0)
             r = co_fill_extent(q, host, (uint64_t)got << q->cluster_bits, mode);
         if (r == 0)

@@ -319,10 +319,11 @@ static inline uint32_t qcow2_refcounts_per_slice(const struct qcow2 *q)
 
 /**
  * Allocates up to @want neighbouring host clusters. Takes alloc_lock.
- * @ret_host the first one's offset, @ret_got how many (1..want).
+ * @ret_host the first one's offset, @ret_got how many (1..want), @ret_zero (may be NULL) whether
+ * the file holds zeroes there: nothing was ever written so far behind its old end.
  */
 HWS_MUST_CHECK int qcow2_co_alloc(struct qcow2 *q, uint32_t want, uint64_t *ret_host,
-                                  uint32_t *ret_got);
+                                  uint32_t *ret_got, bool *ret_zero);
 /** As above for a caller that holds alloc_lock; with @all, exactly @want or an error. */
 HWS_MUST_CHECK int qcow2_co_alloc_locked(struct qcow2 *q, uint32_t want, bool all,
                                          uint64_t *ret_host, uint32_t *ret_got);

@@ -44,6 +44,7 @@ int qcow2_co_refcount_block_new(struct qcow2 *q, uint64_t block)
             return 0; /* the growth placed its own blocks here */
     }
     uint64_t cluster = block << q->refcount_block_bits;
+    q->fresh_cluster = MAX(q->fresh_cluster, cluster + 1);
     int r = co_block_prepare(q, cluster);
     if (r < 0)
         return r;
@@ -58,7 +59,6 @@ int qcow2_co_refcount_block_new(struct qcow2 *q, uint64_t block)
     else
         qcow2_mark_entry(q->reftable_dirty, &q->reftable_any_dirty, block);
     rt_mutex_unlock(&q->lock);
-    q->fresh_cluster = MAX(q->fresh_cluster, cluster + 1);
     return r;
 }
 
@@ -76,6 +76,7 @@ static int co_region_make(struct qcow2 *q, uint64_t first, uint64_t blocks, uint
 {
     uint64_t start = first << q->refcount_block_bits;
     int r = 0;
+    q->fresh_cluster = MAX(q->fresh_cluster, start + blocks + want); /* whatever becomes of it */
     for (uint64_t i = 0; i < blocks && r == 0; i++)
         r = co_block_prepare(q, start + i);
     if (r < 0)
@@ -123,7 +124,6 @@ int qcow2_co_alloc_region(struct qcow2 *q, uint64_t want, uint64_t *ret_host)
         qcow2_mark_entry(q->reftable_dirty, &q->reftable_any_dirty, first + i);
     rt_mutex_unlock(&q->lock);
     uint64_t start = first << q->refcount_block_bits;
-    q->fresh_cluster = MAX(q->fresh_cluster, start + blocks + want);
     *ret_host = (start + blocks) << q->cluster_bits;
     return 0;
 }
@@ -257,7 +257,6 @@ int qcow2_co_reftable_grow(struct qcow2 *q, uint64_t block)
     r = co_switch_header(q, &g);
     if (r < 0)
         qcow2_freed_unreserve(q, 1);
-    q->fresh_cluster = MAX(q->fresh_cluster, (g.host >> q->cluster_bits) + g.clusters);
     return r;
 fail:
     free(g.table);

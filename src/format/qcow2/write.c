@@ -140,7 +140,7 @@ void qcow2_free_entry(struct qcow2 *q, uint64_t entry)
 static int co_step_allocate(struct qcow2 *q, struct qcow2_step *s)
 {
     uint32_t got;
-    int r = qcow2_co_alloc(q, s->clusters, &s->host, &got);
+    int r = qcow2_co_alloc(q, s->clusters, &s->host, &got, &s->host_is_zero);
     if (r == 0 && got < s->clusters) {
         uint32_t spare = s->clusters - got;
         rt_mutex_lock(&q->lock);
