@@ -4,8 +4,10 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "crash.h"
+#include "oracle.h"
 
 #define CHURN_STRIDE_MAX 16
+#define ORACLE_ONE_IN    64
 
 static void verify(const struct sweep *sweep, const struct world *run, bool kill, uint64_t choice)
 {
@@ -19,6 +21,8 @@ static void verify(const struct sweep *sweep, const struct world *run, bool kill
     if (sweep->trace)
         fprintf(stderr, "---- after %s, choice %llu\n", kill ? "a kill" : "a crash",
                 (unsigned long long)choice);
+    if (left.created && choice / 10 % ORACLE_ONE_IN == 0)
+        oracle_check(&left, true);
     left.guest = guest_clone(run->guest);
     world_run(&left, co_world_verify_crash);
     guest_free(left.guest);

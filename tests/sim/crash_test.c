@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "crash.h"
+#include "oracle.h"
 
 #define SEEDS_DEFAULT 6
 
@@ -16,7 +17,9 @@ int main(int argc, char **argv)
         struct plan plan = plan_make(sweep.first + i, true);
         crashes += crash_sweep(&sweep, &plan);
     }
-    printf("%llu seeds, %llu crashes, each %u power cuts and a kill\n",
-           (unsigned long long)sweep.count, (unsigned long long)crashes, CRASH_SURVIVORS);
+    printf("%llu seeds, %llu crashes, each %u power cuts and a kill; %u images checked by qemu-img "
+           "too\n",
+           (unsigned long long)sweep.count, (unsigned long long)crashes, CRASH_SURVIVORS,
+           oracle_count());
     return 0;
 }

@@ -27,6 +27,9 @@ static void keep_quiet(enum log_level level, const char *line, void *arg)
 struct sweep sweep_begin(int argc, char **argv, uint64_t count_default)
 {
     struct sweep sweep = {.program = argv[0], .first = 1, .count = count_default};
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    sweep.count = div_round_up(sweep.count, 2); /* they take several times as long */
+#endif
     const char *seeds = getenv("HAWSER_SIM_SEEDS");
     if (seeds && *seeds)
         sweep.count = number(seeds);

@@ -1,0 +1,21 @@
+/*
+ * A foreign opinion: qemu-img checks the images of a run, where it is installed.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef TESTS_SIM_ORACLE_H
+#define TESTS_SIM_ORACLE_H
+
+#include "world.h"
+
+/**
+ * Writes the images of @world into a temporary folder and has qemu-img check the top. Anything that
+ * it finds ends the test, but for leaks where @leaks_allowed. Does nothing for a top that is not
+ * qcow2.
+ */
+void oracle_check(const struct world *world, bool leaks_allowed);
+
+/** How often qemu-img was asked. */
+unsigned oracle_count(void);
+
+#endif
