@@ -15,7 +15,12 @@
 /* A step takes some time, so that a coroutine which yields in a loop does see the clock move. */
 #define STEP_NS_MAX 200
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SIM_ASAN 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(SIM_ASAN)
 #define SIM_STACK_BYTES (256 * KiB) /* red zones make frames several times as large */
 #else
 #define SIM_STACK_BYTES 0

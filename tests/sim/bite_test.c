@@ -26,6 +26,7 @@ static struct plan shuffle_plan(uint64_t seed)
 {
     struct plan plan = plan_make(seed, true);
     plan.plain = "shuffle";
+    plan.filter = NULL;
     plan.depth = 0;
     plan.layer[0].raw = true;
     plan.layer[0].cluster_bits = 12;

@@ -58,6 +58,8 @@ struct plan plan_make(uint64_t seed, bool small)
             plan.layer[i].sectors = top->sectors;
     }
     plan.sectors_max = top->sectors + random_below(r, top->sectors);
+    if (!raw_top && random_one_in(r, 8))
+        plan.filter = "copy-on-read";
     static const enum block_cache caches[] = {BLOCK_CACHE_WRITEBACK, BLOCK_CACHE_WRITEBACK,
                                               BLOCK_CACHE_NONE, BLOCK_CACHE_WRITETHROUGH};
     plan.cache = caches[random_below(r, ARRAY_LEN(caches))];
@@ -83,12 +85,12 @@ void plan_print(const struct plan *plan)
 {
     fprintf(stderr,
             "seed %llu: cache %s, discard %s, detect-zeroes %u, alignment %u, offload %s, metadata "
-            "cache %llu KiB, %u queues, %u workers%s\n",
+            "cache %llu KiB, %u queues, %u workers%s%s\n",
             (unsigned long long)plan->seed, cache_names[plan->cache],
             plan->discard == BLOCK_DISCARD_UNMAP ? "unmap" : "ignore", plan->detect_zeroes,
             plan->alignment, plan->no_offload ? "no" : "yes",
             (unsigned long long)(plan->cache_bytes / KiB), plan->queues, plan->workers,
-            plan->churn ? ", churn" : "");
+            plan->churn ? ", churn" : "", plan->filter ? ", copy-on-read" : "");
     for (unsigned i = 0; i <= plan->depth; i++) {
         const struct plan_layer *l = &plan->layer[i];
         fprintf(stderr, "  %s: %llu sectors, ", plan_path(i), (unsigned long long)l->sectors);
@@ -141,10 +143,13 @@ json_t *plan_create_options(const struct plan *plan, unsigned index)
     return options;
 }
 
-json_t *plan_open_description(const struct plan *plan, unsigned index)
+json_t *plan_open_description(const struct plan *plan, unsigned index, bool filtered)
 {
-    return json_pack("{ss s{ss ss}}", "driver", layer_driver(plan, index), "file", "driver", "file",
-                     "filename", plan_path(index));
+    json_t *description = json_pack("{ss s{ss ss}}", "driver", layer_driver(plan, index), "file",
+                                    "driver", "file", "filename", plan_path(index));
+    if (filtered && plan->filter)
+        return json_pack("{ss so}", "driver", plan->filter, "file", description);
+    return description;
 }
 
 struct block_policy plan_policy(const struct plan *plan)

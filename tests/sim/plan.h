@@ -28,6 +28,7 @@ struct plan {
     const char *plain; /* the driver of layers that are `raw`, if not "raw" itself */
     unsigned depth;    /* backing files below the first top */
     struct plan_layer layer[PLAN_LAYERS_MAX]; /* from the base up; those past the top: overlays */
+    const char *filter;                       /* driver on top of the chain, or NULL */
     enum block_cache cache;
     enum block_discard discard;
     enum block_detect_zeroes detect_zeroes;
@@ -51,8 +52,8 @@ const char *plan_path(unsigned index);
 /** Description for co_block_create(); a new reference. */
 json_t *plan_create_options(const struct plan *plan, unsigned index);
 
-/** Description for co_block_open(); a new reference. */
-json_t *plan_open_description(const struct plan *plan, unsigned index);
+/** Description for co_block_open(), the filter on top where wanted; a new reference. */
+json_t *plan_open_description(const struct plan *plan, unsigned index, bool filtered);
 
 struct block_policy plan_policy(const struct plan *plan);
 

@@ -102,11 +102,11 @@ bool co_world_create(struct world *world, unsigned layer)
     return succeeded(world, result, &err, "create");
 }
 
-static int co_open_layer(struct world *world, unsigned layer, unsigned flags,
+static int co_open_layer(struct world *world, unsigned layer, unsigned flags, bool filtered,
                          struct block_node **ret, struct hws_error *err)
 {
     struct block_policy policy = plan_policy(&world->plan);
-    json_t *description = plan_open_description(&world->plan, layer);
+    json_t *description = plan_open_description(&world->plan, layer, filtered);
     int result = co_block_open(description, flags, &policy, ret, err);
     json_decref(description);
     return result;
@@ -117,7 +117,7 @@ bool co_world_open(struct world *world)
     struct hws_error err = {0};
     struct block_node *node;
     int result =
-        co_open_layer(world, world->top, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, &node, &err);
+        co_open_layer(world, world->top, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, true, &node, &err);
     if (!succeeded(world, result, &err, "open"))
         return false;
     struct block_root_options options = {.cache = world->plan.cache,
@@ -153,8 +153,9 @@ bool co_world_push(struct world *world)
     world->plan.layer[next].sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
     if (!co_world_create(world, next))
         return false;
-    int result = co_open_layer(
-        world, next, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE | BLOCK_OPEN_NO_BACKING, &overlay, &err);
+    int result =
+        co_open_layer(world, next, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE | BLOCK_OPEN_NO_BACKING,
+                      false, &overlay, &err);
     if (!succeeded(world, result, &err, "open of the overlay"))
         return false;
     uint64_t start = guest_now(world->guest);
@@ -199,7 +200,8 @@ static bool co_pause(struct world *world)
         return true;
     case 1:
         /* Where a push fails the old top goes on. */
-        if (world->top + 1 < PLAN_LAYERS_MAX && !world->plan.layer[world->top].raw)
+        if (world->top + 1 < PLAN_LAYERS_MAX && !world->plan.layer[world->top].raw &&
+            !world->plan.filter)
             (void)co_world_push(world);
         return true;
     case 2:
@@ -261,7 +263,7 @@ static uint64_t co_check_top(struct world *world)
     if (world->plan.layer[world->top].raw)
         return 0;
     unsigned flags = BLOCK_OPEN_WRITE | BLOCK_OPEN_CHECK;
-    int result = co_open_layer(world, world->top, flags, &node, &err);
+    int result = co_open_layer(world, world->top, flags, false, &node, &err);
     if (result < 0)
         world_fail(world, "open for check: %s", err.text);
     co_check(world, node, 0, &check);
@@ -327,7 +329,7 @@ void co_world_verify_crash(void *arg)
     if (!world->created)
         return;
     co_check_top(world);
-    int result = co_open_layer(world, world->top, BLOCK_OPEN_WRITE, &node, &err);
+    int result = co_open_layer(world, world->top, BLOCK_OPEN_WRITE, true, &node, &err);
     if (result < 0)
         world_fail(world, "open after a crash: %s", err.text);
     co_read_crashed(world, node);
