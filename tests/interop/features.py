@@ -12,6 +12,8 @@ from common import Failure, Reference, Tools, Writer, run_cases
 IMAGE = "image.qcow2"
 HIO = ("hio", "-r", "uring")
 THREADS = ("hio", "-r", "threads")
+QUEUES = ("hio", "-r", "uring", "-q", "3")
+THREADS_QUEUES = ("hio", "-r", "threads", "-q", "2")
 
 
 def create(case, size, **options):
@@ -218,13 +220,14 @@ def main():
         label = f"{size}-" + "-".join(f"{k[:4]}{v}" for k, v in options.items())
         cases.append((f"snapshots-{label}", lambda c, s=size, o=options: snapshots(c, s, o)))
         cases.append((f"long-{label}", lambda c, s=size, o=options: long_run(c, s, o, HIO)))
-        cases.append((f"parallel-{label}", lambda c, s=size, o=options: parallel(c, s, o, THREADS)))
+        cases.append((f"parallel-{label}", lambda c, s=size, o=options: parallel(c, s, o, THREADS_QUEUES)))
+        cases.append((f"queues-{label}", lambda c, s=size, o=options: parallel(c, s, o, QUEUES)))
         cases.append((f"killed-{label}", lambda c, s=size, o=options: killed(c, s, HIO, o)))
     for size in (512, 4096, 65536, 1 << 20, 2 << 20):
         for kind in ("zlib", "zstd"):
             for more in ({}, extended) if size >= 16384 else ({},):
                 options = {"compression_type": kind, **more}
-                tool = THREADS if more else HIO
+                tool = THREADS_QUEUES if more else QUEUES
                 cases.append((f"compressed-{size}-{kind}{'-ext' if more else ''}",
                               lambda c, s=size, o=options, t=tool: compressed(c, s, o, t)))
     for size in (512, 65536):

@@ -1,19 +1,24 @@
 /*
  * hio: raw I/O on images for tests and for debugging, a thin skin over block/block.h.
  *
- *   hio [OPTIONS] IMAGE             runs the commands on standard input, one a line:
- *       write OFFSET LENGTH BYTE        read OFFSET LENGTH [BYTE]   (verified where BYTE is given)
- *       seed OFFSET LENGTH SEED         verify OFFSET LENGTH SEED   (pseudo-random content)
- *       zero OFFSET LENGTH [unmap]      discard OFFSET LENGTH       flush
- *       resize SIZE                     status [chain]              kill (ends here, as if by
- * SIGKILL) async COMMAND...  starts a write, seed, zero, discard, read or flush beside the others;
- *       wait              waits for all of them
- *   hio [OPTIONS] --dump IMAGE          guest content to standard output
- *   hio [OPTIONS] --check[=leaks|all] IMAGE    findings, then one line of counts; exit 2 corrupt, 3
- * leaks hio --create JSON                   {"driver": "qcow2", "file": {...}, "size": ...}
+ *   hio [OPTIONS] IMAGE                  runs the commands on standard input, one a line:
+ *       write OFFSET LENGTH BYTE           read OFFSET LENGTH [BYTE]    (verified with BYTE)
+ *       seed OFFSET LENGTH SEED            verify OFFSET LENGTH SEED    (pseudo-random)
+ *       zero OFFSET LENGTH [unmap]         discard OFFSET LENGTH        flush
+ *       resize SIZE                        status [chain]
+ *       async COMMAND...                   starts it beside the others (not resize, status)
+ *       wait                               until all of those have ended
+ *       kill                               ends here, by SIGKILL
+ *   hio [OPTIONS] --dump IMAGE           guest content to standard output
+ *   hio [OPTIONS] --check IMAGE          findings, and a line of counts; exit 2 corrupt, 3 leaks
+ *   hio [OPTIONS] --check=leaks|all IMAGE   with repair
+ *   hio --create JSON                    {"driver": "qcow2", "file": {...}, "size": ...}
  *
- *   -r uring|threads   runtime      -f FORMAT   driver of the image   -R   read-only   -U   no
- * locks -B   leave out the backing file -c none|writeback|writethrough|unsafe   cache mode
+ *   -r uring|threads  runtime            -f FORMAT  driver of the image
+ *   -R  read-only                        -U  no locks
+ *   -B  leave out the backing file       -c none|writeback|writethrough|unsafe  cache mode
+ *   -q N  async commands go round N more queue threads
+ *   -s SIZE  bytes a read of --dump      -a FOLDER  where images may name files
  *
  * The first failure is told with its line and ends the run with exit code 1.
  *
@@ -31,6 +36,7 @@
 
 #define LINE_BYTES   256
 #define WORDS_MAX    6
+#define QUEUES_MAX   8
 #define TRANSFER_MAX (16 * MiB)
 
 enum action { ACTION_SCRIPT, ACTION_DUMP, ACTION_CHECK, ACTION_CREATE };
@@ -44,7 +50,9 @@ struct hio {
     uint64_t dump_bytes;
     struct block_node *node;
     struct co_group running; /* async commands */
-    int exit_code;
+    unsigned queues, next_queue;
+    struct rt_queue *queue[QUEUES_MAX];
+    _Atomic int exit_code;
 };
 
 struct command {
@@ -243,9 +251,22 @@ static struct command *parse(struct hio *hio, const char *line, unsigned number,
     return command;
 }
 
+static void start_queues(struct hio *hio)
+{
+    struct hws_error err = {0};
+    for (unsigned i = 0; i < hio->queues; i++) {
+        if (rt_queue_start(rt_current(), "hio", &hio->queue[i], &err) < 0) {
+            fprintf(stderr, "hio: %s\n", err.text);
+            hio->queues = i;
+            hio->exit_code = 1;
+        }
+    }
+}
+
 static void co_script(struct hio *hio)
 {
     char line[LINE_BYTES];
+    start_queues(hio);
     co_group_init(&hio->running);
     for (unsigned number = 1; hio->exit_code == 0 && fgets(line, sizeof(line), stdin); number++) {
         bool async;
@@ -261,7 +282,9 @@ static void co_script(struct hio *hio)
             co_group_wait(&hio->running);
         } else if (async) {
             co_group_add(&hio->running, 1);
-            if (rt_spawn(NULL, co_execute_async, command) < 0)
+            struct rt_queue *queue =
+                hio->queues ? hio->queue[hio->next_queue++ % hio->queues] : NULL;
+            if (rt_spawn(queue, co_execute_async, command) < 0)
                 co_execute_async(command);
         } else {
             (void)co_execute(command);
@@ -269,6 +292,8 @@ static void co_script(struct hio *hio)
         }
     }
     co_group_wait(&hio->running);
+    for (unsigned i = 0; i < hio->queues; i++)
+        co_queue_stop(hio->queue[i]);
     co_group_destroy(&hio->running);
 }
 
@@ -380,9 +405,10 @@ static void co_main(void *arg)
 
 static int usage(void)
 {
-    fprintf(stderr,
-            "usage: hio [-RUB] [-r uring|threads] [-f FORMAT] [-c CACHE] [-s SIZE] [-a FOLDER]\n"
-            "           [--dump | --check[=leaks|all]] IMAGE   |   --create JSON\n");
+    fprintf(
+        stderr,
+        "usage: hio [-RUB] [-r uring|threads] [-f FORMAT] [-c CACHE] [-q N] [-s SIZE] [-a FOLDER]\n"
+        "           [--dump | --check[=leaks|all]] IMAGE   |   --create JSON\n");
     return 2;
 }
 
@@ -408,7 +434,7 @@ static bool parse_options(int argc, char **argv, struct hio *hio, struct rt_opti
                                           {"create", no_argument, NULL, 'N'},
                                           {0}};
     hio->flags = BLOCK_OPEN_WRITE;
-    for (int option; (option = getopt_long(argc, argv, "r:f:c:s:a:RUB", longs, NULL)) != -1;) {
+    for (int option; (option = getopt_long(argc, argv, "r:f:c:s:a:q:RUB", longs, NULL)) != -1;) {
         if (option == 'r')
             rt_options->kind = !strcmp(optarg, "threads") ? RT_THREADS : RT_URING;
         else if (option == 'f')
@@ -425,6 +451,8 @@ static bool parse_options(int argc, char **argv, struct hio *hio, struct rt_opti
             hio->action = ACTION_CREATE;
         else if (option == 'C')
             hio->action = ACTION_CHECK;
+        else if (option == 'q')
+            hio->queues = (unsigned)MIN(strtoul(optarg, NULL, 10), (unsigned long)QUEUES_MAX);
         else if (option == 'a')
             hio->allow[0] = optarg, hio->policy.allow = hio->allow;
         else if (option == 's')
