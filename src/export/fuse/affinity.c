@@ -62,9 +62,11 @@ static void change_way(struct fuse_follow *f, uint32_t pid)
 {
     f->windows = 0;
     if (f->affinity.bound)
-        fuse_affinity_release(&f->affinity);
+        fuse_affinity_release(&f->affinity); /* its cost is known: it was measured just now */
     else
         bind_to(f, pid);
+    if (!f->affinity.bound && f->cost_ns[true] == 0)
+        f->cost_ns[true] = UINT64_MAX; /* not possible here: not before the next trial */
 }
 
 void fuse_follow_one(struct fuse_follow *f, uint32_t pid)
