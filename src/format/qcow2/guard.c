@@ -29,12 +29,15 @@ void qcow2_guard_add(struct qcow2 *q, uint64_t host)
 int qcow2_guard_make(struct qcow2 *q)
 {
     uint64_t bits = BITS_A_TABLE * (q->reftable_entries + q->header.l1_size);
-    q->guard_order = log2_of(BITS_MIN);
-    while (((uint64_t)1 << q->guard_order) < bits)
-        q->guard_order++;
-    q->guard = calloc(((size_t)1 << q->guard_order) / 64, sizeof(*q->guard));
-    if (!q->guard)
-        return -ENOMEM;
+    unsigned order = log2_of(BITS_MIN);
+    while (((uint64_t)1 << order) < bits)
+        order++;
+    uint64_t *guard = calloc(((size_t)1 << order) / 64, sizeof(*guard));
+    if (!guard)
+        return -ENOMEM; /* an old one stays: too small, it only costs look-ups */
+    free(q->guard);
+    q->guard = guard;
+    q->guard_order = order;
     for (uint64_t i = 0; i < q->reftable_entries; i++)
         if (q->reftable[i])
             qcow2_guard_add(q, q->reftable[i]);

@@ -24,31 +24,124 @@ static int co_read_stored(struct qcow2 *q, const struct qcow2_extent *e, uint64_
     return r;
 }
 
+/* ---- several extents at a time ----------------------------------------------------------------
+ */
+
+/* Extents of one request that are read beside each other. */
+#define EXTENTS_AT_ONCE 8
+
+struct piece {
+    struct qcow2 *q;
+    struct batch *batch;
+    struct qcow2_extent extent;
+    uint64_t guest, epoch;
+    struct sgl buffer;
+};
+
+struct batch {
+    struct co_group group;
+    _Atomic int error;
+    unsigned used;
+    struct piece piece[EXTENTS_AT_ONCE];
+};
+
+static int co_read_piece(const struct piece *p)
+{
+    const struct qcow2_extent *e = &p->extent;
+    int r = e->kind == QCOW2_KIND_DATA
+                ? co_block_read_padded(p->q->file, e->host, p->buffer)
+                : qcow2_co_read_compressed(p->q, e->entry,
+                                           (uint32_t)qcow2_in_cluster(p->q, p->guest), p->buffer);
+    qcow2_leave(p->q, p->epoch);
+    return r;
+}
+
+static void co_run_piece(void *arg)
+{
+    struct piece *p = arg;
+    struct batch *batch = p->batch;
+    int r = co_read_piece(p);
+    if (r < 0)
+        atomic_store(&batch->error, r);
+    co_group_done(&batch->group);
+}
+
+/* Begins one stored extent; the last of a request, and what nobody can be found for, is read here.
+ */
+static int co_begin_piece(struct batch *batch, const struct piece *p, bool last)
+{
+    if (batch->used == EXTENTS_AT_ONCE) {
+        co_group_wait(&batch->group);
+        batch->used = 0;
+    }
+    if (!last) {
+        struct piece *slot = &batch->piece[batch->used];
+        *slot = *p;
+        co_group_add(&batch->group, 1);
+        if (rt_spawn(NULL, co_run_piece, slot) == 0) {
+            batch->used++;
+            return 0;
+        }
+        co_group_done(&batch->group);
+    }
+    return co_read_piece(p);
+}
+
+/* A request over several extents: fragmented, compressed, or partly unallocated. */
+static __attribute__((noinline)) int co_read_extents(struct qcow2 *q, uint64_t offset,
+                                                     struct sgl buffer, struct block_holes *holes)
+{
+    struct batch batch;
+    int r = 0;
+    co_group_init(&batch.group);
+    atomic_init(&batch.error, 0);
+    batch.used = 0;
+    for (size_t done = 0; done < buffer.length && r == 0;) {
+        struct piece p = {.q = q, .batch = &batch, .guest = offset + done};
+        r = qcow2_co_map_lock(q, p.guest, buffer.length - done, &p.extent);
+        if (r < 0)
+            break;
+        enum qcow2_kind kind = p.extent.kind;
+        p.buffer = sgl_slice(buffer, done, p.extent.length);
+        done += p.extent.length;
+        if (kind == QCOW2_KIND_DATA || kind == QCOW2_KIND_COMPRESSED)
+            p.epoch = qcow2_enter(q);
+        rt_mutex_unlock(&q->lock);
+        if (kind == QCOW2_KIND_ZERO)
+            sgl_fill(p.buffer, 0);
+        else if (kind == QCOW2_KIND_UNALLOCATED)
+            block_hole(holes, p.guest, p.extent.length);
+        else
+            r = co_begin_piece(&batch, &p, done == buffer.length);
+    }
+    co_group_wait(&batch.group);
+    co_group_destroy(&batch.group);
+    return r < 0 ? r : atomic_load(&batch.error);
+}
+
 int qcow2_co_read_layer(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags,
                         struct block_holes *holes)
 {
     struct qcow2 *q = qcow2_of(node);
-    for (size_t done = 0; done < buffer.length;) {
-        struct qcow2_extent e;
-        int r = qcow2_co_map_lock(q, offset + done, buffer.length - done, &e);
-        if (r < 0)
-            return r;
-        struct sgl part = sgl_slice(buffer, done, e.length);
-        if (e.kind == QCOW2_KIND_DATA || e.kind == QCOW2_KIND_COMPRESSED) {
-            r = co_read_stored(q, &e, offset + done, part);
-            if (r < 0)
-                return r;
-        } else {
-            rt_mutex_unlock(&q->lock);
-            if (e.kind == QCOW2_KIND_ZERO)
-                sgl_fill(part, 0);
-            else
-                block_hole(holes, offset + done, e.length);
-        }
-        done += e.length;
-    }
+    struct qcow2_extent e;
+    int r = qcow2_co_map_lock(q, offset, buffer.length, &e);
+    if (r < 0)
+        return r;
+    if (likely(e.length == buffer.length) &&
+        (e.kind == QCOW2_KIND_DATA || e.kind == QCOW2_KIND_COMPRESSED))
+        return co_read_stored(q, &e, offset, buffer);
+    rt_mutex_unlock(&q->lock);
+    if (e.length < buffer.length)
+        return co_read_extents(q, offset, buffer, holes);
+    if (e.kind == QCOW2_KIND_ZERO)
+        sgl_fill(buffer, 0);
+    else
+        block_hole(holes, offset, e.length);
     return 0;
 }
+
+/* ---- for copy-on-write ------------------------------------------------------------------------
+ */
 
 /* Past the virtual end an overlay's clusters do not show what a longer backing file holds there. */
 static int co_read_below(struct qcow2 *q, uint64_t guest, struct sgl buffer)

@@ -196,6 +196,7 @@ static int co_switch_header(struct qcow2 *q, const struct growth *g)
     q->header.refcount_table_offset = g->host;
     q->header.refcount_table_clusters = (uint32_t)g->clusters;
     qcow2_reserve_ranges(q);
+    (void)!qcow2_guard_make(q);
     rt_mutex_unlock(&q->lock);
     int r = qcow2_co_header_store(q);
     if (r == 0)

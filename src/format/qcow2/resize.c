@@ -63,6 +63,7 @@ static int co_l1_switch(struct qcow2 *q, struct longer_l1 *l1)
     q->header.l1_size = l1->entries;
     q->header.l1_table_offset = l1->host;
     qcow2_reserve_ranges(q);
+    (void)!qcow2_guard_make(q);
     rt_mutex_unlock(&q->lock);
     l1->table = old_table;
     l1->dirty = old_dirty;
