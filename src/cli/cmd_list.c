@@ -8,6 +8,9 @@
 #include "base/size.h"
 #include "engine/client.h"
 
+/* An engine answers at once; one that hangs must not keep the list of the others. */
+#define ANSWER_MS 2000
+
 struct list_options {
     bool stats, names;
     int output;
@@ -17,7 +20,8 @@ static json_t *ask(const struct attachment *attachment, const char *method)
 {
     json_t *result = NULL;
     struct hws_error err = {0};
-    if (!attachment->running || attachment_call(attachment, method, NULL, &result, &err) < 0)
+    if (!attachment->running ||
+        attachment_call_within(attachment, method, NULL, ANSWER_MS, &result, &err) < 0)
         return NULL;
     return result;
 }
@@ -38,14 +42,14 @@ static json_t *describe(const struct attachment *attachment, bool stats)
                                     : attachment->running ? "not answering"
                                                           : "dead"));
     json_object_set(object, "pid", json_object_get(attachment->state, "pid"));
-    json_decref(status);
-    json_t *counters = stats ? ask(attachment, "stats") : NULL;
+    json_t *counters = stats && state ? ask(attachment, "stats") : NULL;
     json_t *first = json_array_get(json_object_get(counters, "volumes"), 0);
     if (first) {
         json_object_set(object, "in-flight", json_object_get(first, "in-flight"));
         json_object_set(object, "operations", json_object_get(first, "operations"));
     }
     json_decref(counters);
+    json_decref(status);
     return object;
 }
 

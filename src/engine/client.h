@@ -65,6 +65,11 @@ HWS_MUST_CHECK int attachment_find(const char *what, struct attachment **ret,
 HWS_MUST_CHECK int attachment_call(const struct attachment *attachment, const char *method,
                                    json_t *params, json_t **ret_result, struct hws_error *err);
 
+/** As attachment_call(), but waits at most @timeout_ms for an answer: -ETIMEDOUT. */
+HWS_MUST_CHECK int attachment_call_within(const struct attachment *attachment, const char *method,
+                                          json_t *params, int timeout_ms, json_t **ret_result,
+                                          struct hws_error *err);
+
 struct attach_options {
     const char *image;
     const char *name;   /* NULL: from the image's name */

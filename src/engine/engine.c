@@ -138,8 +138,10 @@ static void tell_ready(struct engine *engine, const char *text)
     int fd = (int)engine->config->ready_fd;
     if (fd <= 0)
         return;
-    if (write(fd, text, strlen(text)) < 0)
-        log_warning("nobody waits for readiness any more");
+    if (write(fd, text, strlen(text)) < 0 && engine->state == ENGINE_RUNNING) {
+        log_warning("whoever started this engine is gone; stopping");
+        engine_ask_stop(engine, false);
+    }
     close(fd);
     engine->config->ready_fd = 0;
 }

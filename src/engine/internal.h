@@ -9,11 +9,6 @@
 #include "engine/client.h"
 #include "rt/rt.h"
 
-/** As attachment_call(), but waits at most @timeout_ms for an answer: -ETIMEDOUT. */
-HWS_MUST_CHECK int attachment_call_within(const struct attachment *attachment, const char *method,
-                                          json_t *params, int timeout_ms, json_t **ret_result,
-                                          struct hws_error *err);
-
 /**
  * The process that listens on the attachment's socket, as the kernel tells it: alive at the time of
  * the call, and no stale number from a file. -1 where nobody listens.

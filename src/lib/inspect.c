@@ -7,9 +7,8 @@
 #include "block/options.h"
 #include "lib/call.h"
 
-/* One status request asks about at most this much, so that a huge sparse image answers step by
- * step. */
-#define MAP_STEP (4 * GiB)
+/* One status request asks about at most this much. Large, so that huge sparse images take few. */
+#define MAP_STEP ((uint64_t)1 << 50)
 
 struct info {
     const struct hws_image *image;

@@ -346,6 +346,18 @@ def test_an_idle_engine_sleeps_and_is_small():
     hawser("detach", "disk")
 
 
+def test_an_engine_that_hangs_does_not_keep_the_list():
+    need_devices()
+    told = attach(image())
+    os.kill(told["pid"], signal.SIGSTOP)
+    try:
+        assert entry("disk")["state"] == "not answering"
+    finally:
+        os.kill(told["pid"], signal.SIGCONT)
+    assert entry("disk")["state"] == "running"
+    hawser("detach", "disk")
+
+
 def test_concurrent_attaches_of_many_images():
     need_devices()
     names = [image(f"v{i}.qcow2", "8M") for i in range(8)]
