@@ -537,6 +537,24 @@ static char get_uring(void)
     return value;
 }
 
+static void the_transport_is_the_best_that_works(void **state)
+{
+    options.transport = FUSE_TRANSPORT_AUTO;
+    start();
+    assert_string_equal(server.text, "io_uring");
+    stop();
+    options.runtime = RT_THREADS;
+    start();
+    assert_string_equal(server.text, "device");
+    stop();
+    options.transport = FUSE_TRANSPORT_URING;
+    assert_int_equal(server_start(&options, &server), -EOPNOTSUPP);
+    assert_non_null(strstr(server.text, "enable_uring"));
+    options.runtime = RT_AUTO;
+    start(); /* the refused one left nothing behind */
+    stop();
+}
+
 /* The switch is the whole host's: runs of this test take turns. */
 static int run_over_uring(void)
 {
@@ -551,6 +569,10 @@ static int run_over_uring(void)
     options.transport = FUSE_TRANSPORT_URING;
     options.threads = 1;
     int failed = run_all("io_uring, one thread");
+    const struct CMUnitTest choice[] = {RUN(the_transport_is_the_best_that_works)};
+    failed += cmocka_run_group_tests_name("choice", choice, NULL, NULL);
+    options.transport = FUSE_TRANSPORT_URING;
+    options.runtime = RT_AUTO;
     options.threads = 2;
     failed += run_all("io_uring, two threads");
     if (before == 'N')
