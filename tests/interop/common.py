@@ -143,6 +143,37 @@ class Case:
         if reference is not None:
             reference.compare(image, ours)
 
+    def same_map(self, image, image_format="qcow2"):
+        """`hawser map` covers the image, agrees with qemu-img's on the layers, and tells the truth: what it
+        calls zero is zero, and where it says that bytes lie, they lie."""
+        if not self.tools.hawser:
+            return
+        ours = json.loads(self.run(self.tools.hawser, "map", "-f", image_format, "--output=json",
+                                   image).stdout)
+        theirs = json.loads(self.qemu_img("map", "-f", image_format, "--output=json", image).stdout)
+        content, end, files = self.hio_dump(image, "-f", image_format), 0, {}
+        for extent in ours:
+            start, length = extent["start"], extent["length"]
+            piece = content[start:start + length]
+            if start != end or length == 0:
+                raise Failure(f"map of {image}: an extent starts at {start}, the last ended at {end}")
+            end += length
+            if extent["zero"] and piece.count(0) != len(piece):
+                raise Failure(f"map of {image}: {start:#x}, {length:#x} bytes, is not zero")
+            if extent["data"] and not extent["zero"] and "offset" in extent:
+                name = extent["filename"]
+                if name not in files:
+                    with open(os.path.join(self.folder, name), "rb") as file:
+                        files[name] = file.read()
+                stored = files[name][extent["offset"]:extent["offset"] + length]
+                if stored != piece[:len(stored)] or any(piece[len(stored):]):
+                    raise Failure(f"map of {image}: the bytes of {start:#x} do not lie at "
+                                  f"{extent['offset']:#x} of {name}")
+        if end != len(content):
+            raise Failure(f"map of {image}: ends at {end}, the image at {len(content)}")
+        if layers(ours) != layers(theirs):
+            raise Failure(f"map of {image}: they see the layers {layers(theirs)}, we {layers(ours)}"[:900])
+
     # ---- ends -------------------------------------------------------------------------------------------
 
     def close(self, failed):
@@ -153,6 +184,18 @@ class Case:
     def script(self):
         """The commands that repeat the case."""
         return "\n".join(["mkdir -p /tmp/case && cd /tmp/case"] + self.commands)
+
+
+def layers(extents):
+    """A map as [start, depth, present], neighbours joined; where nothing is present the depth says nothing."""
+    joined = []
+    for extent in extents:
+        if extent["length"] == 0:
+            continue
+        row = [extent["depth"] if extent["present"] else None, extent["present"]]
+        if not joined or joined[-1][1:] != row:
+            joined.append([extent["start"], *row])
+    return joined
 
 
 class Reference:

@@ -117,6 +117,10 @@ def create(case, c, image, size, backing, backing_format):
             options |= {"backing_file": backing, "backing_fmt": backing_format}
         case.qemu_img("create", "-q", "-f", "qcow2", "-o",
                       ",".join(f"{k}={v}" for k, v in options.items()), image, str(size))
+    elif case.tools.hawser:
+        below = ("-b", backing, "-F", backing_format) if backing else ()
+        case.run(case.tools.hawser, "create", "-f", "qcow2", "-o",
+                 ",".join(f"{k}={v}" for k, v in options.items()), *below, image, str(size))
     else:
         case.hio_create(image, size, backing_file=backing, backing_fmt=backing_format, **options)
 
@@ -127,6 +131,8 @@ def resize(case, c, image, reference):
     # qemu-img cannot hide a backing file behind the new end of a version 2 image.
     if c["resize"] == "qemu" and (c["version"] == 3 or c["backing"] == "none"):
         case.qemu_img("resize", "-q", "-f", "qcow2", image, str(size))
+    elif case.tools.hawser:
+        case.run(case.tools.hawser, "resize", "-f", "qcow2", image, str(size))
     else:
         case.hio(image, [f"resize {size}"], "-f", "qcow2")
     reference.resize(size)
@@ -141,6 +147,7 @@ def run(case, c):
     case.same_content(image, reference)
     hawser = ("hio",) + c["options"]
     tools = ["qemu", hawser] if (c["creator"] == "qemu") == (c["first"] == "same") else [hawser, "qemu"]
+    case.same_map(image)
     for step, tool in enumerate(tools + tools):
         Writer(case, tool, image, c["cluster_size"], reference).run(case.random.randrange(4, 16))
         case.check_both(image)
@@ -149,6 +156,7 @@ def run(case, c):
             resize(case, c, image, reference)
             case.check_both(image)
             case.same_content(image, reference)
+    case.same_map(image)
 
 
 def main():
