@@ -194,7 +194,7 @@ HWS_MUST_CHECK int co_block_create(const json_t *options, bool overwrite,
 enum block_repair { BLOCK_REPAIR_LEAKS = 1 << 0, BLOCK_REPAIR_ERRORS = 1 << 1 };
 
 struct block_check {
-    uint64_t corruptions, leaks, errors; /* errors: parts that could not be checked */
+    uint64_t corruptions, leaks, errors; /* what is left after a repair; errors: not checked */
     uint64_t corruptions_fixed, leaks_fixed;
     uint64_t image_end_offset;
     uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
