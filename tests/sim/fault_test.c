@@ -47,6 +47,12 @@ static uint64_t fault_once(const struct sweep *sweep, const struct world *base,
         fprintf(stderr, "---- %s\n", note);
     world_run(&world, co_world_scenario);
     uint64_t operations = sim_operations(world.rt);
+    /* Where nothing but one operation failed, a creation that failed took away what it had made. */
+    void *bytes;
+    size_t length;
+    if (!world.created && !storage->fail_sticky && storage->disk_bytes == 0 &&
+        sim_file_load(world.rt, plan_path(world.top), &bytes, &length) != -ENOENT)
+        world_fail(&world, "a creation that failed left its file");
     verify(sweep, &world, true);
     world_note(&world, sweep->program, note);
     verify(sweep, &world, false);
