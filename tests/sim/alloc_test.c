@@ -9,6 +9,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "oracle.h"
 #include "sweep.h"
 
 #define SEEDS_DEFAULT 3
@@ -107,6 +108,7 @@ static uint64_t run_seed(const struct sweep *sweep, uint64_t seed)
     if (sim_create(&storage, &base.rt) < 0)
         world_fail(&base, "cannot make the simulator");
     world_run(&base, co_world_setup);
+    oracle_import(&base);
     base.steps = 10;
     base.phases = 2;
     for (unsigned kind = 0; kind < 2; kind++) {

@@ -27,6 +27,7 @@ static struct plan shuffle_plan(uint64_t seed)
     struct plan plan = plan_make(seed, true);
     plan.plain = "shuffle";
     plan.filter = NULL;
+    plan.imported = false;
     plan.depth = 0;
     plan.layer[0].raw = true;
     plan.layer[0].cluster_bits = 12;

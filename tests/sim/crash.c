@@ -64,6 +64,7 @@ uint64_t crash_sweep(const struct sweep *sweep, const struct plan *plan)
     if (sim_create(&storage, &base.rt) < 0)
         world_fail(&base, "cannot make the simulator");
     world_run(&base, co_world_setup);
+    oracle_import(&base);
     /* Churn wants a long run before host clusters are used again: only some crash points of it. */
     base.steps = plan->churn ? 40 : 10;
     base.phases = 2;

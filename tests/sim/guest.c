@@ -259,6 +259,14 @@ bool guest_settle(struct guest *guest)
     return settled;
 }
 
+void guest_bytes(const struct guest *guest, uint64_t first, uint64_t count, uint8_t *bytes)
+{
+    for (uint64_t i = 0; i < count; i++) {
+        assert(!guest->sector[first + i].values);
+        tag_make(first + i, guest->sector[first + i].settled, bytes + i * GUEST_SECTOR_BYTES);
+    }
+}
+
 /* ---- requests
  * -------------------------------------------------------------------------------------------- */
 

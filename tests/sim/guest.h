@@ -64,6 +64,9 @@ struct guest *guest_clone(const struct guest *guest);
  */
 void guest_layer(struct guest *guest, uint64_t sectors);
 
+/** The bytes of a settled disk. */
+void guest_bytes(const struct guest *guest, uint64_t first, uint64_t count, uint8_t *bytes);
+
 /** Forgets all but the one value that each cell has; asserts that there is one: nothing in flight.
  */
 bool guest_settle(struct guest *guest);

@@ -22,6 +22,7 @@ static uint64_t run_seed(const struct sweep *sweep, const struct plan *plan)
     if (sim_create(&storage, &world.rt) < 0)
         world_fail(&world, "cannot make the simulator");
     world_run(&world, co_world_setup);
+    oracle_import(&world);
     world.steps = 40;
     world.phases = 4;
     world_run(&world, co_world_scenario);

@@ -6,6 +6,7 @@
 #include "oracle.h"
 #include "base/sgl.h"
 #include <spawn.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define BLOCK_BYTES 4096
@@ -104,4 +105,88 @@ void oracle_check(const struct world *world, bool leaks_allowed)
         unlink(layer_file(folder, i));
     unlink(output);
     rmdir(folder);
+}
+
+/* ---- images made by qemu-img
+ * ---------------------------------------------------------------------- */
+
+/** Data in about half of the disk. */
+static uint8_t *import_bytes(struct world *world)
+{
+    struct guest *guest = world->guest;
+    for (unsigned i = 0; i < 12; i++) {
+        uint64_t first = random_below(&world->random, guest->sectors);
+        uint64_t count = 1 + random_below(&world->random, guest->sectors / 8);
+        count = MIN(count, guest->sectors - first);
+        struct guest_write write = guest_write_begin(guest, first, count, false);
+        guest_write_end(guest, &write, GUEST_DURABLE);
+    }
+    uint8_t *bytes = reallocarray(NULL, guest->sectors, GUEST_SECTOR_BYTES);
+    if (!bytes || !guest_settle(guest))
+        abort();
+    guest_bytes(guest, 0, guest->sectors, bytes);
+    return bytes;
+}
+
+static void import_run(const struct world *world, char *const *argv, const char *output)
+{
+    int status = run(argv, output);
+    if (status == 0)
+        return;
+    tell(output);
+    world_fail(world, "%s %s ended with %d", argv[0], argv[1], status);
+}
+
+static void store(struct world *world, const char *path)
+{
+    autofd int fd = open(path, O_RDONLY);
+    struct stat stat;
+    if (fd < 0 || fstat(fd, &stat) < 0)
+        world_fail(world, "cannot read '%s': %s", path, strerror(errno));
+    size_t length = (size_t)stat.st_size;
+    autofree uint8_t *bytes = reallocarray(NULL, length, 1);
+    if (!bytes || pread(fd, bytes, length, 0) != (ssize_t)length ||
+        sim_file_store(world->rt, plan_path(world->top), bytes, length) < 0)
+        world_fail(world, "cannot take '%s' over", path);
+}
+
+void oracle_import(struct world *world)
+{
+    const struct plan_layer *l = &world->plan.layer[world->top];
+    if (!world->plan.imported || !is_installed())
+        return;
+    char folder[] = "/tmp/hawser-sim-XXXXXX", output[64], raw[64], image[64], options[128];
+    if (!mkdtemp(folder))
+        world_fail(world, "cannot make a temporary folder: %s", strerror(errno));
+    snprintf(output, sizeof(output), "%s/output", folder);
+    snprintf(raw, sizeof(raw), "%s/raw", folder);
+    snprintf(image, sizeof(image), "%s/image", folder);
+    snprintf(options, sizeof(options), "compat=%s,cluster_size=%u,extended_l2=%s",
+             l->version == 2 ? "0.10" : "1.1", 1u << l->cluster_bits,
+             l->extended_l2 ? "on" : "off");
+    autofree uint8_t *bytes = import_bytes(world);
+    file_write(world, raw, bytes, world->guest->sectors * GUEST_SECTOR_BYTES);
+    char *const convert[] = {(char *)"/usr/bin/qemu-img",
+                             (char *)"convert",
+                             (char *)"-c",
+                             (char *)"-f",
+                             (char *)"raw",
+                             (char *)"-O",
+                             (char *)"qcow2",
+                             (char *)"-o",
+                             options,
+                             raw,
+                             image,
+                             NULL};
+    char *const snapshot[] = {
+        (char *)"/usr/bin/qemu-img", (char *)"snapshot", (char *)"-c", (char *)"one", image, NULL};
+    import_run(world, convert, output);
+    if (world->plan.snapshot)
+        import_run(world, snapshot, output);
+    store(world, image);
+    unlink(raw);
+    unlink(image);
+    unlink(output);
+    rmdir(folder);
+    world->created = true;
 }

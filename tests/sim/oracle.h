@@ -15,6 +15,12 @@
  */
 void oracle_check(const struct world *world, bool leaks_allowed);
 
+/**
+ * Makes the top of a run that is `imported`: compressed clusters with data that the model then
+ * knows, perhaps a snapshot. Where qemu-img is not installed the run makes its top itself.
+ */
+void oracle_import(struct world *world);
+
 /** How often qemu-img was asked. */
 unsigned oracle_count(void);
 

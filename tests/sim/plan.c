@@ -60,6 +60,17 @@ struct plan plan_make(uint64_t seed, bool small)
     plan.sectors_max = top->sectors + random_below(r, top->sectors);
     if (!raw_top && random_one_in(r, 8))
         plan.filter = "copy-on-read";
+    if (!raw_top && random_one_in(r, 6)) {
+        plan.imported = true;
+        plan.snapshot = random_one_in(r, 2);
+        plan.depth = 0;
+        plan.layer[0].raw = false;
+        plan.layer[0].sectors = top->sectors;
+        plan.layer[0].refcount_bits = 16;
+        plan.layer[0].lazy_refcounts = false;
+        if (plan.snapshot && plan.layer[0].version == 2)
+            plan.sectors_max = plan.layer[0].sectors; /* such an image cannot grow */
+    }
     static const enum block_cache caches[] = {BLOCK_CACHE_WRITEBACK, BLOCK_CACHE_WRITEBACK,
                                               BLOCK_CACHE_NONE, BLOCK_CACHE_WRITETHROUGH};
     plan.cache = caches[random_below(r, ARRAY_LEN(caches))];
@@ -85,12 +96,13 @@ void plan_print(const struct plan *plan)
 {
     fprintf(stderr,
             "seed %llu: cache %s, discard %s, detect-zeroes %u, alignment %u, offload %s, metadata "
-            "cache %llu KiB, %u queues, %u workers%s%s\n",
+            "cache %llu KiB, %u queues, %u workers%s%s%s%s\n",
             (unsigned long long)plan->seed, cache_names[plan->cache],
             plan->discard == BLOCK_DISCARD_UNMAP ? "unmap" : "ignore", plan->detect_zeroes,
             plan->alignment, plan->no_offload ? "no" : "yes",
             (unsigned long long)(plan->cache_bytes / KiB), plan->queues, plan->workers,
-            plan->churn ? ", churn" : "", plan->filter ? ", copy-on-read" : "");
+            plan->churn ? ", churn" : "", plan->filter ? ", copy-on-read" : "",
+            plan->imported ? ", made by qemu-img" : "", plan->snapshot ? ", snapshot" : "");
     for (unsigned i = 0; i <= plan->depth; i++) {
         const struct plan_layer *l = &plan->layer[i];
         fprintf(stderr, "  %s: %llu sectors, ", plan_path(i), (unsigned long long)l->sectors);

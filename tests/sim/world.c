@@ -217,7 +217,7 @@ void co_world_scenario(void *arg)
 {
     struct world *world = arg;
     world->clean = true;
-    if (!co_world_create(world, world->top))
+    if (!world->created && !co_world_create(world, world->top))
         return;
     world->created = true;
     if (!co_world_open(world))
