@@ -122,14 +122,16 @@ static int run(const void *arg, char **operands, unsigned count)
     bool json = options->output == CLI_JSON;
     json_t *entries = json_array();
     for (unsigned i = 0; i < found; i++) {
-        if (options->names)
+        if (options->names && json)
+            json_array_append_new(entries, out_string(list[i]->name));
+        else if (options->names)
             puts(list[i]->name);
         else
             json_array_append_new(entries, describe(list[i], options->stats || json));
         attachment_free(list[i]);
     }
     free(list);
-    if (json && !options->names)
+    if (json)
         out_json(json_incref(entries));
     else if (!options->names)
         print_table(entries, options->stats);

@@ -63,12 +63,13 @@ static int run(const void *arg, char **operands, unsigned count)
         return out_error("resize", CLI_USAGE, &err);
     struct attachment *attachment = NULL;
     uint64_t size = 0;
-    int r = attachment_find(operands[0], &attachment, NULL);
-    if (r == 0 && attachment->running) {
-        r = resize_online(attachment, &resize, &size, &err);
-    } else {
+    int r = cli_find_engine(operands[0], &attachment, &err);
+    if (r > 0) {
+        r = cli_refuse_reach(operands[0], options->format, &options->allow, &err);
+        if (r == 0)
+            r = resize_online(attachment, &resize, &size, &err);
+    } else if (r == 0) {
         struct hws_image image = CLI_IMAGE(options, operands[0]);
-        attachment = attachment_free(attachment);
         r = hws_resize(&image, &resize, &size, &err);
     }
     int code = r < 0 ? out_error("resize", CLI_FAILED, &err)

@@ -62,10 +62,16 @@ static int take(const struct snapshot_options *options, const char *what, const 
     char overlay[PATH_MAX];
     json_t *result = NULL;
     int r = absolute(overlay_name, overlay, sizeof(overlay), &err);
-    if (r == 0 && attachment_find(what, &attachment, NULL) == 0 && attachment->running) {
-        json_t *params = json_pack("{s:s}", "overlay", overlay);
-        r = params ? attachment_call(attachment, "snapshot", params, &result, &err)
-                   : hws_fail(&err, EINVAL, "the overlay's name is no UTF-8");
+    if (r == 0)
+        r = cli_find_engine(what, &attachment, &err);
+    if (r > 0) {
+        json_t *params = NULL;
+        r = cli_refuse_reach(what, options->format, &options->allow, &err);
+        if (r == 0)
+            params = json_pack("{s:s}", "overlay", overlay);
+        if (r == 0)
+            r = params ? attachment_call(attachment, "snapshot", params, &result, &err)
+                       : hws_fail(&err, EINVAL, "the overlay's name is no UTF-8");
     } else if (r == 0) {
         struct hws_image image = CLI_IMAGE(options, what);
         r = hws_snapshot(&image, overlay, NULL, &err);
@@ -119,11 +125,18 @@ static int revert(const struct snapshot_options *options, const char *what, cons
     struct hws_error err = {0};
     struct attachment *attachment = NULL;
     autofree char *back = NULL;
-    bool online = attachment_find(what, &attachment, NULL) == 0 && attachment->running;
-    int r;
+    int r = cli_find_engine(what, &attachment, &err);
+    bool online = r > 0;
     if (online) {
-        r = revert_online(options, attachment, layer, &back, &err);
-    } else {
+        r = cli_refuse_reach(what, options->format, &options->allow, &err);
+        if (r == 0)
+            r = revert_online(options, attachment, layer, &back, &err);
+    } else if (r == 0 && options->force) {
+        r = hws_fail(&err, EINVAL,
+                     "--force is about the device of an attached volume, and '%.400s' is "
+                     "not attached",
+                     what);
+    } else if (r == 0) {
         struct hws_image image = CLI_IMAGE(options, what);
         r = hws_revert(&image, layer, &back, &err);
     }
@@ -138,6 +151,10 @@ static int run(const void *arg, char **operands, unsigned count)
     struct hws_error err = {0};
     if (options->revert)
         return revert(options, operands[0], count > 1 ? operands[1] : NULL);
+    if (options->force) {
+        hws_fail(&err, EINVAL, "--force goes with --revert");
+        return out_error("snapshot", CLI_USAGE, &err);
+    }
     if (count < 2) {
         hws_fail(&err, EINVAL,
                  "OVERLAY is missing: the file that takes what is written from now on");

@@ -37,6 +37,23 @@
         .force_share = (options)->force_share,                          \
     }
 
+struct attachment;
+
+/**
+ * Is @what served by an engine of this host? @return 1 with @ret (attachment_free()), 0 where
+ * nothing of that name is attached, -ESRCH with @err where its engine died: first it has to be
+ * cleaned up.
+ */
+HWS_MUST_CHECK int cli_find_engine(const char *what, struct attachment **ret,
+                                   struct hws_error *err);
+
+/**
+ * The engine of an attached volume knows how its image is reached: options that say it are refused
+ * rather than passed over. @return -EINVAL with @err, or 0.
+ */
+HWS_MUST_CHECK int cli_refuse_reach(const char *what, const char *format,
+                                    const struct cli_list *allow, struct hws_error *err);
+
 /** Adds to @err what a user can do about the failure of opening @path. */
 void cli_explain_open(struct hws_error *err, const char *path);
 

@@ -167,7 +167,8 @@ static int write_config(const struct attach_options *options, struct attachment 
     set_text(volume, "name", attachment->name);
     set_text(volume, "image", image ? image : options->image);
     set_text(volume, "format", options->format);
-    set_text(volume, "path", file);
+    if (!options->via || strcmp(options->via, "none"))
+        set_text(volume, "path", file);
     set_text(volume, "via", options->via);
     set_text(volume, "cache", options->cache);
     set_text(volume, "discard", options->discard);

@@ -75,6 +75,9 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
     if (r < 0)
         return r;
     config->volume_count++;
+    if (volume->path && volume->via == DEVICE_NONE)
+        return hws_fail(err, EINVAL, "volume '%s': a path is of no use with via none",
+                        volume->name);
     for (unsigned i = 0; i + 1 < config->volume_count; i++)
         if (!strcmp(config->volume[i].name, volume->name))
             return hws_fail(err, EEXIST, "two volumes are called '%s'", volume->name);

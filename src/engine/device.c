@@ -175,8 +175,15 @@ static int co_stop_loop(struct device *device, bool force, struct hws_error *err
 int co_device_stop(struct device *device, bool force, struct hws_error *err)
 {
     int r = device->loop.fd >= 0 ? co_stop_loop(device, force, err) : 0;
-    if (r == 0)
-        r = co_fuse_export_stop(device->export, force, err);
+    if (r < 0)
+        return r;
+    r = co_fuse_export_stop(device->export, force, err);
+    if (r == -EBUSY && device->way == DEVICE_FUSE_LOOP)
+        r = hws_fail(
+            err, ESTALE,
+            "the loop device is gone, but another mount name space holds a copy of the mount "
+            "at %s",
+            device->path);
     if (r == 0)
         device_free(device);
     return r;

@@ -226,6 +226,10 @@ static void co_serve(struct engine *engine)
         if (r < 0)
             log_error("%s%s", err.text,
                       stopped ? "" : "; still serving: signal again to stop anyway");
+        if (force && !stopped) {
+            log_error("ending without taking the device away; what was written is flushed");
+            _exit(EXIT_FAILURE);
+        }
         if (r < 0 && stopped && !engine->result) {
             engine->result = r;
             *engine->err = err;

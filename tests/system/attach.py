@@ -13,6 +13,12 @@ from lib import (HAWSER, Rpc, Skip, attach, device_size, entry, hawser, main, ne
 MIB = 1 << 20
 
 
+def is_running(name):
+    told = entry(name)
+    assert told["state"] == "running", told
+    return True
+
+
 def image(name="disk.qcow2", size="64M"):
     hawser("create", "-q", name, size)
     return name
@@ -158,7 +164,7 @@ def test_attach_survives_the_shell():
     shell.wait()
     device = open("device").read().strip()
     time.sleep(0.2)
-    assert entry("disk")["state"] == "running"
+    assert is_running("disk")
     assert device_size(device) == 64 * MIB
     hawser("detach", "disk")
 
@@ -171,7 +177,7 @@ def test_a_mounted_device_is_not_taken_away():
         held.flush()
         failed = hawser("detach", "disk", code=1)
         assert f"process {os.getpid()}" in failed.err, failed.err
-        assert entry("disk")["state"] == "running"
+        assert is_running("disk")
         held.write("y")
     hawser("detach", "disk")
     nothing_left(os.getcwd())
@@ -185,10 +191,44 @@ def test_a_device_that_somebody_mounted_by_hand_is_not_taken_away():
     run("mount", told["device"], "m")
     failed = hawser("detach", "disk", code=1)
     assert f"mounted at {os.path.realpath('m')}" in failed.err, failed.err
-    assert entry("disk")["state"] == "running"
+    assert is_running("disk")
     run("umount", "m")
     hawser("detach", "disk")
     nothing_left(os.getcwd())
+
+
+def test_copies_of_the_mount_in_other_name_spaces_do_not_keep_it():
+    need_devices()
+    need_tool("unshare", "qemu-io")
+    told = attach(image())
+    with open(told["device"], "r+b", buffering=0) as out:
+        out.write(b"h" * MIB)
+    other = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "60"])
+    try:
+        time.sleep(0.2)
+        hawser("detach", "disk", timeout=15)
+        nothing_left(os.getcwd())
+        hawser("check", "-r", "leaks", "disk.qcow2")
+        assert "failed" not in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 0x68 0 1M", "disk.qcow2")
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_force_takes_the_device_from_its_users():
+    need_devices()
+    hawser("attach", image(), "--mount", "m", "--mkfs", "ext4")
+    with open("m/held", "w") as held:
+        held.write("x")
+        hawser("detach", "disk", code=1)
+        hawser("detach", "--force", "disk", timeout=30)
+        try:
+            held.close()
+        except OSError:
+            pass
+    wait_until(lambda: os.getcwd() not in run("losetup", "-a"))
+    nothing_left(os.getcwd())
+    hawser("check", "-r", "leaks", "disk.qcow2")
 
 
 def test_the_killed_engine_of_an_idle_device_is_cleaned_up():
@@ -197,6 +237,8 @@ def test_the_killed_engine_of_an_idle_device_is_cleaned_up():
     os.kill(told["pid"], signal.SIGKILL)
     wait_until(lambda: entry("disk")["state"] == "dead")
     assert "engine that died" in hawser("attach", "disk.qcow2", "--name=disk", code=1).err
+    for words in (["resize", "disk", "+1M"], ["snapshot", "disk", "x.qcow2"], ["snapshot", "--revert", "disk.qcow2"]):
+        assert "'hawser detach disk' cleans up" in hawser(*words, code=1).err
     assert "had died" in hawser("detach", "disk").err
     nothing_left(os.getcwd())
     attach("disk.qcow2")
@@ -240,6 +282,9 @@ def test_resize_is_seen_by_the_device():
     assert os.statvfs("m").f_blocks > 3 * before
     assert hawser("resize", "disk", "1M", code=1).err.count("--shrink") == 1
     hawser("resize", told["device"], "+1M")
+    assert "leave out --format" in hawser("resize", "-f", "qcow2", "disk", "+1M", code=1).err
+    assert "leave out --allow" in hawser("snapshot", "--allow=/", "disk", "x.qcow2", code=1).err
+    assert hawser("list", "--names", "--output=json").json() == ["disk"]
     hawser("detach", "disk")
     assert hawser("info", "--output=json", "disk.qcow2").json()["virtual-size"] == 257 * MIB
 
@@ -269,7 +314,7 @@ def test_sigterm_stops_an_engine_cleanly_and_spares_a_busy_one():
     run("mount", told["device"], "m")
     os.kill(told["pid"], signal.SIGTERM)
     time.sleep(0.5)
-    assert entry("disk")["state"] == "running"
+    assert is_running("disk")
     run("umount", "m")
     hawser("detach", "disk")
     nothing_left(os.getcwd())
@@ -354,7 +399,7 @@ def test_an_engine_that_hangs_does_not_keep_the_list():
         assert entry("disk")["state"] == "not answering"
     finally:
         os.kill(told["pid"], signal.SIGCONT)
-    assert entry("disk")["state"] == "running"
+    assert is_running("disk")
     hawser("detach", "disk")
 
 

@@ -213,6 +213,7 @@ def test_bad_configurations_are_refused():
                          ('{"volumes":[{"name":"a"}]}', "image"), ('{"volumes":[{"name":"a","image":"b","x":1}]}', "x"),
                          ('{"volumes":[{"name":"a","image":"b","cache":"c"}]}', "cache"),
                          ('{"volumes":[{"name":"a","image":"b"}],"sockt":"x"}', "sockt"),
+                         ('{"volumes":[{"name":"a","image":"b","via":"none","path":"p"}]}', "of no use"),
                          ('{"volumes":[{"name":"a","image":"b","allow":"c"}]}', "allow")):
         done = subprocess.run([HAWSER, "serve", "--config=-"], input=config, capture_output=True, text=True, timeout=20)
         assert done.returncode in (1, 2) and text in done.stderr, (config, done.stderr)

@@ -95,7 +95,8 @@ def test_usage_errors_say_what_is_missing():
                         (["info", "-U=1", "a"], "unknown option -="), (["info", "--force-share=1", "a"], "takes no value"),
                         (["attach", "--queues=x", "a"], "is not a number"), (["detach"], "say what to detach"),
                         (["map", "-s", "1x", "a"], "suffixes"), (["snapshot", "a"], "OVERLAY is missing"),
-                        (["attach", "--mkfs=ext4", "a"], "--mount"), (["serve"], "IMAGE to serve")):
+                        (["attach", "--mkfs=ext4", "a"], "--mount"), (["serve"], "IMAGE to serve"),
+                        (["snapshot", "--force", "a", "b"], "--revert")):
         failed = hawser(*words, code=2)
         assert hint in failed.err, (words, failed.err)
 
