@@ -258,8 +258,10 @@ int qcow2_co_slice_get(struct qcow2 *q, enum qcow2_table table, uint64_t offset,
             rt_mutex_unlock(&q->lock);
             r = qcow2_co_flush_pass(q);
             rt_mutex_lock(&q->lock);
-            if (r == 0)
+            if (r == 0 || (flags & QCOW2_SLICE_READ)) {
+                r = 0;
                 continue;
+            }
             break;
         }
         if (!slice) {

@@ -67,8 +67,10 @@ void qcow2_freed_add(struct qcow2 *q, uint64_t host, uint32_t clusters, bool on_
         struct qcow2_freed *last = &f->entry[(f->first + f->count - 1) & (f->capacity - 1)];
         if (last->host + ((uint64_t)last->clusters << q->cluster_bits) == host &&
             last->pass == pass && last->epoch == q->epoch &&
-            !add_overflows(last->clusters, clusters, &last->clusters))
+            clusters <= UINT32_MAX - last->clusters) {
+            last->clusters += clusters;
             return;
+        }
     }
     f->entry[(f->first + f->count++) & (f->capacity - 1)] =
         (struct qcow2_freed){.host = host, .clusters = clusters, .epoch = q->epoch, .pass = pass};

@@ -145,7 +145,7 @@ int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t length, struct q
             return 0;
         rt_mutex_unlock(&q->lock);
         if (r == -EAGAIN)
-            r = qcow2_co_slice_get(q, QCOW2_TABLE_L2, load, 0, &slice);
+            r = qcow2_co_slice_get(q, QCOW2_TABLE_L2, load, QCOW2_SLICE_READ, &slice);
         if (r < 0)
             return r;
         rt_mutex_lock(&q->lock);

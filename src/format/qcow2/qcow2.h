@@ -260,6 +260,7 @@ struct qcow2_slice *qcow2_cache_find(struct qcow2 *q, uint64_t offset);
 enum qcow2_slice_flags {
     QCOW2_SLICE_NEW = 1 << 0,      /* do not read: fill with zeroes (the file holds zeroes there) */
     QCOW2_SLICE_NO_FLUSH = 1 << 1, /* never start a flush pass to make room */
+    QCOW2_SLICE_READ = 1 << 2,     /* not to be changed: had even where a pass fails (full disk) */
 };
 
 /**

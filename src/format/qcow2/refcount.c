@@ -71,7 +71,10 @@ int qcow2_co_refcount_slice(struct qcow2 *q, uint64_t cluster, unsigned flags,
                              "refcount table entry %llu is invalid: %#llx",
                              (unsigned long long)block, (unsigned long long)host);
     uint64_t at = host + in_block / per_slice * q->cache.slice_bytes;
-    return qcow2_co_slice_get(q, QCOW2_TABLE_REFCOUNT, at, flags, ret);
+    rt_mutex_lock(&q->lock);
+    int r = qcow2_check_host(q, at, q->cache.slice_bytes);
+    rt_mutex_unlock(&q->lock);
+    return r < 0 ? r : qcow2_co_slice_get(q, QCOW2_TABLE_REFCOUNT, at, flags, ret);
 }
 
 int qcow2_co_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *ret)
