@@ -22,6 +22,7 @@
 #include "format/qcow2/qcow2.h"
 
 #define PASS_BUFFER_SLICES   16u
+#define PASS_WRITERS         4u /* batches of slices on their way at a time */
 #define TABLE_SECTOR         512u
 #define TABLE_SECTOR_ENTRIES (TABLE_SECTOR / 8)
 
@@ -102,42 +103,112 @@ static void restore_marks(struct qcow2 *q, struct table_view *view, uint64_t *di
     free(view->sector);
 }
 
-/* ---- writing -------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------
+ */
 
-/* Copies up to a buffer of slices that follow each other in the file. Caller holds q->lock. */
-static unsigned gather(struct qcow2 *q, struct list *from, struct qcow2_slice **batch)
+struct slice_writers {
+    struct qcow2 *q;
+    struct list *slices; /* not yet taken */
+    struct co_group group;
+    int error;
+};
+
+struct slice_writer {
+    struct slice_writers *all;
+    uint8_t *buffer; /* PASS_BUFFER_SLICES */
+};
+
+/* Takes up to a buffer of slices that follow each other in the file. Caller holds q->lock. */
+static unsigned gather(struct qcow2 *q, struct list *from, uint8_t *buffer,
+                       struct qcow2_slice **batch)
 {
     unsigned n = 0;
-    list_for_each (link, from) {
-        struct qcow2_slice *slice = list_entry(link, struct qcow2_slice, link);
-        if (n == PASS_BUFFER_SLICES ||
-            (n && slice->offset != batch[n - 1]->offset + q->cache.slice_bytes))
+    while (n < PASS_BUFFER_SLICES && !list_empty(from)) {
+        struct qcow2_slice *slice = list_entry(from->next, struct qcow2_slice, link);
+        if (n && slice->offset != batch[n - 1]->offset + q->cache.slice_bytes)
             break;
-        memcpy(q->pass_buffer + n * q->cache.slice_bytes,
-               slice->shadow ? slice->shadow : slice->data, q->cache.slice_bytes);
+        list_del(&slice->link);
+        memcpy(buffer + n * q->cache.slice_bytes, slice->shadow ? slice->shadow : slice->data,
+               q->cache.slice_bytes);
         slice->copied = true;
         batch[n++] = slice;
     }
     return n;
 }
 
-static int co_write_slices(struct qcow2 *q, struct list *slices)
+/* Writes until nothing is left or somebody failed. */
+static void co_slice_writer(void *arg)
 {
-    int r = 0;
+    struct slice_writer *w = arg;
+    struct slice_writers *all = w->all;
+    struct qcow2 *q = all->q;
     rt_mutex_lock(&q->lock);
-    while (r == 0 && !list_empty(slices)) {
+    while (all->error == 0 && !list_empty(all->slices)) {
         struct qcow2_slice *batch[PASS_BUFFER_SLICES];
         struct iovec iov;
-        unsigned n = gather(q, slices, batch);
+        unsigned n = gather(q, all->slices, w->buffer, batch);
         rt_mutex_unlock(&q->lock);
-        r = co_block_write(q->file, batch[0]->offset,
-                           sgl_one(&iov, q->pass_buffer, n * (size_t)q->cache.slice_bytes), 0);
+        int r = co_block_write(q->file, batch[0]->offset,
+                               sgl_one(&iov, w->buffer, n * (size_t)q->cache.slice_bytes), 0);
         rt_mutex_lock(&q->lock);
         for (unsigned i = 0; i < n; i++)
             qcow2_slice_flushed(q, batch[i], r);
+        if (r < 0)
+            all->error = r;
     }
     rt_mutex_unlock(&q->lock);
-    return r;
+    co_group_done(&all->group);
+}
+
+static int by_offset(const void *a, const void *b)
+{
+    const struct qcow2_slice *x = *(struct qcow2_slice *const *)a;
+    const struct qcow2_slice *y = *(struct qcow2_slice *const *)b;
+    return (x->offset > y->offset) - (x->offset < y->offset);
+}
+
+/* In the order of the file, so that neighbours are written together. Slices of a pass move only
+ * here. */
+static size_t sort_slices(struct list *slices)
+{
+    size_t count = 0;
+    list_for_each (link, slices)
+        count++;
+    autofree struct qcow2_slice **sorted = count > 1 ? malloc(count * sizeof(*sorted)) : NULL;
+    if (!sorted)
+        return count; /* slower, not wrong */
+    for (size_t i = 0; i < count; i++)
+        sorted[i] = list_entry(list_pop_front(slices), struct qcow2_slice, link);
+    qsort(sorted, count, sizeof(*sorted), by_offset);
+    for (size_t i = 0; i < count; i++)
+        list_push_back(slices, &sorted[i]->link);
+    return count;
+}
+
+static int co_write_slices(struct qcow2 *q, struct list *slices)
+{
+    struct slice_writers all = {.q = q, .slices = slices};
+    struct slice_writer writer[PASS_WRITERS] = {{.all = &all, .buffer = q->pass_buffer}};
+    size_t batches = div_round_up(sort_slices(slices), PASS_BUFFER_SLICES);
+    co_group_init(&all.group);
+    for (unsigned i = 1; i < MIN(batches, (size_t)PASS_WRITERS); i++) {
+        writer[i] = (struct slice_writer){
+            .all = &all, .buffer = qcow2_buffer(PASS_BUFFER_SLICES * (size_t)q->cache.slice_bytes)};
+        if (!writer[i].buffer)
+            break;
+        co_group_add(&all.group, 1);
+        if (rt_spawn(NULL, co_slice_writer, &writer[i]) < 0) {
+            co_group_done(&all.group);
+            break;
+        }
+    }
+    co_group_add(&all.group, 1);
+    co_slice_writer(&writer[0]);
+    co_group_wait(&all.group);
+    co_group_destroy(&all.group);
+    for (unsigned i = 1; i < PASS_WRITERS; i++)
+        free(writer[i].buffer);
+    return all.error;
 }
 
 static int co_write_table(struct qcow2 *q, const struct table_view *view)
