@@ -11,7 +11,7 @@
 #include "base/random.h"
 #include "drivers/drivers.h"
 #include "rt/rt.h"
-#include <time.h>
+#include "bench/rounds.h"
 
 #define READS      20000u
 #define ROUNDS     5u
@@ -19,13 +19,6 @@
 #define SIZE       "64M"
 
 static const unsigned depths[] = {0, 1, 8, 32, 128};
-
-static uint64_t cpu_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
 
 static void die(const struct hws_error *err)
 {
@@ -55,26 +48,22 @@ static double read_cost(struct block_root *root, uint64_t span, double *ret_spre
     struct iovec iov;
     struct sgl list = sgl_one(&iov, buffer, sizeof(buffer));
     for (unsigned round = 0; round < ROUNDS; round++) {
-        uint64_t start = cpu_ns();
+        uint64_t start = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
         for (unsigned i = 0; i < READS; i++)
             if (co_root_read(root, random_below(&random, span / 4096) * 4096, list, 0) < 0)
                 abort();
-        cost[round] = (double)(cpu_ns() - start) / READS;
-        for (unsigned i = round; i && cost[i] < cost[i - 1]; i--) {
-            double swap = cost[i];
-            cost[i] = cost[i - 1];
-            cost[i - 1] = swap;
-        }
+        cost[round] = (double)(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - start) / READS;
     }
-    *ret_spread = cost[ROUNDS - 1] - cost[0];
-    return cost[ROUNDS / 2];
+    struct rounds all = rounds_of(cost, ROUNDS);
+    *ret_spread = all.most - all.least;
+    return all.median;
 }
 
 static void measure(const char *text)
 {
-    uint64_t start = cpu_ns();
+    uint64_t start = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
     struct block_node *node = open_text(text, 0);
-    double open_ms = (double)(cpu_ns() - start) / 1e6, spread, data_spread;
+    double open_ms = (double)(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - start) / 1e6, spread, data_spread;
     struct block_root *root = block_root_new(node, &(struct block_root_options){.read_only = true});
     if (!root)
         abort();

@@ -9,7 +9,7 @@
 #include "base/random.h"
 #include "drivers/drivers.h"
 #include "format/qcow2/qcow2.h"
-#include <time.h>
+#include "bench/rounds.h"
 
 #define ROUNDS  11
 #define LOOKUPS 200000
@@ -22,24 +22,10 @@ struct result {
     double round[ROUNDS];
 };
 
-static uint64_t cpu_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void print(const char *what, struct result *r)
 {
-    qsort(r->round, ROUNDS, sizeof(r->round[0]), by_size);
-    printf("%-36s %8.1f ns of CPU  (%.1f to %.1f)\n", what, r->round[ROUNDS / 2], r->round[0],
-           r->round[ROUNDS - 1]);
+    struct rounds all = rounds_of(r->round, ROUNDS);
+    printf("%-36s %8.1f ns of CPU  (%.1f to %.1f)\n", what, all.median, all.least, all.most);
 }
 
 static void must(int result, const struct hws_error *err)
@@ -65,7 +51,7 @@ static double co_lookups(struct block_node *node)
 {
     struct qcow2 *q = qcow2_of(node);
     struct random r = random_seed(1);
-    uint64_t start = cpu_ns(), sum = 0;
+    uint64_t start = cpu_ns(CLOCK_THREAD_CPUTIME_ID), sum = 0;
     for (unsigned i = 0; i < LOOKUPS; i++) {
         struct qcow2_extent e;
         if (qcow2_co_map_lock(q, random_below(&r, BYTES / 4096) * 4096, 4096, &e) < 0)
@@ -73,21 +59,21 @@ static double co_lookups(struct block_node *node)
         sum += e.host;
         rt_mutex_unlock(&q->lock);
     }
-    return sum ? (double)(cpu_ns() - start) / LOOKUPS : 0;
+    return sum ? (double)(cpu_ns(CLOCK_THREAD_CPUTIME_ID) - start) / LOOKUPS : 0;
 }
 
 static double co_reads(struct block_node *node)
 {
     static char buffer[4096] __attribute__((aligned(4096)));
     struct random r = random_seed(2);
-    uint64_t start = cpu_ns();
+    uint64_t start = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
     for (unsigned i = 0; i < READS; i++) {
         struct iovec iov;
         if (co_block_read(node, random_below(&r, BYTES / 4096) * 4096,
                           sgl_one(&iov, buffer, sizeof(buffer)), 0) < 0)
             exit(1);
     }
-    return (double)(cpu_ns() - start) / READS;
+    return (double)(cpu_ns(CLOCK_THREAD_CPUTIME_ID) - start) / READS;
 }
 
 static void co_bench(void *arg)

@@ -10,7 +10,7 @@
 #include "block/block.h"
 #include "drivers/drivers.h"
 #include "rt/sync.h"
-#include <time.h>
+#include "bench/rounds.h"
 
 #define ROUNDS  5
 #define WRITERS 32
@@ -30,24 +30,11 @@ struct writer {
     uint64_t seed;
 };
 
-static uint64_t cpu_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void print(const char *image, const char *what, struct result *r)
 {
-    qsort(r->round, ROUNDS, sizeof(r->round[0]), by_size);
-    printf("%-22s %-14s %8.0f ns of CPU  (%.0f to %.0f)\n", image, what, r->round[ROUNDS / 2],
-           r->round[0], r->round[ROUNDS - 1]);
+    struct rounds all = rounds_of(r->round, ROUNDS);
+    printf("%-22s %-14s %8.0f ns of CPU  (%.0f to %.0f)\n", image, what, all.median, all.least,
+           all.most);
 }
 
 static void must(int result, const struct hws_error *err)
@@ -75,7 +62,7 @@ static double co_writes(struct block_node *node)
 {
     struct writer writer[WRITERS];
     struct co_group group;
-    uint64_t start = cpu_ns();
+    uint64_t start = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
     co_group_init(&group);
     co_group_add(&group, WRITERS);
     for (unsigned i = 0; i < WRITERS; i++) {
@@ -85,7 +72,7 @@ static double co_writes(struct block_node *node)
     }
     co_group_wait(&group);
     co_group_destroy(&group);
-    return (double)(cpu_ns() - start) / (WRITERS * WRITES);
+    return (double)(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - start) / (WRITERS * WRITES);
 }
 
 static void co_image(const char *name, const char *extended)

@@ -9,8 +9,8 @@
 #include "rt/rt.h"
 #include "rt/sync.h"
 #include "base/random.h"
+#include "bench/rounds.h"
 #include <sys/resource.h>
-#include <time.h>
 
 #define FILE_BYTES (16 * MiB)
 #define READS      60000
@@ -23,13 +23,6 @@ struct reader {
     unsigned reads;
     uint64_t seed;
 };
-
-static uint64_t cpu_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
 
 static void fail(const char *what, int result)
 {
@@ -64,7 +57,7 @@ static void co_depth(struct rt_file *file, unsigned depth, const char *what)
     struct reader readers[64];
     co_group_init(&group);
     co_group_add(&group, depth);
-    uint64_t wall = rt_now_ns(), busy = cpu_ns();
+    uint64_t wall = rt_now_ns(), busy = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
     uint64_t calls = rt_queue_counters(NULL).system_calls;
     for (unsigned i = 0; i < depth; i++) {
         readers[i] = (struct reader){file, &group, READS / depth, i};
@@ -72,7 +65,7 @@ static void co_depth(struct rt_file *file, unsigned depth, const char *what)
             fail("spawn", -ENOMEM);
     }
     co_group_wait(&group);
-    print(what, rt_now_ns() - wall, cpu_ns() - busy,
+    print(what, rt_now_ns() - wall, cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - busy,
           (double)(rt_queue_counters(NULL).system_calls - calls) / READS);
     co_group_destroy(&group);
 }
@@ -81,13 +74,13 @@ static void plain(struct rt_file *file)
 {
     struct random random = random_seed(1);
     char block[BLOCK];
-    uint64_t wall = rt_now_ns(), busy = cpu_ns();
+    uint64_t wall = rt_now_ns(), busy = cpu_ns(CLOCK_PROCESS_CPUTIME_ID);
     for (unsigned i = 0; i < READS; i++) {
         uint64_t at = random_below(&random, FILE_BYTES / BLOCK) * BLOCK;
         if (pread(rt_file_fd(file), block, BLOCK, (off_t)at) != BLOCK)
             fail("pread", -errno);
     }
-    print("pread(2)", rt_now_ns() - wall, cpu_ns() - busy, 1);
+    print("pread(2)", rt_now_ns() - wall, cpu_ns(CLOCK_PROCESS_CPUTIME_ID) - busy, 1);
 }
 
 static void co_main(void *arg)

@@ -8,7 +8,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "rt/co.h"
-#include <time.h>
+#include "bench/rounds.h"
 
 #define ROUNDS   21
 #define SWITCHES 400000
@@ -18,25 +18,10 @@ struct result {
     double round[ROUNDS];
 };
 
-/* Of this thread: others that take the processor away do not count. */
-static uint64_t cpu_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static void print(const char *what, struct result *r)
 {
-    qsort(r->round, ROUNDS, sizeof(r->round[0]), by_size);
-    printf("%-32s %6.2f ns  (%.2f to %.2f)\n", what, r->round[ROUNDS / 2], r->round[0],
-           r->round[ROUNDS - 1]);
+    struct rounds all = rounds_of(r->round, ROUNDS);
+    printf("%-32s %6.2f ns  (%.2f to %.2f)\n", what, all.median, all.least, all.most);
 }
 
 static void co_partner(void *arg)
@@ -56,10 +41,10 @@ static void co_measure(void *arg)
             abort();
     co_yield ();
     for (unsigned i = 0; i < ROUNDS; i++) {
-        uint64_t start = cpu_ns();
+        uint64_t start = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
         for (unsigned n = 0; n < SWITCHES / all; n++)
             co_yield (); /* each of the others runs, then we again */
-        r->round[i] = (double)(cpu_ns() - start) / (SWITCHES / all * all);
+        r->round[i] = (double)(cpu_ns(CLOCK_THREAD_CPUTIME_ID) - start) / (SWITCHES / all * all);
     }
     done = true;
     co_yield ();
@@ -78,10 +63,10 @@ static void measure_bare(struct result *r)
     static _Alignas(64) char stack[64 * 1024];
     co_context_init(&there, stack, sizeof(stack), bounce, NULL);
     for (unsigned i = 0; i < ROUNDS; i++) {
-        uint64_t start = cpu_ns();
+        uint64_t start = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
         for (unsigned n = 0; n < SWITCHES / 2; n++)
             co_context_switch(&here, &there);
-        r->round[i] = (double)(cpu_ns() - start) / SWITCHES;
+        r->round[i] = (double)(cpu_ns(CLOCK_THREAD_CPUTIME_ID) - start) / SWITCHES;
     }
 }
 
