@@ -8,6 +8,7 @@
  */
 #include "cli/command.h"
 #include "cli/output.h"
+#include <sys/resource.h>
 
 extern const struct cli_command cli_create_command, cli_info_command, cli_check_command,
     cli_map_command, cli_resize_command, cli_snapshot_command, cli_attach_command,
@@ -81,8 +82,19 @@ static int close_output(int exit_code)
     return out_error(NULL, exit_code ? exit_code : CLI_FAILED, &err);
 }
 
+/* A chain of images needs a descriptor a layer, and the usual soft limit is 1024. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 int main(int argc, char **argv)
 {
+    raise_descriptor_limit();
     if (argc < 2) {
         cli_help(NULL, stderr);
         return CLI_USAGE;

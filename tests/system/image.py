@@ -4,6 +4,7 @@ and their exit codes. qemu-img is the oracle where it is installed.
 """
 import json
 import os
+import resource
 import shutil
 import subprocess
 from lib import Skip, hawser, main, need_tool, run
@@ -78,6 +79,16 @@ def test_info_tells_the_whole_chain():
     assert [os.path.basename(layer["filename"]) for layer in chain] == ["c.qcow2", "b.qcow2", "a.qcow2"]
     human = hawser("info", "--backing-chain", "c.qcow2").out
     assert human.count("image:") == 3 and "1 GiB" in human
+
+
+def test_a_chain_longer_than_the_soft_limit_of_descriptors():
+    hawser("create", "-o", "cluster_size=512,extended_l2=off", "0.qcow2", "1M")
+    for layer in range(1, 80):
+        hawser("create", "-o", "cluster_size=512,extended_l2=off", "-b", f"{layer - 1}.qcow2", "-F", "qcow2",
+               f"{layer}.qcow2")
+    limits = lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 4096))
+    chain = hawser("info", "--output=json", "--backing-chain", "79.qcow2", preexec_fn=limits).json()
+    assert len(chain) == 80
 
 
 def test_info_of_raw_says_that_raw_must_be_said():
