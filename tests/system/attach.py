@@ -383,10 +383,11 @@ def test_an_idle_engine_sleeps_and_is_small():
         return total
     before = switches()
     time.sleep(2)
-    assert switches() - before < 10, "an idle engine wakes up"
+    woke = switches() - before
     private = sum(int(line.split()[1]) for line in open(f"/proc/{told['pid']}/smaps_rollup")
                   if line.startswith(("Private_Clean:", "Private_Dirty:")))
     sanitized = any(name in open(HAWSER, "rb").read() for name in (b"__asan_init", b"__tsan_init"))
+    assert sanitized or woke < 10, "an idle engine wakes up"  # ThreadSanitizer has a thread that does
     assert sanitized or private <= 3072, f"{private} KiB"
     hawser("detach", "disk")
 
