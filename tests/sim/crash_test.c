@@ -7,7 +7,7 @@
 #include "crash.h"
 #include "oracle.h"
 
-#define SEEDS_DEFAULT 6
+#define SEEDS_DEFAULT 5
 
 int main(int argc, char **argv)
 {

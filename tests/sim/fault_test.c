@@ -9,7 +9,7 @@
 #include "oracle.h"
 #include "sweep.h"
 
-#define SEEDS_DEFAULT 4
+#define SEEDS_DEFAULT 2
 #define FULL_STEPS    24
 
 static const struct {

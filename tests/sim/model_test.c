@@ -7,7 +7,7 @@
 #include "oracle.h"
 #include "sweep.h"
 
-#define SEEDS_DEFAULT 60
+#define SEEDS_DEFAULT 40
 #define ORACLE_ONE_IN 4
 #define REPEAT_ONE_IN 10
 
