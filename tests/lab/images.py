@@ -54,14 +54,15 @@ def missing(kernel):
         return "qemu-system-x86_64 is not installed (tools/install-deps lab)"
     if os.path.isdir(folder(kernel)):
         return None
-    if not mirror():
-        return "apt has no Debian mirror to make the lab's images from"
-    return None
-
-
-def mirror():
     told = subprocess.run([os.path.join(RECIPE, "mirror")], capture_output=True, text=True)
-    return told.stdout.strip() if told.returncode == 0 else None
+    if told.returncode != 0:
+        return "apt has no Debian mirror to make the lab's images from"
+    url = f"{told.stdout.strip().rstrip('/')}/dists/{SUITES[kernel]}/InRelease"
+    with tempfile.TemporaryDirectory() as scratch:
+        # As apt would: with its proxies.
+        got = subprocess.run(["/usr/lib/apt/apt-helper", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::Retries=1",
+                              "download-file", url, os.path.join(scratch, "InRelease")], capture_output=True)
+    return None if got.returncode == 0 else f"the Debian mirror cannot be reached: {url}"
 
 
 @contextlib.contextmanager
