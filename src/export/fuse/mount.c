@@ -149,18 +149,28 @@ static int unmount_blocking(void *arg)
     return 0;
 }
 
+/* fusectl as a mount of nobody's name space, where the system has not mounted it itself. */
+static int open_fusectl(void)
+{
+    autofd int context = fsopen("fusectl", FSOPEN_CLOEXEC);
+    if (context < 0 || fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+        return -1;
+    return fsmount(context, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+}
+
 /* The kernel's own list of connections, by the device number of the mount. */
 static int abort_blocking(void *arg)
 {
     struct mount_work *w = arg;
-    char path[64];
-    snprintf(path, sizeof(path), "/sys/fs/fuse/connections/%u/abort", minor(w->device_id));
-    autofd int fd = open(path, O_WRONLY | O_CLOEXEC);
+    char name[32];
+    snprintf(name, sizeof(name), "%u/abort", minor(w->device_id));
+    autofd int fusectl = open_fusectl();
+    autofd int fd = fusectl < 0 ? -1 : openat(fusectl, name, O_WRONLY | O_CLOEXEC);
     if (fd < 0 || write(fd, "1", 1) != 1)
         return hws_fail_errno(w->err, errno,
-                              "%s: unmounted, but still open somewhere, and %s cannot be written "
-                              "(is fusectl mounted?)",
-                              w->path, path);
+                              "%s: unmounted, but still open somewhere, and its connection (%s of "
+                              "fusectl) cannot be aborted",
+                              w->path, name);
     return 0;
 }
 
