@@ -38,7 +38,7 @@ struct block_driver;
 /** Virtual sizes end at the largest offset that the kernel takes. */
 #define BLOCK_SIZE_MAX ((uint64_t)INT64_MAX & ~(uint64_t)4095)
 
-/* ---- opening ------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 /* Cache modes, as qemu's: how a root treats flushes, how the backend opens its file. */
 enum block_cache {
@@ -102,7 +102,7 @@ int co_block_close(struct block_node *node, struct hws_error *err);
 
 struct block_node *block_ref(struct block_node *node);
 
-/* ---- what a node is ------------------------------------------------------------------------ */
+/* ---- what a node is ---- */
 
 enum block_role { BLOCK_FILE, BLOCK_BACKING, BLOCK_DATA, BLOCK_ROLES };
 
@@ -120,7 +120,7 @@ struct block_node *block_child(const struct block_node *node, enum block_role ro
  */
 HWS_MUST_CHECK int co_block_info(struct block_node *node, json_t **ret, struct hws_error *err);
 
-/* ---- requests on a node ---------------------------------------------------------------------- */
+/* ---- requests on a node ---- */
 
 enum block_request_flags {
     BLOCK_FUA = 1 << 0,         /* durable before it completes */
@@ -181,8 +181,7 @@ HWS_MUST_CHECK int co_block_copy_range(struct block_node *from, uint64_t from_of
 HWS_MUST_CHECK int co_block_resize(struct block_node *node, uint64_t size_bytes,
                                    struct hws_error *err);
 
-/* ---- making and checking images ----------------------------------------------------------------
- */
+/* ---- making and checking images ---- */
 
 /**
  * Makes an image: @options {"driver": "qcow2", "file": {...}, "size": ..., option: value}. Existing
@@ -207,8 +206,7 @@ struct block_check {
 HWS_MUST_CHECK int co_block_check(struct block_node *node, unsigned repair,
                                   struct block_check *check, struct hws_error *err);
 
-/* ---- drivers ------------------------------------------------------------------------------------
- */
+/* ---- drivers ---- */
 
 /**
  * Hands the table of all drivers to the core, once, at the start of the program and before anything
@@ -220,8 +218,7 @@ void block_drivers_register(const struct block_driver *const *table);
 const struct block_driver *const *block_drivers(void);
 const struct block_driver *block_driver_find(const char *name);
 
-/* ---- roots
- * ----------------------------------------------------------------------------------------- */
+/* ---- roots ---- */
 
 enum block_op {
     BLOCK_OP_READ,

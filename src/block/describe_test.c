@@ -104,8 +104,7 @@ static void json_is_bounded_in_depth_and_size(void **state)
     assert_true(strncmp(flat, "{\"driver\"", 9) == 0);
 }
 
-/* ---- policy
- * ---------------------------------------------------------------------------------------- */
+/* ---- policy ---- */
 
 /* "path in folder", "as written", or "refused". To be freed. */
 static char *resolved(const char *const *allow, const char *naming, const char *name)

@@ -31,8 +31,7 @@ struct place {
 static int co_open_tree(const struct place *place, const json_t *description, unsigned flags,
                         struct block_node **ret, struct hws_error *err);
 
-/* ---- one node ---------------------------------------------------------------------------------
- */
+/* ---- one node ---- */
 
 static struct block_core *new_core(const struct place *place)
 {
@@ -144,8 +143,7 @@ static int call_open(struct block_node *node, const json_t *description, struct 
     return r;
 }
 
-/* ---- children ----------------------------------------------------------------------------------
- */
+/* ---- children ---- */
 
 /* What the file below a node is opened with. */
 static unsigned flags_below(const struct block_driver *driver, unsigned flags)
@@ -204,8 +202,7 @@ static int co_open_given(struct block_node *node, const json_t *description, uns
     return r;
 }
 
-/* ---- probing -----------------------------------------------------------------------------------
- */
+/* ---- probing ---- */
 
 /* The format of an open file, NULL where nothing knows it. Raw has no header and is never found. */
 static int co_probe(struct block_node *file, const struct block_driver **ret, struct hws_error *err)
@@ -259,8 +256,7 @@ static int co_find_format(const struct place *place, const json_t *description, 
     return r;
 }
 
-/* ---- the tree of one image ---------------------------------------------------------------------
- */
+/* ---- the tree of one image ---- */
 
 static int find_driver(const json_t *description, const struct block_driver **ret,
                        struct hws_error *err)
@@ -312,8 +308,7 @@ static int co_open_tree(const struct place *place, const json_t *description, un
     return 0;
 }
 
-/* ---- files that images name
- * ---------------------------------------------------------------------- */
+/* ---- files that images name ---- */
 
 /* The innermost file of a node: the one whose folder relative names go by. */
 static const struct block_node *storage_of(const struct block_node *node)

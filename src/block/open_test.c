@@ -230,8 +230,7 @@ static void images_that_back_themselves_are_refused(void **state)
     test_run(check_loops, NULL);
 }
 
-/* ---- creation
- * -------------------------------------------------------------------------------------- */
+/* ---- creation ---- */
 
 static int create(const char *json, bool overwrite, struct hws_error *err)
 {
@@ -321,8 +320,7 @@ static void a_typing_error_makes_no_file(void **state)
     test_run(check_create_errors, NULL);
 }
 
-/* ---- info, corruption, budget
- * ------------------------------------------------------------------------ */
+/* ---- info, corruption, budget ---- */
 
 static void check_info(void *arg)
 {

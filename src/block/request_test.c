@@ -125,8 +125,7 @@ static void any_alignment_and_limit_gives_the_same_bytes(void **state)
         test_run(check_model, &cases[i]);
 }
 
-/* ---- writers that meet in one block -------------------------------------------------------------
- */
+/* ---- writers that meet in one block ---- */
 
 struct writer {
     struct block_node *node;
@@ -199,8 +198,7 @@ static void writers_that_share_a_block_do_not_undo_each_other(void **state)
     test_run(check_overlap, NULL);
 }
 
-/* ---- FUA and flush
- * -------------------------------------------------------------------------------- */
+/* ---- FUA and flush ---- */
 
 static void check_fua(void *arg)
 {
@@ -279,8 +277,7 @@ static void flushes_are_merged_and_failures_told_to_all(void **state)
     test_run(check_flush, NULL);
 }
 
-/* ---- zeroes and discard
- * ----------------------------------------------------------------------------- */
+/* ---- zeroes and discard ---- */
 
 static void check_zeroes(void *arg)
 {
@@ -327,8 +324,7 @@ static void zeroes_and_discards_are_cut_to_what_the_driver_takes(void **state)
     test_run(check_zeroes, NULL);
 }
 
-/* ---- chains
- * ------------------------------------------------------------------------------------------- */
+/* ---- chains ---- */
 
 static void make_chain(unsigned layers, size_t size)
 {

@@ -75,8 +75,7 @@ void root_tell_size(struct block_root *root, uint64_t old_size)
         root->on_resize(root->on_resize_arg, size);
 }
 
-/* ---- in and out --------------------------------------------------------------------------------
- */
+/* ---- in and out ---- */
 
 static void co_wait_for_undrain(struct block_root *root, struct root_lane *lane)
 {
@@ -139,8 +138,7 @@ static inline int leave(struct block_root *root, struct ticket ticket, enum bloc
     return result;
 }
 
-/* ---- requests
- * ------------------------------------------------------------------------------------ */
+/* ---- requests ---- */
 
 int co_root_read(struct block_root *root, uint64_t offset, struct sgl buffer, unsigned flags)
 {

@@ -104,8 +104,7 @@ static void discard_detect_zeroes_and_read_only_modes_hold(void **state)
     test_run(check_modes, NULL);
 }
 
-/* ---- drain
- * ------------------------------------------------------------------------------------------ */
+/* ---- drain ---- */
 
 struct user {
     struct block_root *root;
@@ -161,8 +160,7 @@ static void a_drain_stops_requests_and_lets_them_go_on(void **state)
     test_run(check_drain, NULL);
 }
 
-/* ---- push and replace
- * -------------------------------------------------------------------------------- */
+/* ---- push and replace ---- */
 
 static struct block_node *open_overlay(const char *name, size_t size)
 {
@@ -247,8 +245,7 @@ static void a_push_that_fails_leaves_the_chain_as_it_was(void **state)
     test_run(check_push_errors, NULL);
 }
 
-/* ---- resize and statistics
- * ---------------------------------------------------------------------------- */
+/* ---- resize and statistics ---- */
 
 static void note_size(void *arg, uint64_t size)
 {
@@ -306,8 +303,7 @@ static void statistics_count_every_request_once(void **state)
     test_run(check_stats, NULL);
 }
 
-/* ---- several threads
- * ------------------------------------------------------------------------------------ */
+/* ---- several threads ---- */
 
 #define THREADS  4
 #define REQUESTS 2000
@@ -369,8 +365,7 @@ static void check_threads(void *arg)
     assert_int_equal(co_block_root_free(root, NULL), 0);
 }
 
-/* ---- several threads read a chain that grows ----------------------------------------------------
- */
+/* ---- several threads read a chain that grows ---- */
 
 #define PUSHES 12
 

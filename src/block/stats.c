@@ -6,8 +6,7 @@
 #include "block/root.h"
 #include <pthread.h>
 
-/* ---- numbers of threads ------------------------------------------------------------------------
- */
+/* ---- numbers of threads ---- */
 
 static pthread_mutex_t numbers_guard = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t numbers_used; /* one bit a number; the last number is shared and never taken */
@@ -71,8 +70,7 @@ struct root_lane *root_lane(struct block_root *root)
     return likely(lane) ? lane : make_lane(root, number);
 }
 
-/* ---- sums
- * ---------------------------------------------------------------------------------------- */
+/* ---- sums ---- */
 
 void block_root_histogram(const struct block_root *root, enum block_op op,
                           uint64_t ret_count[HISTOGRAM_BUCKETS])

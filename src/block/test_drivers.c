@@ -66,8 +66,7 @@ static void grow(struct test_disk *disk, size_t size)
         disk->size = size;
 }
 
-/* ---- file
- * ----------------------------------------------------------------------------------------- */
+/* ---- file ---- */
 
 struct file_options {
     char *filename;
@@ -279,8 +278,7 @@ static const struct block_driver file_driver = {
     .co_set_read_only = co_file_set_read_only,
 };
 
-/* ---- raw and pass
- * ------------------------------------------------------------------------------------ */
+/* ---- raw and pass ---- */
 
 static int co_raw_open(struct block_node *node, const void *options, struct hws_error *err)
 {
@@ -318,8 +316,7 @@ static const struct block_driver pass_driver = {
     .co_write = co_raw_write,
 };
 
-/* ---- layer
- * --------------------------------------------------------------------------------------------- */
+/* ---- layer ---- */
 
 #define SECTOR 512u
 

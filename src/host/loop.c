@@ -44,8 +44,7 @@ static int open_number(int number, int flags)
     return fd < 0 ? -errno : fd;
 }
 
-/* ---- attach
- * -------------------------------------------------------------------------------------- */
+/* ---- attach ---- */
 
 static void fill_config(const struct loop_options *options, int file_fd, struct loop_config *config)
 {
@@ -158,8 +157,7 @@ void loop_device_close(struct loop_device *device)
     device->fd = -1;
 }
 
-/* ---- detach
- * -------------------------------------------------------------------------------------- */
+/* ---- detach ---- */
 
 static int busy(const struct loop_device *device, struct hws_error *err)
 {
@@ -224,8 +222,7 @@ int co_loop_detach(struct loop_device *device, struct hws_error *err)
     return r;
 }
 
-/* ---- resize
- * -------------------------------------------------------------------------------------- */
+/* ---- resize ---- */
 
 static int resize_blocking(void *arg)
 {

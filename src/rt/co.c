@@ -49,7 +49,7 @@ static _Thread_local struct scheduler {
     void *tsan_fiber;
 } scheduler;
 
-/* ---- annotations --------------------------------------------------------------------------- */
+/* ---- annotations ---- */
 
 /* Around a switch: leave() on the old stack, arrive() on the new one. */
 static inline void leave(void **fake_stack, const void *stack, size_t bytes, void *tsan_fiber)
@@ -95,7 +95,7 @@ static void unregister_stack(struct co *co)
 #endif
 }
 
-/* ---- stacks -------------------------------------------------------------------------------- */
+/* ---- stacks ---- */
 
 static struct co *map_stack(size_t stack_bytes)
 {
@@ -152,7 +152,7 @@ static void recycle(struct rt_queue *q, struct co *co)
     q->stacks_free++;
 }
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 static void co_main(void *arg)
 {

@@ -12,7 +12,7 @@
 
 #include "rt/ops.h"
 
-/* ---- the switch ---------------------------------------------------------------------------- */
+/* ---- the switch ---- */
 
 /* Where a flow of control rests: its stack pointer, callee-saved registers pushed on its stack. */
 struct co_context {
@@ -26,7 +26,7 @@ void co_context_init(struct co_context *context, void *stack, size_t stack_bytes
 /** Saves the running flow in @from and goes on in @to. */
 void co_context_switch(struct co_context *from, struct co_context *to);
 
-/* ---- coroutines ---------------------------------------------------------------------------- */
+/* ---- coroutines ---- */
 
 enum co_state { CO_RUNNABLE, CO_RUNNING, CO_SUSPENDED, CO_ENDED };
 

@@ -8,7 +8,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 
-/* ---- order --------------------------------------------------------------------------------- */
+/* ---- order ---- */
 
 static char trace[256];
 
@@ -114,7 +114,7 @@ TEST(timers_fire_by_deadline)
     CHECK(strcmp(trace, "abcd") == 0);
 }
 
-/* ---- stacks -------------------------------------------------------------------------------- */
+/* ---- stacks ---- */
 
 #define MANY 2000
 
@@ -231,7 +231,7 @@ TEST(an_idle_queue_gives_its_stacks_back)
 }
 #endif
 
-/* ---- several queues ------------------------------------------------------------------------ */
+/* ---- several queues ---- */
 
 static struct rt_queue *start_queue(const char *name)
 {
@@ -359,7 +359,7 @@ TEST(threads_without_a_queue_may_spawn)
     CHECK_EQUAL(f.count, 600);
 }
 
-/* ---- work ---------------------------------------------------------------------------------- */
+/* ---- work ---- */
 
 struct work_unit {
     int input;

@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-/* ---- a scratch folder ---------------------------------------------------------------------- */
+/* ---- a scratch folder ---- */
 
 static char folder[64];
 
@@ -59,7 +59,7 @@ static struct rt_file *co_new_file(const char *name)
     return co_open_ok(name, O_RDWR | O_CREAT | O_TRUNC);
 }
 
-/* ---- transfers ----------------------------------------------------------------------------- */
+/* ---- transfers ---- */
 
 TEST(reads_stop_at_the_end_of_the_file)
 {
@@ -276,7 +276,7 @@ TEST(a_write_past_the_size_limit_fails)
     rt_file_close(f);
 }
 
-/* ---- direct I/O ---------------------------------------------------------------------------- */
+/* ---- direct I/O ---- */
 
 TEST(direct_io_works_at_the_alignment_that_it_reports)
 {
@@ -310,7 +310,7 @@ TEST(direct_io_works_at_the_alignment_that_it_reports)
     rt_file_close(f);
 }
 
-/* ---- opening ------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static int co_try(const char *path, int flags, const char *beneath, struct hws_error *err)
 {
@@ -393,7 +393,7 @@ TEST(opens_beneath_a_folder_cannot_leave_it)
     CHECK_EQUAL(co_try("no-such-folder/x", O_RDWR, "no-such-folder", &err), -ENOENT);
 }
 
-/* ---- the rest ------------------------------------------------------------------------------ */
+/* ---- the rest ---- */
 
 TEST(holes_sizes_and_seeks_agree)
 {

@@ -40,7 +40,7 @@ static int64_t perform(struct rt_io *io)
     return io->result;
 }
 
-/* ---- time and chance ----------------------------------------------------------------------- */
+/* ---- time and chance ---- */
 
 /* A thread that serves no queue (a worker, the program's own) has the kernel's time and chance. */
 uint64_t rt_clock_ns(void)
@@ -76,7 +76,7 @@ int co_work(int (*fn)(void *arg), void *arg)
     return (int)perform(&io);
 }
 
-/* ---- transfers ----------------------------------------------------------------------------- */
+/* ---- transfers ---- */
 
 /* The next operation's worth of @list, from its front: the caller's own array where it fits
  * exactly, else a copy of some pieces in @inline_iov, cut so that what follows stays aligned. */
@@ -155,7 +155,7 @@ int co_pwrite(struct rt_file *file, uint64_t offset, struct sgl buffer, int flag
     return (size_t)done == buffer.length ? 0 : -ENOSPC;
 }
 
-/* ---- the rest of a file -------------------------------------------------------------------- */
+/* ---- the rest of a file ---- */
 
 int co_fdatasync(struct rt_file *file)
 {
@@ -247,8 +247,7 @@ int rt_file_lock_test(struct rt_file *file, uint64_t start, uint64_t length)
     return file->ops->file_lock_test(file, start, length);
 }
 
-/* ---- descriptors that are not files
- * --------------------------------------------------------------- */
+/* ---- descriptors that are not files ---- */
 
 struct poll_timer {
     struct timer timer;
@@ -330,7 +329,7 @@ int co_uring_command(struct rt_file *file, uint32_t opcode, const void *command,
     return (int)perform(&io);
 }
 
-/* ---- buffers ------------------------------------------------------------------------------- */
+/* ---- buffers ---- */
 
 void rt_buffers_register(const struct iovec *buffers, unsigned count)
 {

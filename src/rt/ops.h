@@ -184,7 +184,7 @@ struct rt_queue {
     } count;
 };
 
-/* ---- for implementations ------------------------------------------------------------------- */
+/* ---- for implementations ---- */
 
 /** Puts @options (may be NULL) with defaults filled in, and @ops, into a zeroed @rt. */
 void rt_init(struct rt *rt, const struct rt_ops *ops, const struct rt_options *options);
@@ -203,7 +203,7 @@ static inline void rt_count(_Atomic uint64_t *counter, uint64_t more)
                           memory_order_relaxed);
 }
 
-/* ---- steps of a scheduler, for ops->serve -------------------------------------------------- */
+/* ---- steps of a scheduler, for ops->serve ---- */
 
 /** The calling thread serves @q from here (NULL: none). @return the queue that it served before. */
 struct rt_queue *queue_enter(struct rt_queue *q);

@@ -79,7 +79,7 @@ bool co_on_queue(const struct rt_queue *q)
     return current == q;
 }
 
-/* ---- mailbox ------------------------------------------------------------------------------- */
+/* ---- mailbox ---- */
 
 void queue_post(struct rt_queue *q, struct rt_mail *mail)
 {
@@ -119,7 +119,7 @@ void queue_settle(struct rt_queue *q)
     queue_deliver(q);
 }
 
-/* ---- coroutines ---------------------------------------------------------------------------- */
+/* ---- coroutines ---- */
 
 static void make_runnable(struct rt_queue *q, struct co *co)
 {
@@ -204,7 +204,7 @@ void rt_io_complete(struct rt_io *io, int64_t result)
     co_wake(io->co);
 }
 
-/* ---- time ---------------------------------------------------------------------------------- */
+/* ---- time ---- */
 
 struct sleeper {
     struct timer timer;
@@ -238,7 +238,7 @@ uint64_t queue_next_timer_ns(const struct rt_queue *q)
     return q->timers.root ? q->timers.root->deadline_ns : RT_FOREVER;
 }
 
-/* ---- the loop ------------------------------------------------------------------------------ */
+/* ---- the loop ---- */
 
 struct rt_queue *queue_enter(struct rt_queue *q)
 {
@@ -312,7 +312,7 @@ static void serve(struct rt_queue *q)
     }
 }
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 static struct rt_queue *queue_new(struct rt *rt, const char *name)
 {

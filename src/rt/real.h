@@ -9,7 +9,7 @@
 
 #include "rt/co.h"
 
-/* ---- files (real_file.c) ------------------------------------------------------------------- */
+/* ---- files (real_file.c) ---- */
 
 /* Queues of a process that may register files with their rings; others use descriptors. */
 #define REAL_FILE_RINGS 16
@@ -44,7 +44,7 @@ void real_file_close(struct rt_file *file);
 int real_file_lock(struct rt_file *file, uint64_t start, uint64_t length, enum rt_lock lock);
 int real_file_lock_test(struct rt_file *file, uint64_t start, uint64_t length);
 
-/* ---- workers (workers.c) ------------------------------------------------------------------- */
+/* ---- workers (workers.c) ---- */
 
 struct workers {
     pthread_mutex_t mutex;
@@ -66,7 +66,7 @@ void workers_fini(struct workers *workers);
 /** Hands @io to a worker, which performs and completes it. As rt_ops.submit. */
 bool workers_submit(struct workers *workers, struct rt_io *io);
 
-/* ---- the two implementations --------------------------------------------------------------- */
+/* ---- the two implementations ---- */
 
 struct rt_real {
     struct rt rt;

@@ -22,7 +22,7 @@
 
 #define OPEN_ATTEMPTS         16
 
-/* ---- opening ------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 /* A read of @alignment bytes at that offset tells whether the file system minds: checked before
  * anything is read, and harmless. */
@@ -229,7 +229,7 @@ void real_file_close(struct rt_file *file)
     free(f);
 }
 
-/* ---- locks --------------------------------------------------------------------------------- */
+/* ---- locks ---- */
 
 int real_file_lock(struct rt_file *file, uint64_t start, uint64_t length, enum rt_lock lock)
 {
@@ -255,7 +255,7 @@ int real_file_lock_test(struct rt_file *file, uint64_t start, uint64_t length)
     return fl.l_type == F_UNLCK ? 0 : -EAGAIN;
 }
 
-/* ---- operations ---------------------------------------------------------------------------- */
+/* ---- operations ---- */
 
 static int64_t failed_or(int64_t result)
 {

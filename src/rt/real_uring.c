@@ -20,7 +20,7 @@
 /* user_data that is no struct rt_io */
 enum { DATA_NONE, DATA_KICK, DATA_SMALLEST_POINTER };
 
-/* ---- setting up ---------------------------------------------------------------------------- */
+/* ---- setting up ---- */
 
 /* @ret_features may be NULL. */
 static int ring_init(struct io_uring *ring, unsigned entries, unsigned flags,
@@ -99,7 +99,7 @@ static int queue_init(struct rt_queue *q)
     return 0;
 }
 
-/* ---- completions --------------------------------------------------------------------------- */
+/* ---- completions ---- */
 
 static void reap(struct uring_queue *u)
 {
@@ -199,7 +199,7 @@ static void queue_fini(struct rt_queue *q)
     free(u);
 }
 
-/* ---- submitting ---------------------------------------------------------------------------- */
+/* ---- submitting ---- */
 
 static void prepare_transfer(const struct uring_queue *u, struct io_uring_sqe *sqe,
                              const struct rt_io *io)

@@ -41,7 +41,7 @@ struct rt_options {
     bool uring_commands;  /* rings take 128-byte entries, so that co_uring_command() works */
 };
 
-/* ---- life ---------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 /**
  * Makes a runtime. @options may be NULL. Threads start only when used, so an idle one is cheap.
@@ -81,7 +81,7 @@ struct rt_queue *rt_self(void);
 /** The runtime of the calling queue thread. */
 struct rt *rt_current(void);
 
-/* ---- coroutines ---------------------------------------------------------------------------- */
+/* ---- coroutines ---- */
 
 /**
  * Starts a coroutine on @q (NULL: the calling queue). From its own queue thread it is put at the
@@ -105,7 +105,7 @@ void co_wake(struct co *co);
 /** Lets other runnable coroutines and completed I/O of this queue go first. */
 void co_yield (void);
 
-/* ---- time and chance ----------------------------------------------------------------------- */
+/* ---- time and chance ---- */
 
 /** Monotonic nanoseconds; simulated time in the simulator. */
 uint64_t rt_now_ns(void);
@@ -115,7 +115,7 @@ uint64_t rt_random_u64(void);
 
 void co_sleep_ns(uint64_t duration_ns);
 
-/* ---- work off the queue thread ------------------------------------------------------------- */
+/* ---- work off the queue thread ---- */
 
 /**
  * Runs @fn(@arg) on a worker thread and suspends until it returns. For heavy CPU work (compression,
@@ -125,7 +125,7 @@ void co_sleep_ns(uint64_t duration_ns);
  */
 int co_work(int (*fn)(void *arg), void *arg);
 
-/* ---- files --------------------------------------------------------------------------------- */
+/* ---- files ---- */
 
 struct rt_open {
     int flags;   /* O_RDONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_DIRECT; O_CLOEXEC is added */
@@ -202,7 +202,7 @@ HWS_MUST_CHECK int rt_file_lock(struct rt_file *file, uint64_t start, uint64_t l
 /** Would an exclusive lock by us conflict with somebody else's? @return 0, -EAGAIN, -errno. */
 HWS_MUST_CHECK int rt_file_lock_test(struct rt_file *file, uint64_t start, uint64_t length);
 
-/* ---- descriptors that are not files (real runtimes only) ----------------------------------- */
+/* ---- descriptors that are not files (real runtimes only) ---- */
 
 /** Suspends until @fd has one of @events (POLLIN, POLLOUT). @return events, or -errno. */
 HWS_MUST_CHECK int co_poll(int fd, unsigned events);
@@ -235,7 +235,7 @@ HWS_MUST_CHECK int co_uring_command(struct rt_file *file, uint32_t opcode, const
 void rt_buffers_register(const struct iovec *buffers, unsigned count);
 void rt_buffers_forget(void);
 
-/* ---- counters ------------------------------------------------------------------------------ */
+/* ---- counters ---- */
 
 struct rt_counters {
     uint64_t operations;   /* I/O operations submitted */

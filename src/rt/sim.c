@@ -26,8 +26,7 @@
 #define SIM_STACK_BYTES 0
 #endif
 
-/* ---- the loop -----------------------------------------------------------------------------------
- */
+/* ---- the loop ---- */
 
 static void deadlock(struct sim *sim)
 {
@@ -135,8 +134,7 @@ static void serve(struct rt_queue *main)
     sim->serving = false;
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------- */
+/* ---- the table ---- */
 
 static int queue_init(struct rt_queue *q)
 {
@@ -215,8 +213,7 @@ static const struct rt_ops sim_ops = {
     .file_lock_test = file_lock_test,
 };
 
-/* ---- life
- * -------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 /** Takes over @disk. */
 static struct rt *sim_new(const struct sim_options *options, struct sim_disk *disk)

@@ -18,8 +18,7 @@
 /* A change that covers more is torn at a few places, not at each of its sectors. */
 #define TORN_RUNS_MAX 64
 
-/* ---- carrying changes out
- * ------------------------------------------------------------------------- */
+/* ---- carrying changes out ---- */
 
 static void op_apply_part(const struct sim_op *op, struct sim_image *image, uint64_t from,
                           uint64_t to)
@@ -76,8 +75,7 @@ void sim_op_apply_torn(const struct sim_op *op, struct sim_image *image, struct 
     }
 }
 
-/* ---- a power cut
- * ------------------------------------------------------------------------------------- */
+/* ---- a power cut ---- */
 
 /* How a file's unsynced changes fare. */
 struct mood {
@@ -201,8 +199,7 @@ struct sim_disk *sim_disk_crash(const struct sim_disk *disk, struct random *rand
     return left;
 }
 
-/* ---- a killed program
- * --------------------------------------------------------------------------------- */
+/* ---- a killed program ---- */
 
 static void op_copy(const struct sim_op *op, struct sim_inode *to)
 {

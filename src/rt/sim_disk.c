@@ -6,8 +6,7 @@
 #include "rt/sim_disk_internal.h"
 #include <fcntl.h>
 
-/* ---- names ------------------------------------------------------------------------------------
- */
+/* ---- names ---- */
 
 static char *text_copy(const char *text, size_t length)
 {
@@ -164,8 +163,7 @@ void sim_disk_rename_complete(struct sim_disk *disk)
     sim_disk_rename_cancel(disk);
 }
 
-/* ---- disk and files ----------------------------------------------------------------------------
- */
+/* ---- disk and files ---- */
 
 struct sim_disk *sim_disk_new(void)
 {
@@ -241,8 +239,7 @@ uint64_t sim_disk_sequence(const struct sim_disk *disk)
     return disk->sequence;
 }
 
-/* ---- changes
- * -------------------------------------------------------------------------------------- */
+/* ---- changes ---- */
 
 struct sim_op *sim_op_begin(struct sim_inode *inode, enum sim_op_kind kind, uint64_t offset,
                             uint64_t length, struct sgl data)

@@ -59,8 +59,7 @@ struct sim_op {
     uint8_t *bytes;    /* SIM_OP_WRITE: what was in the buffer at submission */
 };
 
-/* ---- disk and names ----------------------------------------------------------------------------
- */
+/* ---- disk and names ---- */
 
 struct sim_disk *sim_disk_new(void);
 /** @disk may be NULL. @return NULL. */
@@ -85,8 +84,7 @@ void sim_disk_rename_cancel(struct sim_disk *disk);
 /** Bytes that the volatile images take up. */
 uint64_t sim_disk_allocated(const struct sim_disk *disk);
 
-/* ---- changes of a file
- * --------------------------------------------------------------------------- */
+/* ---- changes of a file ---- */
 
 /** @data is copied; empty unless @kind is SIM_OP_WRITE. */
 struct sim_op *sim_op_begin(struct sim_inode *inode, enum sim_op_kind kind, uint64_t offset,
@@ -117,8 +115,7 @@ void sim_inode_sync(struct sim_disk *disk, struct sim_inode *inode, uint64_t seq
  */
 void sim_inode_sync_failed(struct sim_inode *inode, uint64_t sequence, struct random *random);
 
-/* ---- ends of the world
- * ---------------------------------------------------------------------------- */
+/* ---- ends of the world ---- */
 
 /** The disk after a power cut, chosen by @random. @disk is left as it is. */
 struct sim_disk *sim_disk_crash(const struct sim_disk *disk, struct random *random);

@@ -47,8 +47,7 @@ static uint8_t byte_at(const struct sim_image *image, uint64_t offset)
     return byte;
 }
 
-/* ---- images
- * -------------------------------------------------------------------------------------- */
+/* ---- images ---- */
 
 static void images_hold_what_a_flat_array_would(void **state)
 {
@@ -112,8 +111,7 @@ static void copies_of_images_share_pages_but_not_changes(void **state)
     sim_image_clear(&b);
 }
 
-/* ---- names
- * --------------------------------------------------------------------------------------- */
+/* ---- names ---- */
 
 static void names_are_cleaned_and_held_to_folders(void **state)
 {
@@ -160,8 +158,7 @@ static void names_become_durable_with_a_sync_or_a_rename(void **state)
     sim_disk_free(disk);
 }
 
-/* ---- syncs and crashes
- * ------------------------------------------------------------------------------ */
+/* ---- syncs and crashes ---- */
 
 static void a_sync_covers_what_completed_before_it_began(void **state)
 {

@@ -72,8 +72,7 @@ static inline struct sim_file *sim_file_of(const struct rt_file *file)
     return container_of(file, struct sim_file, file);
 }
 
-/* ---- sim_io.c -----------------------------------------------------------------------------------
- */
+/* ---- sim_io.c ---- */
 
 /** ops->submit. */
 bool sim_io_submit(struct rt_queue *q, struct rt_io *io);

@@ -30,8 +30,7 @@ static const char *const op_names[] = {
     [RT_OP_UNLINK] = "unlink",       [RT_OP_WORK] = "work",
 };
 
-/* ---- record
- * -------------------------------------------------------------------------------------- */
+/* ---- record ---- */
 
 static void event_print(const struct sim_event *event)
 {
@@ -76,8 +75,7 @@ void sim_io_dump(const struct sim *sim)
         event_print(&sim->events[i % SIM_EVENTS_KEPT]);
 }
 
-/* ---- submission
- * ------------------------------------------------------------------------------------ */
+/* ---- submission ---- */
 
 static struct sgl io_data(const struct rt_io *io, uint64_t length)
 {
@@ -264,8 +262,7 @@ bool sim_io_submit(struct rt_queue *q, struct rt_io *io)
     return false;
 }
 
-/* ---- completion
- * ------------------------------------------------------------------------------------- */
+/* ---- completion ---- */
 
 static int64_t land_read(const struct sim_flight *flight, const struct sim_image *image)
 {

@@ -42,8 +42,7 @@ static ssize_t read_bytes(struct rt_file *file, uint64_t offset, void *bytes, si
     return co_pread(file, offset, sgl_one(&iov, bytes, length));
 }
 
-/* ---- a busy program ----------------------------------------------------------------------------
- */
+/* ---- a busy program ---- */
 
 struct busy {
     struct rt_file *file;
@@ -139,8 +138,7 @@ static void after_a_crash_every_operation_fails_and_the_program_ends(void **stat
     }
 }
 
-/* ---- a log writer: right, and deliberately wrong
- * ------------------------------------------------- */
+/* ---- a log writer: right, and deliberately wrong ---- */
 
 struct writer {
     bool flushes;    /* data are durable before the record that points to them is written */
@@ -217,8 +215,7 @@ static void crashes_find_a_missing_flush(void **state)
     assert_in_range(unsound_crashes(false), 1, 1000);
 }
 
-/* ---- files
- * ----------------------------------------------------------------------------------------- */
+/* ---- files ---- */
 
 static void files_main(void *arg)
 {
@@ -338,8 +335,7 @@ static void locks_belong_to_open_files(void **state)
     rt_free(rt);
 }
 
-/* ---- the scheduler
- * ------------------------------------------------------------------------------------ */
+/* ---- the scheduler ---- */
 
 static void forgotten_main(void *arg)
 {

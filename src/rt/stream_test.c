@@ -25,7 +25,7 @@ static struct rt_file *adopt(int fd)
     return file;
 }
 
-/* ---- streams ------------------------------------------------------------------------------- */
+/* ---- streams ---- */
 
 struct echo {
     struct rt_file *file;
@@ -203,7 +203,7 @@ TEST(bad_descriptors_are_refused)
     CHECK_EQUAL(co_poll(1 << 20, POLLIN), -EBADF);
 }
 
-/* ---- polls --------------------------------------------------------------------------------- */
+/* ---- polls ---- */
 
 TEST(polls_answer_events_or_time_out)
 {
@@ -260,8 +260,7 @@ TEST(timeouts_race_events)
     }
 }
 
-/* ---- commands -----------------------------------------------------------------------------------
- */
+/* ---- commands ---- */
 
 /* SOCKET_URING_OP_SIOCINQ, Linux 6.7: the bytes that a socket has for us. */
 #define COMMAND_BYTES_WAITING 0
@@ -307,7 +306,7 @@ static void commands_reach_the_descriptor(void **state)
     }
 }
 
-/* ---- which runtime ------------------------------------------------------------------------- */
+/* ---- which runtime ---- */
 
 #if defined(__x86_64__)
 #define THIS_ARCH AUDIT_ARCH_X86_64

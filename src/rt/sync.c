@@ -10,7 +10,7 @@
 #include "rt/sync.h"
 #include "rt/co.h"
 
-/* ---- rt_mutex ------------------------------------------------------------------------------ */
+/* ---- rt_mutex ---- */
 
 void rt_mutex_init(struct rt_mutex *m)
 {
@@ -36,7 +36,7 @@ void rt_mutex_unlock(struct rt_mutex *m)
     pthread_mutex_unlock(&m->mutex);
 }
 
-/* ---- co_waitq ------------------------------------------------------------------------------ */
+/* ---- co_waitq ---- */
 
 enum choice { WAITING, WOKEN, TIMED_OUT };
 
@@ -107,7 +107,7 @@ void co_waitq_wake_all(struct co_waitq *wq)
         co_waitq_wake_one(wq);
 }
 
-/* ---- co_mutex ------------------------------------------------------------------------------ */
+/* ---- co_mutex ---- */
 
 void co_mutex_init(struct co_mutex *m)
 {
@@ -158,7 +158,7 @@ void co_mutex_unlock(struct co_mutex *m)
     rt_mutex_unlock(&m->guard);
 }
 
-/* ---- co_group ------------------------------------------------------------------------------ */
+/* ---- co_group ---- */
 
 void co_group_init(struct co_group *g)
 {

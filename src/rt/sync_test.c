@@ -25,7 +25,7 @@ static void co_stop_queues(void)
         co_queue_stop(queues[i]);
 }
 
-/* ---- co_mutex ------------------------------------------------------------------------------ */
+/* ---- co_mutex ---- */
 
 struct counted {
     struct co_mutex mutex;
@@ -102,7 +102,7 @@ TEST(a_co_mutex_is_first_come_first_served)
     co_mutex_destroy(&f.mutex);
 }
 
-/* ---- timeouts ------------------------------------------------------------------------------ */
+/* ---- timeouts ---- */
 
 TEST(a_wait_that_nobody_ends_times_out)
 {
@@ -188,7 +188,7 @@ TEST(timeouts_race_wake_ups_without_losing_either)
     rt_mutex_destroy(&t.mutex);
 }
 
-/* ---- co_group ------------------------------------------------------------------------------ */
+/* ---- co_group ---- */
 
 static void co_ends_later(void *arg)
 {
@@ -227,7 +227,7 @@ TEST(a_group_has_many_waiters_and_can_be_used_again)
     co_group_destroy(&waiters);
 }
 
-/* ---- timers -------------------------------------------------------------------------------- */
+/* ---- timers ---- */
 
 static void never_fired(struct timer *timer)
 {

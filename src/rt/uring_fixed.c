@@ -29,7 +29,7 @@
 static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
 static struct rt_queue *rings[REAL_FILE_RINGS];
 
-/* ---- files --------------------------------------------------------------------------------- */
+/* ---- files ---- */
 
 static void empty_slot(struct uring_queue *u, unsigned slot)
 {
@@ -134,7 +134,7 @@ void uring_file_closing(struct real_file *f)
     pthread_mutex_unlock(&registry);
 }
 
-/* ---- registered buffers -------------------------------------------------------------------- */
+/* ---- registered buffers ---- */
 
 void uring_buffers_forget(struct rt_queue *q)
 {

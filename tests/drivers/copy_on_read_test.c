@@ -18,8 +18,7 @@
 #define UNITS        (DEVICE_BYTES / UNIT_BYTES)
 #define READ_WRITE   (BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE)
 
-/* ---- the layered format ------------------------------------------------------------------------
- */
+/* ---- the layered format ---- */
 
 struct layer {
     atomic_bool present[UNITS];
@@ -94,8 +93,7 @@ static const struct block_driver *const test_table[] = {
     &layer_driver, &mem_driver, &copy_on_read_filter, &error_filter, &delay_filter, NULL,
 };
 
-/* ---- tests -------------------------------------------------------------------------------------
- */
+/* ---- tests ---- */
 
 #define MEM "{\"driver\":\"mem\",\"size\":\"1M\"}"
 #define COUNTED_BACKING                                                                    \
@@ -193,8 +191,7 @@ static void a_copy_that_cannot_be_stored_does_not_fail_the_read(void **state)
     run_sim(1, read_with_full_disk, NULL);
 }
 
-/* ---- writes and copies at the same time
- * ---------------------------------------------------------- */
+/* ---- writes and copies at the same time ---- */
 
 #define WRITERS 3
 #define READERS 12 /* more than may copy at a time */

@@ -9,8 +9,7 @@
 #define READ_WRITE (BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE)
 #define MEM        "\"file\":{\"driver\":\"mem\",\"size\":\"1M\"}"
 
-/* ---- error -------------------------------------------------------------------------------------
- */
+/* ---- error ---- */
 
 static json_int_t counter(struct block_node *node, const char *object, const char *name)
 {
@@ -100,8 +99,7 @@ static void error_fails_what_its_rule_says(void **state)
     run_sim(1, inject_by_chance, NULL);
 }
 
-/* ---- delay -------------------------------------------------------------------------------------
- */
+/* ---- delay ---- */
 
 static uint64_t time_of_read(struct block_node *node)
 {
@@ -134,8 +132,7 @@ static void delay_waits_as_long_as_it_says(void **state)
     run_sim(1, wait_for_reads, NULL);
 }
 
-/* ---- log ---------------------------------------------------------------------------------------
- */
+/* ---- log ---- */
 
 static void log_requests(void *arg)
 {
@@ -185,8 +182,7 @@ static void log_writes_a_line_a_request(void **state)
     free(text);
 }
 
-/* ---- verify ------------------------------------------------------------------------------------
- */
+/* ---- verify ---- */
 
 static void quiet(enum log_level level, const char *line, void *arg)
 {

@@ -18,7 +18,6 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -31,8 +30,7 @@ static struct server_options options;
 static struct server server;
 static char folder[64], mount_path[96], target[96], image_path[96];
 
-/* ---- scaffolding
- * ----------------------------------------------------------------------------------- */
+/* ---- scaffolding ---- */
 
 static void make_file(const char *path)
 {
@@ -117,8 +115,7 @@ static void expect_zero(int fd, size_t length, off_t offset)
     free(zero);
 }
 
-/* ---- the file
- * ---------------------------------------------------------------------------------------- */
+/* ---- the file ---- */
 
 static void the_file_has_the_size_and_mode_of_the_export(void **state)
 {
@@ -254,8 +251,7 @@ static void a_read_only_export_cannot_be_written(void **state)
     stop();
 }
 
-/* ---- many users
- * -------------------------------------------------------------------------------------- */
+/* ---- many users ---- */
 
 /* Writes and reads back its own interleaved 4 KiB blocks, each stamped with writer, place and
  * round. */
@@ -306,8 +302,7 @@ static void concurrent_writers_do_not_disturb_each_other(void **state)
     stop();
 }
 
-/* ---- ends
- * ---------------------------------------------------------------------------------------------- */
+/* ---- ends ---- */
 
 static void a_stop_while_in_use_is_refused_and_harmless(void **state)
 {
@@ -420,8 +415,7 @@ static void bad_mount_points_are_refused(void **state)
     assert_non_null(strstr(s.text, "8 bytes"));
 }
 
-/* ---- block devices
- * ---------------------------------------------------------------------------------------- */
+/* ---- block devices ---- */
 
 static uint64_t device_size(const char *path)
 {

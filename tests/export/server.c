@@ -29,8 +29,7 @@ struct child {
     int result;
 };
 
-/* ---- child -------------------------------------------------------------------------------------
- */
+/* ---- child ---- */
 
 static void reply(struct child *c, int result, const char *text)
 {
@@ -157,8 +156,7 @@ static int run_child(const struct server_options *options, int socket)
     return c.result < 0 ? 1 : 0;
 }
 
-/* ---- parent
- * -------------------------------------------------------------------------------------- */
+/* ---- parent ---- */
 
 static int receive(struct server *server)
 {

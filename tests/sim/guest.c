@@ -11,8 +11,7 @@
 
 #define TAG_MAGIC 0x6861777365722121ull
 
-/* ---- memory that is there even where a test makes malloc() fail ---------------------------------
- */
+/* ---- memory that is there even where a test makes malloc() fail ---- */
 
 static void *take(void *old, size_t count, size_t bytes)
 {
@@ -22,8 +21,7 @@ static void *take(void *old, size_t count, size_t bytes)
     return memory;
 }
 
-/* ---- tags
- * ------------------------------------------------------------------------------------------ */
+/* ---- tags ---- */
 
 static void tag_make(uint64_t sector, uint64_t value, uint8_t *bytes)
 {
@@ -69,8 +67,7 @@ static bool tag_read(uint64_t sector, const uint8_t *bytes, uint64_t *ret_value)
     return memcmp(whole, bytes, sizeof(whole)) == 0;
 }
 
-/* ---- cells
- * ------------------------------------------------------------------------------------------- */
+/* ---- cells ---- */
 
 static void cell_add(struct guest_cell *cell, uint64_t value, uint64_t submitted)
 {
@@ -189,8 +186,7 @@ static void cell_copy(struct guest_cell *to, const struct guest_cell *from)
     }
 }
 
-/* ---- life
- * ---------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 struct guest *guest_new(uint64_t sectors)
 {
@@ -267,8 +263,7 @@ void guest_bytes(const struct guest *guest, uint64_t first, uint64_t count, uint
     }
 }
 
-/* ---- requests
- * -------------------------------------------------------------------------------------------- */
+/* ---- requests ---- */
 
 uint64_t guest_now(struct guest *guest)
 {

@@ -107,8 +107,7 @@ void oracle_check(const struct world *world, bool leaks_allowed)
     rmdir(folder);
 }
 
-/* ---- images made by qemu-img
- * ---------------------------------------------------------------------- */
+/* ---- images made by qemu-img ---- */
 
 /** Data in about half of the disk. */
 static uint8_t *import_bytes(struct world *world)

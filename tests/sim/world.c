@@ -7,8 +7,7 @@
 #include <signal.h>
 #include <stdarg.h>
 
-/* ---- telling
- * ------------------------------------------------------------------------------------- */
+/* ---- telling ---- */
 
 static const struct world *noted;
 static const char *noted_program = "", *noted_text = "";
@@ -89,8 +88,7 @@ static bool succeeded(struct world *world, int result, const struct hws_error *e
     return false;
 }
 
-/* ---- images
- * ---------------------------------------------------------------------------------------- */
+/* ---- images ---- */
 
 bool co_world_create(struct world *world, unsigned layer)
 {
@@ -169,8 +167,7 @@ bool co_world_push(struct world *world)
     return true;
 }
 
-/* ---- the scenario
- * -------------------------------------------------------------------------------------- */
+/* ---- the scenario ---- */
 
 void co_world_setup(void *arg)
 {
@@ -230,8 +227,7 @@ void co_world_scenario(void *arg)
     co_world_close(world);
 }
 
-/* ---- what must hold
- * ------------------------------------------------------------------------------------- */
+/* ---- what must hold ---- */
 
 static void report_line(void *arg, const char *line)
 {

@@ -57,8 +57,7 @@ void co_world_verify_closed(void *world);
 /** A run of @worker coroutines on the root; see work.c. */
 void co_world_phase(struct world *world);
 
-/* ---- requests to engine and model (request.c)
- * ---------------------------------------------------- */
+/* ---- requests to engine and model (request.c) ---- */
 
 void co_world_read(struct world *world, uint64_t first, uint64_t count);
 void co_world_write(struct world *world, uint64_t first, uint64_t count, unsigned flags);

@@ -22,7 +22,7 @@
 #include "base/log.h"
 #include <sys/uio.h>
 
-/* ---- opening ------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static bool wants_direct(const struct block_node *node, const struct file_options *o)
 {
@@ -222,7 +222,7 @@ static int co_file_close(struct block_node *node, struct hws_error *err)
     return r;
 }
 
-/* ---- transfer ------------------------------------------------------------------------------ */
+/* ---- transfer ---- */
 
 static int co_file_read(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
 {
@@ -280,7 +280,7 @@ static int co_file_flush(struct block_node *node)
     return likely(r == 0) ? 0 : keep_flush_error(node, r);
 }
 
-/* ---- status -------------------------------------------------------------------------------- */
+/* ---- status ---- */
 
 static int co_file_status(struct block_node *node, uint64_t offset, uint64_t length,
                           struct block_extent *ret)
@@ -316,7 +316,7 @@ static int co_file_status(struct block_node *node, uint64_t offset, uint64_t len
     return 0;
 }
 
-/* ---- copy ---------------------------------------------------------------------------------- */
+/* ---- copy ---- */
 
 static int64_t co_file_copy_range(struct block_node *from, uint64_t from_offset,
                                   struct block_node *to, uint64_t to_offset, uint64_t length)
@@ -345,7 +345,7 @@ static int64_t co_file_copy_range(struct block_node *from, uint64_t from_offset,
     }
 }
 
-/* ---- control ------------------------------------------------------------------------------- */
+/* ---- control ---- */
 
 static int co_resize_device(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
 {
@@ -439,7 +439,7 @@ static int co_file_info(struct block_node *node, json_t *info, struct hws_error 
     return 0;
 }
 
-/* ---- the driver ---------------------------------------------------------------------------- */
+/* ---- the driver ---- */
 
 static const char *const switch_names[] = {"auto", "on", "off", NULL};
 

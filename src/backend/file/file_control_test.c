@@ -40,8 +40,7 @@ static void assert_open_fails(const char *path, unsigned flags, int code, const 
     assert_non_null(strstr(err.text, path));
 }
 
-/* ---- locks -------------------------------------------------------------------------------------
- */
+/* ---- locks ---- */
 
 static void hold_locks(void *arg)
 {
@@ -112,8 +111,7 @@ static void rights_change_while_open(void **state)
     run_sim(0, change_rights, (void *)"/d/rights");
 }
 
-/* ---- creation ----------------------------------------------------------------------------------
- */
+/* ---- creation ---- */
 
 static void create_files(void *arg)
 {
@@ -197,8 +195,7 @@ static void a_creation_that_fails_leaves_nothing(void **state)
     assert_true(failures >= 4);
 }
 
-/* ---- faults ------------------------------------------------------------------------------------
- */
+/* ---- faults ---- */
 
 struct fault_run {
     uint64_t operations;
@@ -254,8 +251,7 @@ static void any_operation_may_fail(void **state)
     assert_true(told + 4 >= operations);
 }
 
-/* ---- kinds of file -----------------------------------------------------------------------------
- */
+/* ---- kinds of file ---- */
 
 static void open_oddities(void *arg)
 {
@@ -282,8 +278,7 @@ static void what_is_no_file_is_refused_without_hanging(void **state)
     run_real(RT_THREADS, open_oddities, NULL);
 }
 
-/* ---- full disks --------------------------------------------------------------------------------
- */
+/* ---- full disks ---- */
 
 static void fill_disk(void *arg)
 {
@@ -331,8 +326,7 @@ static void full_disks_lose_nothing(void **state)
     assert_int_equal(rmdir(path), 0);
 }
 
-/* ---- block devices -----------------------------------------------------------------------------
- */
+/* ---- block devices ---- */
 
 static void use_device(void *arg)
 {
@@ -395,8 +389,7 @@ static void block_devices_work_and_are_claimed(void **state)
     assert_int_equal(unlink(path), 0);
 }
 
-/* ---- copies inside the storage -----------------------------------------------------------------
- */
+/* ---- copies inside the storage ---- */
 
 static void copy_files(void *arg)
 {

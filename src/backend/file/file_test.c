@@ -223,8 +223,7 @@ static void writes_past_the_end_grow_the_file_by_what_was_asked(void **state)
     }
 }
 
-/* ---- holes -------------------------------------------------------------------------------------
- */
+/* ---- holes ---- */
 
 static struct block_extent status_at(struct block_node *node, uint64_t offset)
 {
@@ -302,8 +301,7 @@ static void what_a_file_system_refuses_is_asked_once(void **state)
     rt_free(rt);
 }
 
-/* ---- flushes -----------------------------------------------------------------------------------
- */
+/* ---- flushes ---- */
 
 struct flush_run {
     uint64_t before; /* operations before the flush */

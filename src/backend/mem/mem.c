@@ -85,7 +85,7 @@ static struct rt_mutex *lock_of(struct mem *m, uint64_t index)
     return &m->lock[index % LOCKS];
 }
 
-/* ---- driver functions ---------------------------------------------------------------------- */
+/* ---- driver functions ---- */
 
 static int co_mem_open(struct block_node *node, const void *options, struct hws_error *err)
 {

@@ -37,7 +37,7 @@ void fuse_affinity_release(struct fuse_affinity *a)
     a->bound = false;
 }
 
-/* ---- following a lone user ------------------------------------------------------------------ */
+/* ---- following a lone user ---- */
 
 /** Requests that one measurement takes. */
 #define WINDOW_REQUESTS 64

@@ -66,8 +66,7 @@ struct fuse_device {
 
 static void co_worker(void *arg);
 
-/* ---- the lead ----------------------------------------------------------------------------------
- */
+/* ---- the lead ---- */
 
 static void co_take_lead(struct worker *w)
 {
@@ -110,8 +109,7 @@ static void finish(struct fuse_device *d)
         co_wake(list_entry(node, struct worker, node)->co);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------
- */
+/* ---- reading ---- */
 
 static void trim(struct fuse_device *d)
 {
@@ -181,8 +179,7 @@ static ssize_t co_next_request(struct worker *w)
     }
 }
 
-/* ---- one request
- * ---------------------------------------------------------------------------------- */
+/* ---- one request ---- */
 
 static void send_answer(struct worker *w, const struct fuse_request *request)
 {
@@ -245,8 +242,7 @@ static void co_worker(void *arg)
         fuse_export_has_ended(d->channel->export);
 }
 
-/* ---- life
- * ------------------------------------------------------------------------------------------ */
+/* ---- life ---- */
 
 int fuse_device_start(struct fuse_channel *channel)
 {

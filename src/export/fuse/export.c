@@ -16,7 +16,7 @@
 /** How long the kernel may take from mount(2) to INIT. */
 #define INIT_PATIENCE_NS ((uint64_t)10 * 1000000000)
 
-/* ---- what the transports report -------------------------------------------------------------- */
+/* ---- what the transports report ---- */
 
 void fuse_export_became_ready(struct fuse_export *export, int error)
 {
@@ -75,8 +75,7 @@ static void size_changed(void *arg, uint64_t size_bytes)
     (void)n;
 }
 
-/* ---- start -------------------------------------------------------------------------------------
- */
+/* ---- start ---- */
 
 static int add_channel(struct fuse_export *export, unsigned index, struct hws_error *err)
 {

@@ -40,8 +40,7 @@ int fuse_device_clone(int mounted_fd, int *ret)
     return 0;
 }
 
-/* ---- worker thread side ------------------------------------------------------------------------
- */
+/* ---- worker thread side ---- */
 
 struct mount_work {
     const char *path;
@@ -174,8 +173,7 @@ static int abort_blocking(void *arg)
     return 0;
 }
 
-/* ---- coroutine side ----------------------------------------------------------------------------
- */
+/* ---- coroutine side ---- */
 
 int co_fuse_mount(struct fuse_export *export, struct hws_error *err)
 {

@@ -39,7 +39,7 @@ static void answer(struct fuse_request *request, const void *data, size_t length
     request->answer_bytes = length;
 }
 
-/* ---- the connection -------------------------------------------------------------------------- */
+/* ---- the connection ---- */
 
 static uint64_t offered_flags(const struct fuse_init_in *in, size_t fixed_bytes)
 {
@@ -95,7 +95,7 @@ static int co_forget(struct fuse_export *export, struct fuse_request *request,
     return 0;
 }
 
-/* ---- attributes ------------------------------------------------------------------------------ */
+/* ---- attributes ---- */
 
 static void answer_attributes(struct fuse_export *export, struct fuse_request *request)
 {
@@ -173,7 +173,7 @@ static int co_open_file(struct fuse_export *export, struct fuse_request *request
     return 0;
 }
 
-/* ---- data ------------------------------------------------------------------------------------ */
+/* ---- data ---- */
 
 static int co_read(struct fuse_export *export, struct fuse_request *request, const union fixed *in)
 {
@@ -285,8 +285,7 @@ static int co_lseek_file(struct fuse_export *export, struct fuse_request *reques
     return 0;
 }
 
-/* ---- the table ---------------------------------------------------------------------------------
- */
+/* ---- the table ---- */
 
 static const struct {
     co_operation *run;

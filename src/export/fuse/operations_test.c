@@ -23,8 +23,7 @@ void fuse_export_became_ready(struct fuse_export *e, int error)
     e->init_error = error;
 }
 
-/* ---- scaffolding -------------------------------------------------------------------------------
- */
+/* ---- scaffolding ---- */
 
 static void co_setup(bool read_only)
 {
@@ -75,8 +74,7 @@ static void run(co_fn *fn)
     rt_free(rt);
 }
 
-/* ---- tests
- * --------------------------------------------------------------------------------------- */
+/* ---- tests ---- */
 
 static void co_short(void *arg)
 {

@@ -100,8 +100,7 @@ bool co_fuse_ring_works(int fd)
     return possible_cpus() != 0 && r != -EOPNOTSUPP && r != -ENOSYS && r != -EINVAL;
 }
 
-/* ---- entries
- * ------------------------------------------------------------------------------------- */
+/* ---- entries ---- */
 
 static void co_handle(struct entry *e)
 {
@@ -147,8 +146,7 @@ static void co_entry(void *arg)
     }
 }
 
-/* ---- life
- * ------------------------------------------------------------------------------------------ */
+/* ---- life ---- */
 
 /* Neighbouring CPUs, which share caches, fall to one thread. */
 static unsigned first_queue(const struct fuse_export *export, unsigned index, unsigned cpus)

@@ -44,7 +44,7 @@ static struct block_node *image_of(const struct block_node *node)
     return node->child[BLOCK_DATA];
 }
 
-/* ---- opening ------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static int co_open_image(struct block_node *node, const struct verify_options *o,
                          struct hws_error *err)
@@ -103,7 +103,7 @@ static int co_verify_close(struct block_node *node, struct hws_error *err)
     return 0;
 }
 
-/* ---- requests ------------------------------------------------------------------------------ */
+/* ---- requests ---- */
 
 static int stop_world(struct block_node *node)
 {

@@ -9,7 +9,7 @@
  */
 #include "format/qcow2/qcow2.h"
 
-/* ---- where guest data may lie --------------------------------------------------------------- */
+/* ---- where guest data may lie ---- */
 
 int qcow2_check_host(struct qcow2 *q, uint64_t host, uint64_t length)
 {
@@ -42,7 +42,7 @@ int qcow2_co_zero_host(struct qcow2 *q, uint64_t host, uint64_t length)
     return 0;
 }
 
-/* ---- the search ----------------------------------------------------------------------------- */
+/* ---- the search ---- */
 
 struct run {
     uint64_t first;
@@ -184,7 +184,7 @@ int qcow2_co_alloc(struct qcow2 *q, uint32_t want, uint64_t *ret_host, uint32_t 
     return r;
 }
 
-/* ---- allocations in flight ------------------------------------------------------------------ */
+/* ---- allocations in flight ---- */
 
 struct qcow2_in_flight *qcow2_in_flight_find(struct qcow2 *q, uint64_t start, uint64_t end)
 {

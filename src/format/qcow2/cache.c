@@ -28,7 +28,7 @@ struct arena {
     struct qcow2_slice slice[ARENA_SLICES];
 };
 
-/* ---- hash ----------------------------------------------------------------------------------- */
+/* ---- hash ---- */
 
 static inline struct qcow2_slice **bucket(const struct qcow2_cache *c, uint64_t offset)
 {
@@ -85,7 +85,7 @@ static void hash_remove(struct qcow2_cache *c, struct qcow2_slice *slice)
     c->used--;
 }
 
-/* ---- life ----------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 int qcow2_cache_init(struct qcow2 *q)
 {
@@ -141,7 +141,7 @@ static bool arena_new(struct qcow2_cache *c)
     return true;
 }
 
-/* ---- finding room --------------------------------------------------------------------------- */
+/* ---- finding room ---- */
 
 /* The clock: a slice used since the hand came by last stays for another round. */
 static struct qcow2_slice *evict(struct qcow2_cache *c)
@@ -180,7 +180,7 @@ static struct qcow2_slice *take_slice(struct qcow2 *q, bool force)
     return list_entry(list_pop_front(&c->unused), struct qcow2_slice, link);
 }
 
-/* ---- use ------------------------------------------------------------------------------------ */
+/* ---- use ---- */
 
 struct qcow2_slice *qcow2_cache_find(struct qcow2 *q, uint64_t offset)
 {
@@ -316,7 +316,7 @@ void qcow2_slice_flushed(struct qcow2 *q, struct qcow2_slice *slice, int error)
     co_waitq_wake_all(&q->cache.waiters);
 }
 
-/* ---- forgetting ----------------------------------------------------------------------------- */
+/* ---- forgetting ---- */
 
 static void forget(struct qcow2 *q, struct qcow2_slice *slice)
 {

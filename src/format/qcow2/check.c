@@ -23,7 +23,7 @@
 /* Below this a hole is cheaper read than asked about. */
 #define HOLE_BYTES 4096
 
-/* ---- findings ------------------------------------------------------------------------------- */
+/* ---- findings ---- */
 
 static void tell(struct checker *c, const char *kind, const char *format, va_list args)
 {
@@ -72,7 +72,7 @@ void check_note(struct checker *c, const char *format, ...)
     va_end(args);
 }
 
-/* ---- reading and writing -------------------------------------------------------------------- */
+/* ---- reading and writing ---- */
 
 int co_check_read(struct checker *c, uint64_t offset, size_t length, void *buffer, bool *ret_zero)
 {
@@ -184,7 +184,7 @@ int co_check_each_table(struct checker *c, size_t count,
     return MIN(result, 0);
 }
 
-/* ---- the header ----------------------------------------------------------------------------- */
+/* ---- the header ---- */
 
 /* The two header extensions that refer to clusters. */
 static void take_extensions(struct checker *c, const struct qcow2_header *header)
@@ -271,7 +271,7 @@ static size_t co_chunks_max(struct checker *c)
     return CHUNKS_FREE + stored / 8;
 }
 
-/* ---- the check ------------------------------------------------------------------------------ */
+/* ---- the check ---- */
 
 static int co_look(struct checker *c)
 {

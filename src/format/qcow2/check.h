@@ -84,13 +84,13 @@ struct checker {
     bool set_copied; /* repair_copied() sets flags, else clears them */
 };
 
-/* ---- findings (check.c) --------------------------------------------------------------------- */
+/* ---- findings (check.c) ---- */
 void check_corruption(struct checker *c, const char *format, ...) HWS_PRINTF(2, 3);
 void check_leak(struct checker *c, const char *format, ...) HWS_PRINTF(2, 3);
 void check_trouble(struct checker *c, const char *format, ...) HWS_PRINTF(2, 3);
 void check_note(struct checker *c, const char *format, ...) HWS_PRINTF(2, 3);
 
-/* ---- reading (check.c) ---------------------------------------------------------------------- */
+/* ---- reading (check.c) ---- */
 
 /**
  * Reads a piece of the file; past the end it reads zeroes. A piece that the file system knows to be
@@ -114,7 +114,7 @@ HWS_MUST_CHECK int co_check_each_table(struct checker *c, size_t count,
 HWS_MUST_CHECK int co_check_write(struct checker *c, uint64_t offset, const void *buffer,
                                   size_t length);
 
-/* ---- steps ---------------------------------------------------------------------------------- */
+/* ---- steps ---- */
 HWS_MUST_CHECK int co_check_walk(struct checker *c);
 HWS_MUST_CHECK int co_check_compare(struct checker *c);
 /** Puts right what it can; what is left over is found by looking again. */
@@ -123,7 +123,7 @@ HWS_MUST_CHECK int co_check_repair(struct checker *c, unsigned repair);
  */
 HWS_MUST_CHECK int co_check_clear_marks(struct checker *c, unsigned repair);
 
-/* ---- small things that several steps use ---------------------------------------------------- */
+/* ---- small things that several steps use ---- */
 static inline uint64_t check_block_entries(const struct checker *c)
 {
     return (c->cluster_size * 8) >> c->refcount_order;

@@ -25,7 +25,7 @@ static int co_sync(struct checker *c)
     return 0;
 }
 
-/* ---- counts --------------------------------------------------------------------------------- */
+/* ---- counts ---- */
 
 static uint64_t present_block(struct checker *c, size_t index)
 {
@@ -68,7 +68,7 @@ static int co_repair_counts(struct checker *c, bool lower)
     return result < 0 ? result : co_sync(c);
 }
 
-/* ---- missing refcount blocks ---------------------------------------------------------------- */
+/* ---- missing refcount blocks ---- */
 
 /* The blocks to make, and where the file will end. */
 struct rebuild {
@@ -283,7 +283,7 @@ static int co_repair_missing_blocks(struct checker *c)
     return result;
 }
 
-/* ---- COPIED flags --------------------------------------------------------------------------- */
+/* ---- COPIED flags ---- */
 
 /* @return true when the flag of this entry was changed. */
 static bool repair_entry(struct checker *c, uint8_t *entry_bytes)
@@ -344,7 +344,7 @@ static int co_repair_copied(struct checker *c, bool set)
     return result < 0 ? result : co_sync(c);
 }
 
-/* ---- all of it ------------------------------------------------------------------------------ */
+/* ---- all of it ---- */
 
 int co_check_repair(struct checker *c, unsigned repair)
 {

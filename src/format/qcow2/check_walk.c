@@ -18,7 +18,7 @@
 
 #define L1_PIECE_BYTES (256 * KiB)
 
-/* ---- claiming clusters ---------------------------------------------------------------------- */
+/* ---- claiming clusters ---- */
 
 /* Counts one cluster that lies inside the file. @return 0 fine, 1 overlaps (told), -ENOMEM. */
 static int claim_cluster(struct checker *c, uint64_t cluster, enum check_kind kind, uint64_t times,
@@ -121,7 +121,7 @@ static int check_target(struct checker *c, const char *what, uint64_t whence, ui
     return 0;
 }
 
-/* ---- refcount structures -------------------------------------------------------------------- */
+/* ---- refcount structures ---- */
 
 static int walk_refcount_entry(struct checker *c, uint64_t index)
 {
@@ -174,7 +174,7 @@ static int co_walk_refcounts(struct checker *c)
     return 0;
 }
 
-/* ---- L1 tables ------------------------------------------------------------------------------ */
+/* ---- L1 tables ---- */
 
 static int remember_l2(struct checker *c, uint64_t offset, uint32_t l1_index, bool active)
 {
@@ -247,7 +247,7 @@ static int co_walk_l1(struct checker *c, uint64_t offset, uint32_t entries, bool
     return 0;
 }
 
-/* ---- internal snapshots --------------------------------------------------------------------- */
+/* ---- internal snapshots ---- */
 
 enum { SNAPSHOT_FIXED_BYTES = 40 };
 
@@ -293,7 +293,7 @@ static int co_walk_snapshots(struct checker *c)
                0);
 }
 
-/* ---- bitmaps -------------------------------------------------------------------------------- */
+/* ---- bitmaps ---- */
 
 static int co_walk_bitmap_table(struct checker *c, uint64_t offset, uint32_t entries,
                                 uint64_t whence)
@@ -381,7 +381,7 @@ static int co_walk_bitmaps(struct checker *c)
     return 0;
 }
 
-/* ---- L2 tables ------------------------------------------------------------------------------ */
+/* ---- L2 tables ---- */
 
 /* Where an L2 entry stands, for messages and counting. */
 struct l2_place {
@@ -523,7 +523,7 @@ static int walk_l2(struct checker *c, size_t index, uint8_t *table)
     return 0;
 }
 
-/* ---- all of it ------------------------------------------------------------------------------ */
+/* ---- all of it ---- */
 
 int co_check_walk(struct checker *c)
 {

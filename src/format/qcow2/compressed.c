@@ -102,7 +102,7 @@ void qcow2_compressed_forget(struct qcow2 *q)
     q->compressed = NULL;
 }
 
-/* ---- slots; all with the pool's lock held --------------------------------------------------- */
+/* ---- slots; all with the pool's lock held ---- */
 
 static struct slot *find(struct qcow2_compressed *pool, uint64_t entry)
 {
@@ -144,7 +144,7 @@ static struct slot *take(struct qcow2 *q, struct qcow2_compressed *pool)
     return slot;
 }
 
-/* ---- filling a slot ------------------------------------------------------------------------- */
+/* ---- filling a slot ---- */
 
 /* The compressed bytes, into the slot's input buffer. */
 static int co_fetch(struct qcow2 *q, struct slot *slot, uint64_t entry, size_t *ret_length)

@@ -48,7 +48,7 @@ const struct option_desc qcow2_create_options[] = {
     OPTION_END,
 };
 
-/* ---- options -------------------------------------------------------------------------------- */
+/* ---- options ---- */
 
 static int check_backing(const struct qcow2_create *o, struct hws_error *err)
 {
@@ -130,7 +130,7 @@ static int add_backing(const struct qcow2_create *o, struct qcow2_header *h)
                                       strlen(o->backing_format));
 }
 
-/* ---- the first clusters --------------------------------------------------------------------- */
+/* ---- the first clusters ---- */
 
 static int co_write_first_clusters(struct qcow2_header *h, struct block_node *file,
                                    struct hws_error *err)

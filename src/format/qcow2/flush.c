@@ -39,7 +39,7 @@ struct pass {
     struct table_view l1, reftable;
 };
 
-/* ---- step 0 --------------------------------------------------------------------------------- */
+/* ---- step 0 ---- */
 
 static size_t count_bits(const uint64_t *bitmap, size_t words)
 {
@@ -103,8 +103,7 @@ static void restore_marks(struct qcow2 *q, struct table_view *view, uint64_t *di
     free(view->sector);
 }
 
-/* ---- writing ----------------------------------------------------------------------------------
- */
+/* ---- writing ---- */
 
 struct slice_writers {
     struct qcow2 *q;
@@ -249,7 +248,7 @@ static int co_write_in_order(struct qcow2 *q, struct pass *p)
     return r < 0 ? r : co_block_flush(q->file);
 }
 
-/* ---- one pass ------------------------------------------------------------------------------- */
+/* ---- one pass ---- */
 
 /* Caller holds q->lock. */
 static int begin(struct qcow2 *q, struct pass *p)

@@ -17,7 +17,7 @@
 /* Bounds the list: entries beyond this are leaked rather than kept (check repairs leaks). */
 #define FREED_ENTRIES_MAX (1u << 20)
 
-/* ---- the ring ------------------------------------------------------------------------------- */
+/* ---- the ring ---- */
 
 static int ring_grow(struct qcow2_freed_list *f)
 {
@@ -76,7 +76,7 @@ void qcow2_freed_add(struct qcow2 *q, uint64_t host, uint32_t clusters, bool on_
         (struct qcow2_freed){.host = host, .clusters = clusters, .epoch = q->epoch, .pass = pass};
 }
 
-/* ---- giving back ---------------------------------------------------------------------------- */
+/* ---- giving back ---- */
 
 /* Moves the epoch on as far as running requests allow. Caller holds q->lock. */
 static void advance(struct qcow2 *q)

@@ -8,7 +8,7 @@
 #include "format/qcow2/header.h"
 #include "base/cursor.h"
 
-/* ---- fixed part ----------------------------------------------------------------------------- */
+/* ---- fixed part ---- */
 
 static void read_v2_fields(struct cursor *c, struct qcow2_header *h)
 {
@@ -168,7 +168,7 @@ int qcow2_header_parse_fixed(const uint8_t *bytes, size_t length, struct qcow2_h
     return 0;
 }
 
-/* ---- extensions ----------------------------------------------------------------------------- */
+/* ---- extensions ---- */
 
 static char *copy_text(const uint8_t *bytes, size_t length)
 {
@@ -276,7 +276,7 @@ int qcow2_header_set_extension(struct qcow2_header *header, uint32_t type, const
     return 0;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------ */
+/* ---- the whole ---- */
 
 /* The image's own name for an unknown feature bit, else NULL. */
 static const struct qcow2_disk_feature_name *feature_name(const struct qcow2_header *h,
@@ -439,7 +439,7 @@ void qcow2_header_free(struct qcow2_header *header)
     memset(header, 0, sizeof(*header));
 }
 
-/* ---- serialising ---------------------------------------------------------------------------- */
+/* ---- serialising ---- */
 
 void qcow2_header_store_fixed(const struct qcow2_header *h, uint8_t *sector)
 {

@@ -9,7 +9,7 @@
  */
 #include "format/qcow2/qcow2.h"
 
-/* ---- one entry ------------------------------------------------------------------------------ */
+/* ---- one entry ---- */
 
 /* Subclusters from @first on whose bit in @bits equals that of @first. */
 static unsigned same_bits(uint32_t bits, unsigned first)
@@ -70,7 +70,7 @@ bool qcow2_entry_valid(const struct qcow2 *q, const uint8_t *at)
     return decode(q, at, 0, &e);
 }
 
-/* ---- runs ----------------------------------------------------------------------------------- */
+/* ---- runs ---- */
 
 static bool continues(const struct qcow2_extent *run, const struct qcow2_extent *next)
 {
@@ -154,7 +154,7 @@ int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t length, struct q
     }
 }
 
-/* ---- L2 tables that may be written ---------------------------------------------------------- */
+/* ---- L2 tables that may be written ---- */
 
 /* The content of a shared table at its new place. */
 static int co_copy_table(struct qcow2 *q, uint64_t from, uint64_t to)

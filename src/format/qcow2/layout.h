@@ -128,7 +128,7 @@ struct qcow2_disk_snapshot {
 };
 static_assert(sizeof(struct qcow2_disk_snapshot) == 40, "");
 
-/* ---- table entries -------------------------------------------------------------------------- */
+/* ---- table entries ---- */
 
 #define QCOW2_OFFSET_MASK          0x00fffffffffffe00ull /* bits 9-55 of an L1 or L2 entry */
 #define QCOW2_COPIED               (1ull << 63)          /* refcount is exactly one */
@@ -144,7 +144,7 @@ static_assert(sizeof(struct qcow2_disk_snapshot) == 40, "");
 #define QCOW2_SUB_ALLOCATED 0x00000000ffffffffull
 #define QCOW2_SUB_ZERO      0xffffffff00000000ull
 
-/* ---- limits --------------------------------------------------------------------------------- */
+/* ---- limits ---- */
 
 #define QCOW2_CLUSTER_BITS_MIN          9  /* 512 bytes, from the specification */
 #define QCOW2_CLUSTER_BITS_MAX          21 /* 2 MiB: what other implementations open */

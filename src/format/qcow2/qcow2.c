@@ -14,7 +14,7 @@ static int probe(const uint8_t *head, size_t length)
     return version == 2 || version == 3 ? 100 : 50;
 }
 
-/* ---- opening -------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 int qcow2_co_start(struct block_node *node, struct hws_error *err)
 {

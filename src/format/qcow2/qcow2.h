@@ -26,7 +26,7 @@
 #include "format/qcow2/qcow2_driver.h"
 #include "rt/sync.h"
 
-/* ---- metadata cache (cache.c) --------------------------------------------------------------- */
+/* ---- metadata cache (cache.c) ---- */
 
 /* Metadata is cached in slices of this size, or of a cluster where that is smaller. */
 #define QCOW2_SLICE_BYTES_MAX 4096u
@@ -68,7 +68,7 @@ struct qcow2_cache {
 /* The file grows this far ahead of the allocation; what is left over goes at close. */
 #define QCOW2_AHEAD_BYTES (4 * MiB)
 
-/* ---- other parts of the state --------------------------------------------------------------- */
+/* ---- other parts of the state ---- */
 
 /* A host extent that L2 tables no longer name; see the life of a cluster above. */
 struct qcow2_freed {
@@ -169,7 +169,7 @@ static inline struct qcow2 *qcow2_of(const struct block_node *node)
     return node->state;
 }
 
-/* ---- geometry ------------------------------------------------------------------------------- */
+/* ---- geometry ---- */
 
 static inline uint64_t qcow2_l1_index(const struct qcow2 *q, uint64_t guest)
 {
@@ -191,7 +191,7 @@ static inline unsigned qcow2_subcluster_index(const struct qcow2 *q, uint64_t gu
     return (unsigned)(qcow2_in_cluster(q, guest) >> q->subcluster_bits);
 }
 
-/* ---- header and life (tables.c, qcow2.c) ---------------------------------------------------- */
+/* ---- header and life (tables.c, qcow2.c) ---- */
 
 /** Writes the fixed header fields from q->header into the file (one sector; not synced). */
 HWS_MUST_CHECK int qcow2_co_header_store(struct qcow2 *q);
@@ -215,7 +215,7 @@ HWS_MUST_CHECK int qcow2_co_prepare_write(struct qcow2 *q);
  */
 HWS_MUST_CHECK int qcow2_co_reload(struct qcow2 *q, struct hws_error *err);
 
-/* ---- compressed clusters (compressed.c) and check (check.c) --------------------------------- */
+/* ---- compressed clusters (compressed.c) and check (check.c) ---- */
 
 /**
  * Reads @buffer.length bytes at @offset inside the guest cluster that the L2 entry @entry (bit 62
@@ -248,7 +248,7 @@ static inline bool qcow2_compressed_range(const struct qcow2 *q, uint64_t entry,
 HWS_MUST_CHECK int qcow2_co_check(struct block_node *node, unsigned repair,
                                   struct block_check *check, struct hws_error *err);
 
-/* ---- cache.c -------------------------------------------------------------------------------- */
+/* ---- cache.c ---- */
 
 HWS_MUST_CHECK int qcow2_cache_init(struct qcow2 *q);
 /** Drops every slice, dirty or not. */
@@ -289,7 +289,7 @@ void qcow2_co_cache_drop(struct qcow2 *q, uint64_t offset, uint64_t length);
 /** For a flush pass, with q->lock held: the slice is on disk (or not: @error) and goes back. */
 void qcow2_slice_flushed(struct qcow2 *q, struct qcow2_slice *slice, int error);
 
-/* ---- refcount.c: one count ------------------------------------------------------------------ */
+/* ---- refcount.c: one count ---- */
 
 /** Entry @index of a refcount slice. Any width. */
 uint64_t qcow2_refcount_read(const uint8_t *slice, unsigned order, uint32_t index);
@@ -316,7 +316,7 @@ static inline uint32_t qcow2_refcounts_per_slice(const struct qcow2 *q)
     return (q->cache.slice_bytes * 8) >> q->refcount_order;
 }
 
-/* ---- alloc.c, reftable.c: host clusters ----------------------------------------------------- */
+/* ---- alloc.c, reftable.c: host clusters ---- */
 
 /**
  * Allocates up to @want neighbouring host clusters. Takes alloc_lock.
@@ -360,7 +360,7 @@ static inline size_t qcow2_dirty_words(uint64_t entries)
     return entries / 64 / 64 + 1;
 }
 
-/* ---- free.c: the freed list ----------------------------------------------------------------- */
+/* ---- free.c: the freed list ---- */
 
 /** Promises room for @entries calls of qcow2_freed_add(). Takes q->lock. */
 HWS_MUST_CHECK int qcow2_freed_reserve(struct qcow2 *q, unsigned entries);
@@ -398,7 +398,7 @@ static inline void qcow2_leave(struct qcow2 *q, uint64_t epoch)
     atomic_fetch_sub_explicit(&q->users[epoch & 1], 1, memory_order_release);
 }
 
-/* ---- l2.c: the map -------------------------------------------------------------------------- */
+/* ---- l2.c: the map ---- */
 
 enum qcow2_kind {
     QCOW2_KIND_UNALLOCATED, /* ask the backing file */
@@ -451,7 +451,7 @@ static inline uint32_t qcow2_slice_clusters_left(const struct qcow2 *q, uint64_t
     return per_slice - (qcow2_l2_index(q, guest) & (per_slice - 1));
 }
 
-/* ---- requests ------------------------------------------------------------------------------- */
+/* ---- requests ---- */
 
 HWS_MUST_CHECK int qcow2_co_read_layer(struct block_node *node, uint64_t offset, struct sgl buffer,
                                        unsigned flags, struct block_holes *holes);
@@ -480,7 +480,7 @@ HWS_MUST_CHECK int qcow2_co_flush(struct block_node *node);
 /** One pass without reclaiming freed clusters: may be called with alloc_lock held. */
 HWS_MUST_CHECK int qcow2_co_flush_pass(struct qcow2 *q);
 
-/* ---- in-flight table (alloc.c) -------------------------------------------------------------- */
+/* ---- in-flight table (alloc.c) ---- */
 
 /** NULL, or a running allocation that shares a byte with [start, end). Caller holds q->lock. */
 struct qcow2_in_flight *qcow2_in_flight_find(struct qcow2 *q, uint64_t start, uint64_t end);

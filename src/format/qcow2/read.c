@@ -24,8 +24,7 @@ static int co_read_stored(struct qcow2 *q, const struct qcow2_extent *e, uint64_
     return r;
 }
 
-/* ---- several extents at a time ----------------------------------------------------------------
- */
+/* ---- several extents at a time ---- */
 
 /* Extents of one request that are read beside each other. */
 #define EXTENTS_AT_ONCE 8
@@ -140,8 +139,7 @@ int qcow2_co_read_layer(struct block_node *node, uint64_t offset, struct sgl buf
     return 0;
 }
 
-/* ---- for copy-on-write ------------------------------------------------------------------------
- */
+/* ---- for copy-on-write ---- */
 
 /* Past the virtual end an overlay's clusters do not show what a longer backing file holds there. */
 static int co_read_below(struct qcow2 *q, uint64_t guest, struct sgl buffer)
@@ -179,7 +177,7 @@ int qcow2_co_read_guest(struct qcow2 *q, uint64_t offset, struct sgl buffer)
     return 0;
 }
 
-/* ---- status --------------------------------------------------------------------------------- */
+/* ---- status ---- */
 
 static unsigned status_flags(const struct qcow2_extent *e)
 {

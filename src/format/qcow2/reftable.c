@@ -16,7 +16,7 @@
  */
 #include "format/qcow2/qcow2.h"
 
-/* ---- blocks --------------------------------------------------------------------------------- */
+/* ---- blocks ---- */
 
 /* Zeroes the place of a block, so that every slice of it can be read from the file. */
 static int co_block_prepare(struct qcow2 *q, uint64_t cluster)
@@ -62,7 +62,7 @@ int qcow2_co_refcount_block_new(struct qcow2 *q, uint64_t block)
     return r;
 }
 
-/* ---- regions -------------------------------------------------------------------------------- */
+/* ---- regions ---- */
 
 /* How many blocks a region needs that holds them and @want clusters. */
 static uint64_t region_blocks(const struct qcow2 *q, uint64_t want)
@@ -128,7 +128,7 @@ int qcow2_co_alloc_region(struct qcow2 *q, uint64_t want, uint64_t *ret_host)
     return 0;
 }
 
-/* ---- the table ------------------------------------------------------------------------------ */
+/* ---- the table ---- */
 
 struct growth {
     uint64_t *table, *dirty; /* the new ones in memory */

@@ -8,7 +8,7 @@
  */
 #include "format/qcow2/qcow2.h"
 
-/* ---- header --------------------------------------------------------------------------------- */
+/* ---- header ---- */
 
 static int co_read_header(struct qcow2 *q, struct qcow2_header *ret, struct hws_error *err)
 {
@@ -75,7 +75,7 @@ void qcow2_reserve_ranges(struct qcow2 *q)
     q->reserved_range[3].length = h->nb_snapshots * sizeof(struct qcow2_disk_snapshot);
 }
 
-/* ---- tables --------------------------------------------------------------------------------- */
+/* ---- tables ---- */
 
 static int co_load_table(struct qcow2 *q, const char *what, uint64_t offset, uint64_t entries,
                          uint64_t **ret, uint64_t **ret_dirty, struct hws_error *err)
@@ -163,7 +163,7 @@ int qcow2_co_reload(struct qcow2 *q, struct hws_error *err)
     return r;
 }
 
-/* ---- before the first change ---------------------------------------------------------------- */
+/* ---- before the first change ---- */
 
 static int co_prepare_locked(struct qcow2 *q)
 {

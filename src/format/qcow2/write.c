@@ -19,7 +19,7 @@
  */
 #include "format/qcow2/cow.h"
 
-/* ---- what to do ----------------------------------------------------------------------------- */
+/* ---- what to do ---- */
 
 static enum qcow2_write_mode mode_of(const struct qcow2 *q, const uint8_t *at, uint64_t *ret_host)
 {
@@ -85,7 +85,7 @@ static void shorten(struct qcow2 *q, struct qcow2_step *s, uint32_t clusters)
     s->range_end = end;
 }
 
-/* ---- changing L2 ---------------------------------------------------------------------------- */
+/* ---- changing L2 ---- */
 
 static uint32_t bits_of(const struct qcow2 *q, const struct qcow2_step *s, uint64_t cluster)
 {
@@ -133,7 +133,7 @@ void qcow2_free_entry(struct qcow2 *q, uint64_t entry)
         q->freed.reserved--;
 }
 
-/* ---- steps ---------------------------------------------------------------------------------- */
+/* ---- steps ---- */
 
 /* Host clusters for FRESH and PUBLISH; one more entry on the freed list is theirs if the step
  * fails. */
@@ -232,7 +232,7 @@ static int co_write_step(struct qcow2 *q, uint64_t guest, struct sgl buffer, siz
     return r;
 }
 
-/* ---- the request ---------------------------------------------------------------------------- */
+/* ---- the request ---- */
 
 int qcow2_co_write(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
 {

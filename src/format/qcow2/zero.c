@@ -15,7 +15,7 @@ enum change {
     CHANGE_DISCARD,    /* host clusters go; what it reads as is ours to choose */
 };
 
-/* ---- one cluster ---------------------------------------------------------------------------- */
+/* ---- one cluster ---- */
 
 /* Bits of the subclusters of the cluster at @cluster that lie in [start, end). */
 static uint64_t sub_bits(const struct qcow2 *q, uint64_t cluster, uint64_t start, uint64_t end)
@@ -69,7 +69,7 @@ static void zero_subclusters(uint8_t *at, uint64_t bits)
     store_be64(at + 8, (bitmap & ~bits) | bits << 32);
 }
 
-/* ---- one slice ------------------------------------------------------------------------------ */
+/* ---- one slice ---- */
 
 struct zero_step {
     struct qcow2_slice *slice;
@@ -182,7 +182,7 @@ static int co_change(struct qcow2 *q, uint64_t start, uint64_t end, enum change 
     return 0;
 }
 
-/* ---- requests ------------------------------------------------------------------------------- */
+/* ---- requests ---- */
 
 /* The end of the image need not be aligned; what lies behind it in the last cluster may be zeroed
  * too. */

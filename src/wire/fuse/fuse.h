@@ -253,7 +253,7 @@ struct fuse_notify_inval_inode_out {
 /** Makes a descriptor of /dev/fuse one more channel of the connection that the argument names. */
 #define FUSE_DEV_IOC_CLONE _IOR(229, 0, uint32_t)
 
-/* ---- over io_uring --------------------------------------------------------------------------- */
+/* ---- over io_uring ---- */
 
 enum fuse_ring_command {
     FUSE_RING_REGISTER = 1, /* offers an entry's buffers; completes with its first request */
