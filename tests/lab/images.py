@@ -91,9 +91,10 @@ def make(kernel, place, say):
     if lacking:
         raise Failure(f"missing here: {' '.join(lacking)}; run tools/install-deps lab")
     say(f"making the images of kernel {kernel} (Debian {SUITES[kernel]}): once, a few minutes")
+    as_root = [] if os.geteuid() == 0 or not which("sudo") else ["sudo", "--preserve-env=HAWSER_LAB_MIRROR"]
     part = tempfile.mkdtemp(prefix=f"{kernel}-part.", dir=cache())
     try:
-        done = subprocess.run(["nice", os.path.join(RECIPE, "make"), SUITES[kernel], part],
+        done = subprocess.run([*as_root, "nice", os.path.join(RECIPE, "make"), SUITES[kernel], part],
                               stdin=subprocess.DEVNULL, stdout=2)
         if done.returncode != 0:
             raise Failure(f"making the images of kernel {kernel} failed (exit code {done.returncode})")
