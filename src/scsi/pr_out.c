@@ -306,28 +306,48 @@ static int serialise_durable(const struct reservations *pr, void **ret, size_t *
     return pr_serialise(pr->aptpl ? pr : &none, ret, ret_length);
 }
 
+/* A copy of everything, so that taking a change back cannot fail. */
+static int back_up(const struct reservations *pr, struct reservations *ret)
+{
+    autofree void *bytes = NULL;
+    size_t length;
+    list_init(&ret->registrations);
+    int result = pr_serialise(pr, &bytes, &length);
+    return result < 0 ? result : pr_parse(bytes, length, ret);
+}
+
+static void take_back(struct reservations *pr, struct reservations *backup)
+{
+    reservations_clear(pr);
+    *pr = *backup;
+    list_init(&pr->registrations);
+    list_splice_back(&pr->registrations, &backup->registrations);
+    backup->count = 0;
+}
+
 static int co_change_and_save(struct change *ch)
 {
     struct scsi_disk *disk = ch->disk;
-    autofree void *before = NULL, *after = NULL;
-    size_t before_length = 0, after_length = 0;
+    struct reservations backup = {0};
+    autofree void *after = NULL;
+    size_t after_length = 0;
     rt_mutex_lock(&disk->lock);
     bool was_durable = disk->pr.aptpl;
-    int status = SCSI_BUSY, result = pr_serialise(&disk->pr, &before, &before_length);
-    if (result == 0)
-        status = change(ch);
+    int result = back_up(&disk->pr, &backup);
+    int status = result < 0 ? SCSI_BUSY : change(ch);
     bool save = status == SCSI_GOOD && (was_durable || disk->pr.aptpl);
     if (save)
         result = serialise_durable(&disk->pr, &after, &after_length);
-    if (status == SCSI_GOOD)
-        reservation_update_gate(disk);
+    reservation_update_gate(disk);
     rt_mutex_unlock(&disk->lock);
     if (save && result == 0)
         result = disk->co_save(disk->save_arg, after, after_length);
     rt_mutex_lock(&disk->lock);
-    bool undo = before && (status != SCSI_GOOD || result < 0);
-    if (undo && pr_parse(before, before_length, &disk->pr) == 0)
-        reservation_update_gate(disk);
+    bool undo = status != SCSI_GOOD || result < 0;
+    if (undo && status != SCSI_BUSY)
+        take_back(&disk->pr, &backup);
+    reservations_clear(&backup);
+    reservation_update_gate(disk);
     settle_attentions(disk, !undo);
     rt_mutex_unlock(&disk->lock);
     if (status == SCSI_GOOD && result < 0)
