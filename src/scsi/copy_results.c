@@ -72,9 +72,10 @@ static void put_parameters(struct call *c)
     reply_be32(c, 0);                  /* no inline data */
     reply_be32(c, 0);                  /* no held data */
     reply_be32(c, 0);                  /* nor of streams */
-    reply_be16(c, COPY_RESULTS);       /* TOTAL CONCURRENT COPIES */
-    reply_u8(c, COPY_RESULTS);         /* MAXIMUM CONCURRENT COPIES */
-    reply_u8(c, 12);                   /* DATA SEGMENT GRANULARITY: 4 KiB */
+    reply_zero(c, 2);
+    reply_be16(c, COPY_RESULTS); /* TOTAL CONCURRENT COPIES */
+    reply_u8(c, COPY_RESULTS);   /* MAXIMUM CONCURRENT COPIES */
+    reply_u8(c, 12);             /* DATA SEGMENT GRANULARITY: 4 KiB */
     reply_u8(c, 0);
     reply_u8(c, 0);
     reply_zero(c, 3);

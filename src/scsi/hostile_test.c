@@ -96,7 +96,7 @@ static void co_everything(void *arg)
     static const uint8_t lengths[] = {0, 1, 5, 6, 7, 9, 10, 11, 12, 13, 15, 16, 17, 20};
     struct scsi_disk_options options = {.block_bytes = random_one_in(&random, 2) ? 512 : 4096,
                                         .explicit_access = random_one_in(&random, 2)};
-    struct bed bed;
+    struct bed bed = {0};
     bed_open(&bed, SIZE, &options);
     for (unsigned opcode = 0; opcode < 256; opcode++)
         for (unsigned action = 0; action < 32; action++) {

@@ -74,7 +74,8 @@ static void bed_open(struct bed *bed, uint64_t size, const struct scsi_disk_opti
     struct hws_error err = {0};
     if (!options.name)
         options.name = "test";
-    bed->root = co_root_open(size, options.read_only);
+    if (!bed->root) /* else the test's own */
+        bed->root = co_root_open(size, options.read_only);
     CHECK_EQUAL(scsi_disk_new(bed->root, &options, &bed->disk, &err), 0);
     for (unsigned i = 0; i < 3; i++) {
         struct scsi_nexus_options who = {.initiator = names[i], .port_id = (uint16_t)(i / 2 + 1)};
@@ -92,6 +93,7 @@ static void co_bed_close(struct bed *bed)
     }
     CHECK(scsi_disk_free(bed->disk) == NULL);
     CHECK_EQUAL(co_block_root_free(bed->root, NULL), 0);
+    bed->root = NULL;
 }
 
 /* One command; @out and @in may be NULL. The sense's key and code are in @ret_sense. */
