@@ -291,6 +291,42 @@ TEST(preempting_takes_the_reservation_over, &plain)
     CHECK_EQUAL(co_key_count(), 1);
 }
 
+static bool written, preempted;
+
+static void co_late_write(void *arg)
+{
+    CHECK_EQUAL(co_write_status(0), SCSI_GOOD);
+    CHECK(!preempted);
+    written = true;
+}
+
+static void co_preempt_and_abort(void *arg)
+{
+    CHECK_GOOD(co_pr(1, 5, 3, 22, 11, 0));
+    CHECK(written);
+    preempted = true;
+}
+
+/* What fencing relies on: no write of the preempted nexus lands after the answer. */
+TEST(preempt_and_abort_waits_for_the_writes_of_the_preempted, &plain)
+{
+    struct range_entry entry;
+    written = preempted = false;
+    CHECK_GOOD(co_pr(0, 0, 0, 0, 11, 0));
+    CHECK_GOOD(co_pr(1, 0, 0, 0, 22, 0));
+    CHECK_GOOD(co_pr(0, 1, 1, 11, 0, 0));
+    co_range_lock(&bed.disk->ranges, &entry, 0, 512, true); /* keeps the write in flight */
+    CHECK_EQUAL(rt_spawn(NULL, co_late_write, NULL), 0);
+    co_sleep_ns(1000);
+    CHECK_EQUAL(rt_spawn(NULL, co_preempt_and_abort, NULL), 0);
+    co_sleep_ns(1000000);
+    CHECK(!written && !preempted);
+    CHECK_EQUAL(co_write_status(0), SCSI_RESERVATION_CONFLICT); /* new ones are out already */
+    range_unlock(&bed.disk->ranges, &entry);
+    while (!preempted)
+        co_sleep_ns(1000);
+}
+
 TEST(registering_and_moving_hands_over, &plain)
 {
     uint8_t list[300] = {0}, cdb[10] = {0x5f, 7, 0};
@@ -500,6 +536,7 @@ int main(void)
         cmocka_unit_test(release_tells_the_registrants),
         cmocka_unit_test(a_holder_that_unregisters_releases),
         cmocka_unit_test(preempting_takes_the_reservation_over),
+        cmocka_unit_test(preempt_and_abort_waits_for_the_writes_of_the_preempted),
         cmocka_unit_test(registering_and_moving_hands_over),
         cmocka_unit_test(full_status_names_who_registered),
         cmocka_unit_test(listed_transport_ids_are_registered_all_or_none),

@@ -87,7 +87,7 @@ static void page_characteristics(struct call *c)
 {
     uint8_t d[60] = {0};
     store_be16(d, c->disk->rotational ? 7200 : 1);
-    d[4] = 0x02; /* VBULS: VERIFY of unmapped blocks works */
+    d[4] = 0x01; /* VBULS: VERIFY of unmapped blocks works */
     reply_put(c, d, sizeof(d));
 }
 

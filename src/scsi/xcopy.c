@@ -49,7 +49,7 @@ static int resolve_cscd(struct copy *x, const uint8_t *d, unsigned at, struct sc
     struct call *c = x->c;
     if (d[0] != 0xe4)
         return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_BAD_TARGET_TYPE);
-    if ((d[1] & 0x1f) != 0x00 || (d[1] & 0xc0)) /* LU ID TYPE 0, direct access block device */
+    if (d[1]) /* LU ID TYPE 0, not NUL, a direct access block device */
         return fail_parameter(c, at + 1, 7);
     struct wanted wanted = {
         .code_set = d[4] & 0x0f, .type = d[5] & 0x0f, .length = d[7], .bytes = d + 8};
