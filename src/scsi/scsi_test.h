@@ -85,7 +85,7 @@ static void bed_open(struct bed *bed, uint64_t size, const struct scsi_disk_opti
     }
 }
 
-static void co_bed_close(struct bed *bed)
+static __attribute__((unused)) void co_bed_close(struct bed *bed)
 {
     for (unsigned i = 0; i < 3; i++) {
         co_scsi_unmap(bed->lun[i]);
