@@ -108,10 +108,9 @@ static int co_receive(struct client *client, size_t *ret_length)
 {
     uint64_t deadline = client->used ? rt_now_ns() + PARTIAL_TIMEOUT_NS : 0;
     for (;;) {
-        char *start = client->buffer + client->scanned;
-        char *end = client->used > client->scanned
-                        ? memchr(start, '\n', client->used - client->scanned)
-                        : NULL;
+        char *end = client->used > client->scanned ? memchr(client->buffer + client->scanned, '\n',
+                                                            client->used - client->scanned)
+                                                   : NULL;
         if (end) {
             *ret_length = (size_t)(end - client->buffer);
             return 0;
