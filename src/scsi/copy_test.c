@@ -197,6 +197,31 @@ TEST(results_can_be_asked_for)
     CHECK_EQUAL(back[43], o.length - 44);
 }
 
+static bool copied;
+
+static void co_long_copy(void *arg)
+{
+    struct outcome o = co_copy(make_list(bed.disk, other, 0, 0, SIZE / BLOCK));
+    CHECK_EQUAL(o.status, SCSI_TASK_ABORTED);
+    copied = true;
+}
+
+TEST(a_reset_ends_a_long_copy)
+{
+    struct range_entry entry;
+    copied = false;
+    co_range_lock(&other->ranges, &entry, 0, 512, true); /* keeps the first piece in flight */
+    CHECK_EQUAL(rt_spawn(NULL, co_long_copy, NULL), 0);
+    co_sleep_ns(1000000);
+    atomic_fetch_add(&second->epoch, 1); /* what a reset begins with */
+    CHECK(!copied);
+    range_unlock(&other->ranges, &entry);
+    while (!copied)
+        co_sleep_ns(1000);
+    co_scsi_disk_reset(other);
+    CHECK_SENSE(co_send(second, CDB(0, 0, 0, 0, 0, 0), NULL, 0, NULL, 0), 6, ASC_DEVICE_RESET);
+}
+
 /* ---- access states ------------------------------------------------------------------------------
  */
 
@@ -252,6 +277,7 @@ int main(void)
         cmocka_unit_test(a_copy_may_do_no_more_than_its_initiator),
         cmocka_unit_test(every_cut_and_every_flipped_byte_of_a_list_is_survived),
         cmocka_unit_test(results_can_be_asked_for),
+        cmocka_unit_test(a_reset_ends_a_long_copy),
         cmocka_unit_test(a_port_that_is_not_active_serves_only_what_it_may),
         cmocka_unit_test(initiators_set_states_only_where_they_may),
     };

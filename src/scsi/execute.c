@@ -62,6 +62,11 @@ void co_disk_wait_marked(struct scsi_disk *disk)
     atomic_fetch_sub(&disk->idle_waiters, 1);
 }
 
+int call_cancelled(const struct call *c)
+{
+    return atomic_load(&c->lun->epoch) != c->epoch ? -ECANCELED : 0;
+}
+
 /* ---- admission ------------------------------------------------------------------------------- */
 
 static int check_access(struct call *c)
@@ -149,14 +154,15 @@ static int check_reserved_bits(struct call *c)
 static int co_run_on_lun(struct call *c)
 {
     bool counted = !(c->command->flags & COMMAND_UNCOUNTED);
-    unsigned epoch = counted ? lun_enter(c->lun) : 0;
+    if (counted)
+        c->epoch = lun_enter(c->lun);
     int status = admit(c);
     if (likely(!status))
         status = check_reserved_bits(c);
     if (likely(!status))
         status = c->command->co_run(c);
     if (counted)
-        lun_leave(c->lun, epoch);
+        lun_leave(c->lun, c->epoch);
     return status;
 }
 

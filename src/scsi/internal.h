@@ -208,6 +208,7 @@ struct call {
     struct scsi_disk *disk; /* NULL without LUN */
     const struct command *command;
     uint8_t cdb[CDB_MAX];
+    unsigned epoch;     /* that it began in; see struct scsi_lun */
     size_t reply_limit; /* ALLOCATION LENGTH */
     size_t reply_at;    /* bytes of the reply so far, also those that did not fit */
 };
@@ -269,6 +270,8 @@ void attention_clear(struct scsi_lun *lun, unsigned bits);
 /** Counts a command in, before its admission, and out; see struct scsi_lun. @return the epoch. */
 unsigned lun_enter(struct scsi_lun *lun);
 void lun_leave(struct scsi_lun *lun, unsigned epoch);
+/** -ECANCELED once a reset or a preemption waits for the command to end. For long loops. */
+int call_cancelled(const struct call *c);
 /**
  * Waits for the commands that are in flight now on every LUN marked by abort_wait, and takes the
  * marks away. disk->order is held.

@@ -46,7 +46,8 @@ static struct outcome co_ask(struct user *u, const uint8_t cdb[16], const void *
 {
     struct scsi_lun *lun = u->bed->lun[u->index];
     struct outcome o = co_send(lun, cdb, 16, out, length, in, room);
-    while (o.status == SCSI_CHECK_CONDITION && o.key == SCSI_KEY_UNIT_ATTENTION)
+    while (o.status == SCSI_TASK_ABORTED ||
+           (o.status == SCSI_CHECK_CONDITION && o.key == SCSI_KEY_UNIT_ATTENTION))
         o = co_send(lun, cdb, 16, out, length, in, room);
     return o;
 }

@@ -106,6 +106,8 @@ int fail_errno(struct call *c, int error, bool write)
     case ENOMEM:
     case EAGAIN:
         return SCSI_BUSY;
+    case ECANCELED:
+        return SCSI_TASK_ABORTED;
     case ENOSPC:
     case EDQUOT:
     case EFBIG:

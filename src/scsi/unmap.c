@@ -129,7 +129,8 @@ int co_format_unit(struct call *c)
     uint64_t size = disk_blocks(c->disk) << c->disk->block_shift;
     co_range_lock(&c->disk->ranges, &entry, 0, size, true);
     for (uint64_t at = 0; at < size && result == 0; at += FORMAT_STEP)
-        result = co_deallocate(c->disk, at, MIN(FORMAT_STEP, size - at));
+        if ((result = call_cancelled(c)) == 0)
+            result = co_deallocate(c->disk, at, MIN(FORMAT_STEP, size - at));
     range_unlock(&c->disk->ranges, &entry);
     return result < 0 ? fail_errno(c, result, true) : SCSI_GOOD;
 }

@@ -35,7 +35,9 @@ static int co_write_pattern(struct call *c, const struct extent *e, struct sgl b
     for (uint64_t done = 0; done < e->bytes; done += chunk) {
         struct iovec iov;
         struct sgl part = sgl_one(&iov, pattern, MIN(chunk, e->bytes - done));
-        int result = co_root_write(c->disk->root, e->offset + done, part, write_flags(c, false));
+        int result = call_cancelled(c);
+        if (result == 0)
+            result = co_root_write(c->disk->root, e->offset + done, part, write_flags(c, false));
         if (result < 0)
             return result;
     }

@@ -135,7 +135,7 @@ static int co_copy_piece(struct copy *x, const struct segment *s, uint64_t done,
  * Where source and destination overlap, the copy goes from the end that keeps what is still to be
  * read: as if all had been read first.
  */
-static int co_copy_segment(struct copy *x, const struct segment *s)
+static int co_copy_segment(struct copy *x, const struct segment *s, unsigned epoch)
 {
     bool backwards = s->from == s->to && s->to_offset > s->from_offset;
     uint64_t left = s->bytes, front = 0;
@@ -143,9 +143,13 @@ static int co_copy_segment(struct copy *x, const struct segment *s)
         return fail_with(x->c, SCSI_KEY_COPY_ABORTED, ASC_THIRD_PARTY_FAILURE);
     while (left) {
         size_t part = MIN(left, SCRATCH_BYTES);
-        int result = co_copy_piece(x, s, backwards ? left - part : front, part);
-        if (result == -ENOMEM)
-            return SCSI_BUSY;
+        int result = call_cancelled(x->c);
+        if (atomic_load(&s->to_lun->epoch) != epoch)
+            result = -ECANCELED;
+        if (result == 0)
+            result = co_copy_piece(x, s, backwards ? left - part : front, part);
+        if (result == -ENOMEM || result == -ECANCELED)
+            return fail_errno(x->c, result, true);
         if (result < 0)
             return fail_with(x->c, SCSI_KEY_COPY_ABORTED, ASC_THIRD_PARTY_FAILURE);
         left -= part;
@@ -165,7 +169,7 @@ static int co_run_segments(struct copy *x)
         status = parse_segment(x, i, &segment);
         if (!status) {
             unsigned epoch = lun_enter(segment.to_lun);
-            status = co_copy_segment(x, &segment);
+            status = co_copy_segment(x, &segment, epoch);
             lun_leave(segment.to_lun, epoch);
         }
         x->segments_done += !status;
