@@ -21,6 +21,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -29,8 +30,49 @@
 #define READY_FD   4
 /** A chain of a thousand images takes a while to open; a dead engine is seen at once. */
 #define READY_TIMEOUT_MS 120000
+/** What an engine gets to end by itself whose attach was given up. */
+#define GIVE_UP_MS 5000
 
 extern char **environ;
+
+/*
+ * ---- interruption ----
+ *
+ * Ctrl-C and its like wait until the attach has taken back what it did; then the process ends by
+ * them. Signals that are ignored (nohup) stay so.
+ */
+
+struct interruption {
+    sigset_t before;
+    int fd; /* readable once a signal has come; never read, so that the signal stays pending */
+};
+
+static void interruption_hold(struct interruption *in)
+{
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    sigset_t set;
+    sigemptyset(&set);
+    for (unsigned i = 0; i < ARRAY_LEN(signals); i++) {
+        struct sigaction action;
+        if (sigaction(signals[i], NULL, &action) == 0 && action.sa_handler != SIG_IGN)
+            sigaddset(&set, signals[i]);
+    }
+    pthread_sigmask(SIG_BLOCK, &set, &in->before);
+    in->fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void interruption_release(struct interruption *in)
+{
+    if (in->fd >= 0)
+        close(in->fd);
+    pthread_sigmask(SIG_SETMASK, &in->before, NULL);
+}
+
+static int interrupted(const struct interruption *in, struct hws_error *err)
+{
+    struct pollfd wait = {.fd = in->fd, .events = POLLIN};
+    return poll(&wait, 1, 0) > 0 ? hws_fail(err, EINTR, "interrupted") : 0;
+}
 
 /* ---- names and folders ---- */
 
@@ -232,16 +274,17 @@ static int spawn_engine(const struct attachment *attachment, int lock, int ready
 }
 
 /* "ready\n", or why not. */
-static int wait_ready(const struct attachment *attachment, int fd, struct hws_error *err)
+static int wait_ready(int fd, const struct interruption *in, struct hws_error *err)
 {
     char text[HWS_ERROR_TEXT_BYTES];
     size_t used = 0;
     for (;;) {
-        struct pollfd wait = {.fd = fd, .events = POLLIN};
-        if (poll(&wait, 1, READY_TIMEOUT_MS) == 0)
-            return hws_fail(err, ETIMEDOUT,
-                            "the engine was not ready within %d s; its log is %s/log",
-                            READY_TIMEOUT_MS / 1000, attachment->folder);
+        struct pollfd wait[] = {{.fd = fd, .events = POLLIN}, {.fd = in->fd, .events = POLLIN}};
+        if (poll(wait, ARRAY_LEN(wait), READY_TIMEOUT_MS) == 0)
+            return hws_fail(err, ETIMEDOUT, "the engine was not ready within %d s",
+                            READY_TIMEOUT_MS / 1000);
+        if (wait[1].revents)
+            return interrupted(in, err);
         ssize_t n = read(fd, text + used, sizeof(text) - 1 - used);
         if (n < 0 && errno == EINTR)
             continue;
@@ -259,21 +302,36 @@ static int wait_ready(const struct attachment *attachment, int fd, struct hws_er
                 : hws_fail(err, EIO, "the engine died at its start");
 }
 
-static int start_engine(const struct attachment *attachment, int *lock, pid_t *pid,
-                        struct attach_times *times, struct hws_error *err)
+/* An engine that was asked to stop takes its device away as soon as it has one. */
+static void end_engine(pid_t pid)
+{
+    kill(pid, SIGTERM);
+    for (unsigned ms = 0; ms < GIVE_UP_MS; ms++) {
+        if (waitpid(pid, NULL, WNOHANG) != 0)
+            return;
+        usleep(1000);
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+static int start_engine(const struct attachment *attachment, int lock,
+                        const struct interruption *in, struct attach_times *times,
+                        struct hws_error *err)
 {
     int ends[2];
+    pid_t pid;
     uint64_t started = process_now_ns();
     if (pipe2(ends, O_CLOEXEC) < 0)
         return hws_fail_errno(err, errno, "cannot make a pipe");
     autofd int ready = ends[0];
     /* Numbers above those that the engine finds them at, so that no dup2 runs over another. */
-    int high_lock = fcntl(*lock, F_DUPFD_CLOEXEC, 16),
+    int high_lock = fcntl(lock, F_DUPFD_CLOEXEC, 16),
         high_ready = fcntl(ends[1], F_DUPFD_CLOEXEC, 16);
     close(ends[1]);
     int r = high_lock < 0 || high_ready < 0
                 ? hws_fail_errno(err, errno, "cannot start the engine")
-                : spawn_engine(attachment, high_lock, high_ready, pid, err);
+                : spawn_engine(attachment, high_lock, high_ready, &pid, err);
     if (high_lock >= 0)
         close(high_lock);
     if (high_ready >= 0)
@@ -281,12 +339,10 @@ static int start_engine(const struct attachment *attachment, int *lock, pid_t *p
     times->spawn_us = (process_now_ns() - started) / 1000;
     if (r < 0)
         return r;
-    /* From here on the engine alone holds the lock. */
-    close(steal_fd(lock));
-    r = wait_ready(attachment, ready, err);
+    r = wait_ready(ready, in, err);
     if (r < 0) {
-        kill(*pid, SIGKILL);
-        waitpid(*pid, NULL, 0);
+        close(steal_fd(&ready)); /* whom it would tell is gone */
+        end_engine(pid);
     }
     return r;
 }
@@ -319,15 +375,23 @@ static int run_mkfs(const char *device, const char *type, struct hws_error *err)
     if (blank == 0)
         return 0; /* --mkfs makes one where there is none, so that attaching again is the same
                      command */
-    char *arguments[] = {program, (char *)"-q", (char *)device, NULL};
+    char *arguments[] = {program, (char *)device, NULL};
     posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none;
     pid_t pid;
     int status = 0;
+    sigemptyset(&none);
     posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_adddup2(&actions, 2, 1);
-    int r = posix_spawnp(&pid, program, &actions, NULL, arguments, environ);
+    /* Not every mkfs knows -q; errors go to standard error. */
+    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
+    int r = posix_spawnp(&pid, program, &actions, &attributes, arguments, environ);
     posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
     if (r)
         return hws_fail_errno(err, r, "cannot run %s (is it installed?)", program);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
@@ -370,16 +434,6 @@ static int mount_device(const struct attach_options *options, const struct attac
 
 /* ---- all of it */
 
-static int start(const struct attach_options *options, struct attachment *attachment, int *lock,
-                 struct attach_times *times, struct hws_error *err)
-{
-    pid_t pid = -1;
-    int r = write_config(options, attachment, err);
-    if (r == 0)
-        r = start_engine(attachment, lock, &pid, times, err);
-    return r;
-}
-
 static void read_times(const struct attachment *attachment, struct attach_times *times)
 {
     json_t *volume = json_array_get(json_object_get(attachment->state, "volumes"), 0);
@@ -391,7 +445,8 @@ static void read_times(const struct attachment *attachment, struct attach_times 
 static int refuse_attached(const struct attach_options *options, struct hws_error *err)
 {
     struct attachment *other;
-    if (options->read_only || attachment_find(options->image, &other, NULL) < 0)
+    autofree char *image = realpath(options->image, NULL); /* with a '/': never taken for a name */
+    if (options->read_only || !image || attachment_find(image, &other, NULL) < 0)
         return 0;
     int r = 0;
     json_t *volume = json_array_get(json_object_get(other->config, "volumes"), 0);
@@ -402,30 +457,35 @@ static int refuse_attached(const struct attach_options *options, struct hws_erro
     return r;
 }
 
-int attach_start(const struct attach_options *options, struct attachment **ret,
+/* A folder with an engine that is ready. Until then the lock is held here too. */
+static int start(const struct attach_options *options, const struct interruption *in, char **ret,
                  struct attach_times *times, struct hws_error *err)
 {
     struct attachment *attachment = NULL;
-    uint64_t started = process_now_ns();
     autofd int lock = -1;
-    *times = (struct attach_times){0};
-    int r = make_root(err);
-    if (r == 0)
-        r = refuse_attached(options, err);
-    if (r == 0)
-        r = make_folder(options, &attachment, &lock, err);
+    int r = make_folder(options, &attachment, &lock, err);
     if (r < 0)
         return r;
-    r = start(options, attachment, &lock, times, err);
-    if (r < 0) {
-        if (attachment_remove(attachment, NULL) < 0)
-            hws_wrap(err, r, "%s is left behind", attachment->folder);
-        attachment_free(attachment);
-        return r;
-    }
-    autofree char *name = strdup(attachment->name);
+    *ret = strdup(attachment->name);
+    r = *ret ? write_config(options, attachment, err) : hws_fail(err, ENOMEM, "out of memory");
+    if (r == 0)
+        r = start_engine(attachment, lock, in, times, err);
+    if (r < 0 && attachment_clear(attachment, true, NULL) < 0)
+        hws_wrap(err, r, "%s is left behind", attachment->folder);
     attachment_free(attachment);
-    r = name ? attachment_load(name, &attachment, err) : hws_fail(err, ENOMEM, "out of memory");
+    return r;
+}
+
+static int start_and_mount(const struct attach_options *options, const struct interruption *in,
+                           struct attachment **ret, struct attach_times *times,
+                           struct hws_error *err)
+{
+    struct attachment *attachment;
+    uint64_t started = process_now_ns();
+    autofree char *name = NULL;
+    int r = start(options, in, &name, times, err);
+    if (r == 0)
+        r = attachment_load(name, &attachment, err);
     if (r < 0)
         return r;
     read_times(attachment, times);
@@ -434,6 +494,8 @@ int attach_start(const struct attach_options *options, struct attachment **ret,
     if (options->mount)
         r = mount_device(options, attachment, err);
     times->mount_us = (process_now_ns() - usable) / 1000;
+    if (r == 0)
+        r = interrupted(in, err);
     if (r < 0) {
         if (attach_stop(attachment, false, NULL) < 0)
             hws_wrap(err, r, "'%s' stays attached", attachment->name);
@@ -442,4 +504,20 @@ int attach_start(const struct attach_options *options, struct attachment **ret,
     }
     *ret = attachment;
     return 0;
+}
+
+int attach_start(const struct attach_options *options, struct attachment **ret,
+                 struct attach_times *times, struct hws_error *err)
+{
+    struct interruption in;
+    *times = (struct attach_times){0};
+    int r = make_root(err);
+    if (r == 0)
+        r = refuse_attached(options, err);
+    if (r < 0)
+        return r;
+    interruption_hold(&in);
+    r = start_and_mount(options, &in, ret, times, err);
+    interruption_release(&in);
+    return r;
 }

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 
 #define ATTACHMENTS_MAX 10000
+#define REMOVE_TRIES    3
 
 /* All that an attachment's folder may hold. */
 static const char *const files[] = {
@@ -200,7 +201,10 @@ int attachment_lock(const struct attachment *attachment, int *ret, struct hws_er
     autofd int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (fd < 0)
         return hws_fail_errno(err, errno, "cannot open %s", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0)
+    /* A file that was deleted since the open guards nothing: the name may be another's by now. */
+    struct stat ours, named;
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &ours) < 0 || stat(path, &named) < 0 ||
+        ours.st_ino != named.st_ino || ours.st_dev != named.st_dev)
         return hws_fail(err, EAGAIN, "'%s' is attached, or being attached or detached",
                         attachment->name);
     *ret = steal_fd(&fd);
@@ -212,24 +216,38 @@ int attachment_store(const struct attachment *attachment, const char *file, json
 {
     autofree char *path = attachment_path(attachment, file), *temporary = NULL;
     int r = !path || asprintf(&temporary, "%s.new", path) < 0 ? -ENOMEM : 0;
+    if (r == 0 && !value)
+        r = -EILSEQ; /* text that is no UTF-8 cannot be told in JSON */
+    errno = 0;
     if (r == 0 && json_dump_file(value, temporary, JSON_INDENT(2)) < 0)
-        r = -EIO;
+        r = errno ? -errno : -EIO;
     if (r == 0 && rename(temporary, path) < 0)
         r = -errno;
     json_decref(value);
     return r < 0 ? hws_fail_errno(err, -r, "cannot write %s", path ? path : file) : 0;
 }
 
-int attachment_remove(const struct attachment *attachment, struct hws_error *err)
+static int remove_files(const struct attachment *attachment, struct hws_error *err)
 {
     for (unsigned i = 0; i < ARRAY_LEN(files); i++) {
         autofree char *path = attachment_path(attachment, files[i]);
         if (path && unlink(path) < 0 && errno != ENOENT)
             return hws_fail_errno(err, errno, "cannot remove %s", path);
     }
-    if (rmdir(attachment->folder) < 0 && errno != ENOENT)
-        return hws_fail_errno(err, errno, "cannot remove %s", attachment->folder);
     return 0;
+}
+
+int attachment_remove(const struct attachment *attachment, struct hws_error *err)
+{
+    /* Another detach may make the lock anew in between: once more, then. */
+    for (unsigned n = 0; n < REMOVE_TRIES; n++) {
+        int r = remove_files(attachment, err);
+        if (r < 0 || rmdir(attachment->folder) == 0 || errno == ENOENT)
+            return r;
+        if (errno != ENOTEMPTY)
+            break;
+    }
+    return hws_fail_errno(err, errno, "cannot remove %s", attachment->folder);
 }
 
 struct run {

@@ -2,14 +2,18 @@
  * Engines as the command sees them: attachments of this host, their life, and calls to the engine
  * that serves each. Everything here blocks and runs outside of the runtime.
  *
- *   RUN/                      /run/hawser, $XDG_RUNTIME_DIR/hawser, or $HAWSER_RUN_DIR; mode 0700
- *     NAME/                   one folder an attachment
- *       lock                  locked by the engine as long as it lives: how "running" is told from
- * "dead" config.json           what to serve; written once, before the engine starts state.json
- * what the engine made: process, device, FUSE file; replaced atomically mounts.json           what
- * `attach --mount` mounted, so that `detach` can undo it control.sock          JSON-RPC 2.0, mode
- * 0600 log                   standard error of the engine image                 mount point of the
- * FUSE file
+ *   RUN/              /run/hawser, $XDG_RUNTIME_DIR/hawser, or $HAWSER_RUN_DIR; mode 0700
+ *     NAME/           one folder an attachment
+ *
+ * and in it
+ *
+ * - lock: locked by the engine as long as it lives; how "running" is told from "dead"
+ * - config.json: what to serve; written once, before the engine starts
+ * - state.json: what the engine made (process, device, FUSE file); replaced atomically
+ * - mounts.json: what `attach --mount` mounted, so that `detach` can undo it
+ * - control.sock: JSON-RPC 2.0, mode 0600
+ * - log: standard error of the engine
+ * - image: mount point of the FUSE file
  *
  * SPDX-License-Identifier: Apache-2.0
  */

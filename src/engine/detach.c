@@ -33,30 +33,47 @@ static int co_unmount_now(void *arg, struct hws_error *err)
     return co_unmount(arg, err);
 }
 
-/* Already unmounted by hand is as good. A dead engine's mount is pulled away from its users. */
+static int explain_busy(const struct attachment *attachment, const char *target,
+                        struct hws_error *err)
+{
+    char users[256];
+    if (holders_describe_mount(target, users, sizeof(users)))
+        return hws_fail(err, EBUSY,
+                        "'%s' is mounted at %s and in use: %s; end that, or say --force",
+                        attachment->name, target, users);
+    return hws_fail(err, EBUSY,
+                    "'%s' is mounted at %s and in use there, perhaps by a mount on top of it; end "
+                    "that, or say --force",
+                    attachment->name, target);
+}
+
+/*
+ * Takes away our own mount only: unmounted by hand is as good, and what somebody has mounted there
+ * since, or had mounted before an attach that failed, stays. A dead engine's mount is pulled away
+ * from its users.
+ */
 static int unmount(const struct attachment *attachment, const char *target, bool lazy,
                    struct hws_error *err)
 {
-    struct hws_error why = {0};
+    const char *device = attachment_device(attachment);
+    enum mounts_place place = device ? mounts_look(device, target) : MOUNTS_NOT_THERE;
+    if (place == MOUNTS_NOT_THERE)
+        return 0;
+    if (place == MOUNTS_COVERED)
+        return hws_fail(err, EBUSY,
+                        "'%s' is mounted at %s under another mount; unmount that one first",
+                        attachment->name, target);
     if (lazy)
         return umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL &&
                        errno != ENOENT
                    ? hws_fail_errno(err, errno, "cannot unmount %s", target)
                    : 0;
+    struct hws_error why = {0};
     int r = attachment_run(co_unmount_now, (void *)target, &why);
     if (r == 0 || r == -EINVAL || r == -ENOENT)
         return 0;
-    char users[256];
-    if (r == -EBUSY && holders_describe_mount(target, users, sizeof(users)))
-        return hws_fail(err, EBUSY,
-                        "'%s' is mounted at %s and in use: %s; end that, or say --force",
-                        attachment->name, target, users);
     if (r == -EBUSY)
-        return hws_fail(
-            err, EBUSY,
-            "'%s' is mounted at %s and in use there, perhaps by a mount on top of it; end "
-            "that, or say --force",
-            attachment->name, target);
+        return explain_busy(attachment, target, err);
     if (err)
         *err = why;
     return r;
@@ -81,7 +98,7 @@ static int unmount_all(const struct attachment *attachment, bool lazy, struct hw
     return r;
 }
 
-/* The lock is ours once the engine's process is gone. */
+/* The lock is ours once the engine's process is gone. -ENOENT: another detach was faster. */
 static int wait_end(const struct attachment *attachment, int *ret_lock, struct hws_error *err)
 {
     uint64_t deadline = process_now_ns() + END_TIMEOUT_MS * 1000000ull;
@@ -176,6 +193,31 @@ static int stop_running(const struct attachment *attachment, bool force, struct 
     return pid > 1 && kill(pid, SIGKILL) == 0 ? 0 : r;
 }
 
+/* An engine that is just starting has no socket yet: it is asked until it has one, or is gone. */
+static int stop_starting(const struct attachment *attachment, bool force, struct hws_error *err)
+{
+    uint64_t deadline = process_now_ns() + END_TIMEOUT_MS * 1000000ull;
+    int r;
+    do {
+        r = stop_running(attachment, force, err);
+        if (r != -ENOENT && r != -ECONNREFUSED)
+            break;
+        int lock, locked = attachment_lock(attachment, &lock, NULL);
+        if (locked == 0)
+            close(lock);
+        if (locked != -EAGAIN)
+            break;
+        usleep(END_RETRY_MS * 1000);
+    } while (process_now_ns() < deadline);
+    return r;
+}
+
+int attachment_clear(const struct attachment *attachment, bool force, struct hws_error *err)
+{
+    int r = clean_dead(attachment, force, err);
+    return r < 0 ? r : attachment_remove(attachment, err);
+}
+
 int attach_stop(struct attachment *attachment, bool force, struct hws_error *err)
 {
     autofd int lock = -1;
@@ -183,7 +225,7 @@ int attach_stop(struct attachment *attachment, bool force, struct hws_error *err
     struct hws_error flush = {0};
     int stopped = 0, r;
     if (was_running) {
-        r = stop_running(attachment, force, err);
+        r = stop_starting(attachment, force, err);
         /* Gone in between is what was wanted; a failed flush ends the engine, and must be told. */
         if (r == -EBUSY || r == -EPERM || r == -EINVAL)
             return r;
@@ -197,10 +239,10 @@ int attach_stop(struct attachment *attachment, bool force, struct hws_error *err
     if (r == 0 && !was_running)
         r = unmount_all(attachment, true, err);
     if (r == 0)
-        r = clean_dead(attachment, force, err);
-    if (r == 0)
-        r = attachment_remove(attachment, err);
-    if (r == 0 && stopped < 0 && err)
+        r = attachment_clear(attachment, force, err);
+    if (r == -ENOENT && access(attachment->folder, F_OK) < 0)
+        r = 0;
+    if (r == 0 && err)
         *err = flush;
     return r < 0 ? r : stopped;
 }

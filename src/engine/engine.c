@@ -108,8 +108,9 @@ static int write_state(struct engine *engine)
     autofree char *temporary = NULL;
     const char *path = engine->config->state_file;
     int r = asprintf(&temporary, "%s.new", path) < 0 ? -ENOMEM : 0;
+    errno = 0;
     if (r == 0 && json_dump_file(state, temporary, JSON_COMPACT) < 0)
-        r = -EIO;
+        r = errno ? -errno : -EIO;
     if (r == 0 && rename(temporary, path) < 0)
         r = -errno;
     json_decref(state);

@@ -24,13 +24,20 @@ HWS_MUST_CHECK int attachment_load(const char *name, struct attachment **ret,
 
 /**
  * Takes the attachment's lock. @ret the locked descriptor, to be handed to the engine or closed.
- * -EAGAIN while another process holds it.
+ * -EAGAIN while another process holds it, -ENOENT once the folder is gone.
  */
 HWS_MUST_CHECK int attachment_lock(const struct attachment *attachment, int *ret,
                                    struct hws_error *err);
 
 /** Deletes the folder and the files in it that an attachment has. */
 HWS_MUST_CHECK int attachment_remove(const struct attachment *attachment, struct hws_error *err);
+
+/**
+ * Takes away what an engine that is gone left: loop device, FUSE mount and folder. The caller holds
+ * the lock.
+ */
+HWS_MUST_CHECK int attachment_clear(const struct attachment *attachment, bool force,
+                                    struct hws_error *err);
 
 /** Writes @value as a file of the attachment, in one step. Takes over the reference. */
 HWS_MUST_CHECK int attachment_store(const struct attachment *attachment, const char *file,

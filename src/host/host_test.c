@@ -52,6 +52,8 @@ static void only_block_devices_are_mounted_devices(void **state)
     assert_false(mounts_find_device("/dev/null", where, sizeof(where)));
     assert_string_equal(where, "");
     assert_false(mounts_find_device("/nonexistent", where, sizeof(where)));
+    assert_int_equal(mounts_look("/dev/null", "/"), MOUNTS_NOT_THERE);
+    assert_int_equal(mounts_look("/nonexistent", "/"), MOUNTS_NOT_THERE);
 }
 
 static void co_refusals(void *arg)

@@ -35,28 +35,72 @@ static void unescape(char *text)
     *out = 0;
 }
 
+struct mount_line {
+    dev_t number;
+    char point[4096], source[4096];
+};
+
+/* One line of mountinfo. */
+static bool parse_line(const char *text, struct mount_line *line)
+{
+    unsigned major, minor;
+    const char *rest = strstr(text, " - ");
+    if (sscanf(text, "%*s %*s %u:%u %*s %4095s", &major, &minor, line->point) != 3 || !rest ||
+        sscanf(rest, " - %*s %4095s", line->source) != 1)
+        return false;
+    line->number = makedev(major, minor);
+    unescape(line->point);
+    unescape(line->source);
+    return true;
+}
+
+/* btrfs has a number of its own for each mount: there the source tells. */
+static bool is_of(const struct mount_line *line, const char *device, dev_t number)
+{
+    return line->number == number || !strcmp(line->source, device);
+}
+
 bool mounts_find_device(const char *device, char *where, size_t where_bytes)
 {
     struct stat st;
-    char line[4096], point[4096];
+    struct mount_line line;
     bool found = false;
     where[0] = 0;
     if (stat(device, &st) < 0 || !S_ISBLK(st.st_mode))
         return false;
+    autofree char *text = NULL;
+    size_t text_bytes = 0;
     FILE *file = fopen("/proc/self/mountinfo", "re");
-    while (file && !found && fgets(line, sizeof(line), file)) {
-        unsigned major, minor;
-        if (sscanf(line, "%*s %*s %u:%u %*s %4095s", &major, &minor, point) != 3)
+    while (file && !found && getline(&text, &text_bytes, file) > 0)
+        found = parse_line(text, &line) && is_of(&line, device, st.st_rdev);
+    if (file)
+        fclose(file);
+    if (found)
+        snprintf(where, where_bytes, "%s", line.point);
+    return found;
+}
+
+enum mounts_place mounts_look(const char *device, const char *target)
+{
+    struct stat st;
+    struct mount_line line;
+    enum mounts_place place = MOUNTS_NOT_THERE;
+    if (stat(device, &st) < 0 || !S_ISBLK(st.st_mode))
+        return place;
+    autofree char *text = NULL;
+    size_t text_bytes = 0;
+    FILE *file = fopen("/proc/self/mountinfo", "re");
+    while (file && getline(&text, &text_bytes, file) > 0) {
+        if (!parse_line(text, &line) || strcmp(line.point, target) != 0)
             continue;
-        found = makedev(major, minor) == st.st_rdev;
+        if (is_of(&line, device, st.st_rdev))
+            place = MOUNTS_ON_TOP;
+        else if (place != MOUNTS_NOT_THERE)
+            place = MOUNTS_COVERED;
     }
     if (file)
         fclose(file);
-    if (found) {
-        unescape(point);
-        snprintf(where, where_bytes, "%s", point);
-    }
-    return found;
+    return place;
 }
 
 static int probe_type(const char *device, char *type, size_t type_bytes, struct hws_error *err)

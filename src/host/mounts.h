@@ -15,6 +15,15 @@
  */
 bool mounts_find_device(const char *device, char *where, size_t where_bytes);
 
+enum mounts_place {
+    MOUNTS_NOT_THERE,
+    MOUNTS_ON_TOP,  /* what an unmount of the target would take */
+    MOUNTS_COVERED, /* something else is mounted over it */
+};
+
+/** Whether @device is what is mounted at @target, a path without links, in this name space. */
+enum mounts_place mounts_look(const char *device, const char *target);
+
 struct mount_options {
     const char *device;
     const char *target; /* an existing folder */

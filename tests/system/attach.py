@@ -422,4 +422,127 @@ def test_the_folder_of_attachments_must_be_safe():
     os.chmod("run", 0o700)
 
 
+def test_a_failed_mount_leaves_what_others_mounted_there():
+    need_devices()
+    os.makedirs("m")
+    run("mount", "-t", "tmpfs", "theirs", "m")
+    try:
+        assert "no file system" in hawser("attach", image(), "--mount", "m", code=1).err
+        assert os.path.ismount("m"), "somebody else's mount was taken away"
+        hawser("attach", "disk.qcow2", "--mount", "n", "--mkfs", "ext4")
+        run("umount", "n")
+        run("mount", "-t", "tmpfs", "theirs", "n")
+        hawser("detach", "disk")
+        assert os.path.ismount("n"), "somebody else's mount was taken away"
+    finally:
+        for folder in ("m", "n"):
+            subprocess.run(["umount", folder], capture_output=True)
+    nothing_left(os.getcwd())
+
+
+def test_a_mount_under_another_one_is_told():
+    need_devices()
+    hawser("attach", image(), "--mount", "m", "--mkfs", "ext4")
+    run("mount", "-t", "tmpfs", "theirs", "m")
+    assert "under another mount" in hawser("detach", "disk", code=1).err
+    run("umount", "m")
+    hawser("detach", "disk")
+    nothing_left(os.getcwd())
+
+
+def test_an_attach_that_is_interrupted_takes_all_back():
+    need_devices()
+    image()
+    ends = set()
+    for i in range(40):
+        words = ["--mount", "m", "--mkfs", "ext4"] if i % 2 else []
+        attaching = subprocess.Popen([HAWSER, "attach", "disk.qcow2", *words], stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(i * 0.001)
+        os.killpg(attaching.pid, (signal.SIGINT, signal.SIGTERM)[i // 2 % 2])
+        ends.add(attaching.wait(30))
+        if attaching.returncode == 0:
+            hawser("detach", "disk")
+        nothing_left(os.getcwd())
+        assert not os.path.exists("m")
+    assert -signal.SIGINT in ends and -signal.SIGTERM in ends, ends
+    hawser("check", "disk.qcow2")
+
+
+def test_an_attach_that_is_killed_is_cleaned_up_by_detach():
+    need_devices()
+    image()
+    for i in range(16):
+        attaching = subprocess.Popen([HAWSER, "attach", "disk.qcow2"], stdout=subprocess.DEVNULL,
+                                     stderr=subprocess.DEVNULL)
+        time.sleep(i * 0.001)
+        attaching.kill()
+        attaching.wait()
+        if entry("disk"):
+            hawser("detach", "disk", timeout=20)
+        nothing_left(os.getcwd())
+
+
+def test_detaches_and_attaches_that_race():
+    need_devices()
+    image()
+    for i in range(12):
+        attach("disk.qcow2")
+        race = [subprocess.Popen([HAWSER, "detach", "disk"], stderr=subprocess.PIPE, text=True) for _ in range(3)]
+        for one in race:
+            err = one.communicate(timeout=20)[1]
+            assert one.returncode == 0 or "nothing is attached" in err, err
+        nothing_left(os.getcwd())
+        race = [subprocess.Popen([HAWSER, "attach", "disk.qcow2", f"--name=n{n % 2}"], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL) for n in range(3)]
+        assert [one.wait(20) for one in race].count(0) == 1
+        hawser("detach", "--all")
+        nothing_left(os.getcwd())
+
+
+def test_an_image_is_not_taken_for_the_name_of_another():
+    need_devices()
+    os.makedirs("other")
+    hawser("create", "-q", "disk", "16M")
+    hawser("create", "-q", "other/disk", "16M")
+    attach("other/disk")
+    assert attach("disk")["name"] == "disk-2"
+    hawser("detach", "--all")
+
+
+def test_a_full_folder_of_attachments_is_told():
+    need_devices()
+    os.makedirs("run")
+    run("mount", "-t", "tmpfs", "-o", "size=4k,mode=700", "full", "run")
+    try:
+        open("run/fill", "w").write("x" * 4096)
+        assert "No space left" in hawser("attach", image(), code=1).err
+        assert os.listdir("run") == ["fill"]
+    finally:
+        run("umount", "run")
+
+
+def test_mkfs_of_every_kind():
+    need_devices()
+    made = 0
+    for kind in ("ext4", "xfs", "btrfs", "vfat"):
+        if subprocess.run(["which", f"mkfs.{kind}"], capture_output=True).returncode:
+            continue
+        hawser("create", "-q", f"{kind}.qcow2", "512M")
+        done = subprocess.run([HAWSER, "attach", f"{kind}.qcow2", "--mount", "m", f"--mkfs={kind}"],
+                              capture_output=True, text=True)
+        if "cannot mount" in done.stderr:  # this kernel lacks it
+            continue
+        assert done.returncode == 0, done.stderr
+        os.mkdir("m/folder")
+        with open("m/folder/file", "w") as held:
+            assert "in use" in hawser("detach", kind, code=1).err
+            held.write("x")
+        hawser("detach", kind)
+        made += 1
+    nothing_left(os.getcwd())
+    if not made:
+        raise Skip("needs a mkfs")
+
+
 main(globals())
