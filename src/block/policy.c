@@ -161,8 +161,9 @@ static int find_folder(const struct block_policy *policy, const char *naming, co
         return 0;
     if (policy->allow)
         return refuse(naming, name, "which lies outside the folders that are allowed", err);
-    return refuse(naming, name,
-                  "which lies outside the image's own folder; allow its folder to open it", err);
+    return refuse(
+        naming, name,
+        "which lies outside the image's own folder; allow its folder (--allow) to open it", err);
 }
 
 int policy_resolve(const struct block_policy *policy, const char *naming, const char *name,

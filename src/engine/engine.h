@@ -121,10 +121,12 @@ HWS_MUST_CHECK int co_volume_resize(struct volume *volume, uint64_t size_bytes,
 /** Status as the methods `status` and `stats` and the file state.json tell it. */
 json_t *volume_status(struct volume *volume);
 json_t *volume_stats(struct volume *volume, bool histograms);
-/** Opens a description with the volume's policy, format and rights. */
+/** Where its images may name files, as configured; NULL: in their own folders. */
+const char *const *volume_allow(const struct volume *volume);
+/** Opens a description with the volume's format and rights; images may name files in @allow. */
 HWS_MUST_CHECK int co_volume_open_node(struct volume *volume, const char *text, const char *format,
-                                       unsigned flags, struct block_node **ret,
-                                       struct hws_error *err);
+                                       unsigned flags, const char *const *allow,
+                                       struct block_node **ret, struct hws_error *err);
 
 /* ---- overlay.c ---- */
 

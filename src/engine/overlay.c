@@ -32,7 +32,8 @@ static int co_push(struct volume *volume, const char *overlay, const char *forma
                    struct volume_switch *ret, struct hws_error *err)
 {
     struct block_node *node;
-    int r = co_volume_open_node(volume, overlay, format, BLOCK_OPEN_NO_BACKING, &node, err);
+    int r = co_volume_open_node(volume, overlay, format, BLOCK_OPEN_NO_BACKING,
+                                volume_allow(volume), &node, err);
     if (r < 0)
         return r;
     /* Most of what is dirty goes out while requests still run; the push flushes the rest. */
@@ -76,9 +77,37 @@ int co_volume_snapshot(struct volume *volume, const char *overlay, const char *f
     return r;
 }
 
-/* Within drain: both names are whole images all the time; on failure all is as it was. */
+/*
+ * What the new chain may name: what the volume may, and the very files that are open already. They
+ * may lie in other folders, where a snapshot was told to put its overlay.
+ */
+static const char **allow_chain(struct volume *volume, struct block_node *layer)
+{
+    const char *const *allow = volume_allow(volume);
+    size_t count = 0, depth = 0;
+    for (struct block_node *at = layer; at; at = block_child(at, BLOCK_BACKING))
+        depth++;
+    const char **list = calloc(ENGINE_ALLOW_MAX + 2 * depth + 1, sizeof(const char *));
+    for (; list && allow && *allow; allow++)
+        list[count++] = *allow;
+    for (struct block_node *at = layer; list && at; at = block_child(at, BLOCK_BACKING)) {
+        struct block_node *data = block_child(at, BLOCK_DATA);
+        const char *path = overlay_node_path(at),
+                   *data_path = data ? overlay_node_path(data) : NULL;
+        if (path)
+            list[count++] = path;
+        if (data_path)
+            list[count++] = data_path;
+    }
+    return list;
+}
+
+/*
+ * Within drain: both names are whole images all the time; on failure all is as it was, or, where
+ * even the way back fails, @ret_kept tells that @fresh is what runs.
+ */
 static int co_switch(struct volume *volume, const char *path, const char *format, const char *fresh,
-                     struct hws_error *err)
+                     const char *const *allow, bool *ret_kept, struct hws_error *err)
 {
     /* Of the node: a request of the root would wait for the end of the drain. */
     int r = co_block_flush(block_root_node(volume->root));
@@ -88,15 +117,17 @@ static int co_switch(struct volume *volume, const char *path, const char *format
     if (r < 0)
         return r;
     struct block_node *node;
-    r = co_volume_open_node(volume, path, format, 0, &node, err);
+    r = co_volume_open_node(volume, path, format, 0, allow, &node, err);
     if (r == 0) {
         r = co_root_replace(volume->root, node, err);
         if (r < 0 && co_block_close(node, NULL) < 0)
             log_warning("%s: cannot close the overlay that was not used", path);
     }
-    if (r < 0 && co_overlay_exchange(path, fresh, NULL) < 0)
-        log_error("%s: its running content is now in %s: stop using the volume and exchange them",
-                  path, fresh);
+    if (r < 0 && co_overlay_exchange(path, fresh, NULL) < 0) {
+        *ret_kept = true;
+        return hws_wrap(err, r, "the running content of %s is now in %s: detach and rename it back",
+                        path, fresh);
+    }
     return r;
 }
 
@@ -113,19 +144,21 @@ static int co_revert_claimed(struct volume *volume, const char *layer_path,
     autofree char *path = strdup(node_path), *format = strdup(block_driver_name(top)),
                   *fresh = NULL;
     const char *back = overlay_node_path(layer);
+    autofree const char **allow = allow_chain(volume, layer);
     ret->layer = back ? strdup(back) : NULL;
-    if (!path || !format)
+    if (!path || !format || !allow)
         return hws_fail(err, ENOMEM, "out of memory");
     uint64_t old_size = block_root_size(volume->root);
     r = co_overlay_prepare_revert(top, layer, path, &fresh, err);
     if (r < 0)
         return r;
+    bool kept = false;
     uint64_t started = rt_now_ns();
     co_root_drain(volume->root);
-    r = co_switch(volume, path, format, fresh, err);
+    r = co_switch(volume, path, format, fresh, allow, &kept, err);
     co_root_undrain(volume->root);
     ret->pause_ns = rt_now_ns() - started;
-    if (co_unlink(fresh, NULL) < 0)
+    if (!kept && co_unlink(fresh, NULL) < 0)
         log_warning("%s: cannot remove it; nothing uses it any more", fresh);
     if (r == 0 && volume->device && block_root_size(volume->root) != old_size)
         r = co_device_resized(volume->device, err);

@@ -9,14 +9,16 @@
 static const char *const op_names[BLOCK_OPS] = {"read", "write", "write-zeroes", "discard",
                                                 "flush"};
 
+const char *const *volume_allow(const struct volume *volume)
+{
+    return volume->config.allow_list[0] ? (const char *const *)volume->config.allow_list : NULL;
+}
+
 int co_volume_open_node(struct volume *volume, const char *text, const char *format, unsigned flags,
-                        struct block_node **ret, struct hws_error *err)
+                        const char *const *allow, struct block_node **ret, struct hws_error *err)
 {
     const struct volume_config *config = &volume->config;
-    struct block_policy policy = {
-        .cache = (enum block_cache)config->cache,
-        .allow = config->allow_list[0] ? (const char *const *)config->allow_list : NULL,
-    };
+    struct block_policy policy = {.cache = (enum block_cache)config->cache, .allow = allow};
     json_t *description;
     int r = block_describe(text, format, &description, err);
     if (r < 0)
@@ -34,7 +36,8 @@ static int co_open_root(struct volume *volume, struct hws_error *err)
 {
     const struct volume_config *config = &volume->config;
     struct block_node *node;
-    int r = co_volume_open_node(volume, config->image, config->format, 0, &node, err);
+    int r = co_volume_open_node(volume, config->image, config->format, 0, volume_allow(volume),
+                                &node, err);
     if (r < 0)
         return r;
     struct block_root_options options = {

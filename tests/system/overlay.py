@@ -205,4 +205,68 @@ def test_a_kill_at_any_moment_of_a_revert_leaves_a_whole_image():
     print(f"states seen: {sorted(seen)}")
 
 
+def test_an_overlay_in_another_folder_goes_back_and_opens_from_anywhere():
+    need_devices()
+    need_tool("qemu-img")
+    os.makedirs("far")
+    told = volume()
+    put(told["device"], 0, b"a" * 4096)
+    hawser("snapshot", "disk", "far/top.qcow2")
+    put(told["device"], 0, b"b" * 4096)
+    hawser("snapshot", "--revert", "disk")
+    assert get(told["device"], 0, 4096) == b"a" * 4096
+    hawser("detach", "disk")
+    assert os.listdir("far") == ["top.qcow2"]
+    top = os.path.realpath("far/top.qcow2")
+    assert os.path.realpath("disk.qcow2") in run("qemu-img", "info", "--backing-chain", top, cwd="/")
+    assert "--allow" in hawser("info", "--backing-chain", top, cwd="/", code=1).err
+    hawser("info", "--backing-chain", f"--allow={os.getcwd()}", top, cwd="/")
+
+
+def test_a_name_with_a_colon_is_no_protocol():
+    need_tool("qemu-img")
+    hawser("create", "-q", "disk.qcow2", "16M")
+    os.rename("disk.qcow2", "vm:1.qcow2")
+    hawser("snapshot", "vm:1.qcow2", "top.qcow2")
+    run("qemu-img", "info", "--backing-chain", "top.qcow2")
+    hawser("check", "top.qcow2")
+
+
+SHIM = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int fsync(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode) && access("exchanged", F_OK) == 0) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fsync, fd);
+}
+int renameat2(int from_fd, const char *from, int to_fd, const char *to, unsigned flags)
+{
+    close(creat("exchanged", 0600));
+    return (int)syscall(SYS_renameat2, from_fd, from, to_fd, to, flags);
+}
+"""
+
+
+def test_a_revert_that_cannot_be_made_durable_keeps_the_old_state():
+    need_tool("cc", "qemu-io")
+    open("shim.c", "w").write(SHIM)
+    run("cc", "-shared", "-fPIC", "-o", "shim.so", "shim.c")
+    hawser("create", "-q", "disk.qcow2", "16M")
+    hawser("snapshot", "disk.qcow2", "top.qcow2")
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 2 0 1M", "top.qcow2")
+    failed = hawser("snapshot", "--revert", "top.qcow2", code=1,
+                    env={"LD_PRELOAD": os.path.realpath("shim.so"), "ASAN_OPTIONS": "verify_asan_link_order=0"})
+    assert os.path.exists("exchanged") and "cannot exchange" in failed.err, failed.err
+    assert "failed" not in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 2 0 1M", "top.qcow2")
+    assert not [name for name in os.listdir(".") if ".revert-" in name]
+
+
 main(globals())

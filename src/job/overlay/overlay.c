@@ -9,6 +9,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "job/overlay/overlay.h"
+#include "base/log.h"
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/stat.h>
@@ -45,7 +46,11 @@ static int backing_name(const char *path, const char *backing, char **ret, struc
     size_t length = strlen(folder);
     const char *last = strrchr(real, '/') + 1;
     bool same = (size_t)(last - real) == length + (length > 1) && !strncmp(real, folder, length);
-    *ret = strdup(same ? last : real);
+    /* "a:b" alone would read as a protocol and its address. */
+    if (same && strchr(last, ':'))
+        *ret = asprintf(ret, "./%s", last) < 0 ? NULL : *ret;
+    else
+        *ret = strdup(same ? last : real);
     return *ret ? 0 : hws_fail(err, ENOMEM, "out of memory");
 }
 
@@ -148,7 +153,15 @@ static int exchange_now(void *arg)
         return -errno;
     if (renameat2(AT_FDCWD, x->a, AT_FDCWD, x->b, RENAME_EXCHANGE) < 0)
         return -errno;
-    return fsync(fd) < 0 ? -errno : 0;
+    if (fsync(fd) == 0)
+        return 0;
+    int r = -errno;
+    /* A failure must mean that the names are as before: the caller deletes what @b names. */
+    if (renameat2(AT_FDCWD, x->a, AT_FDCWD, x->b, RENAME_EXCHANGE) < 0) {
+        log_warning("%s: exchanged, but not known to be durable: %s", x->a, strerror(-r));
+        return 0;
+    }
+    return r;
 }
 
 int co_overlay_exchange(const char *a, const char *b, struct hws_error *err)
