@@ -71,6 +71,7 @@ static int run(const void *arg, char **operands, unsigned count)
     if (attach_start(&how, &attachment, &times, &err) < 0)
         return out_error("attach", CLI_FAILED, &err);
     int code = print_attached(options, attachment, &times);
+    cli_note_leftover("attach", attachment_image(attachment));
     attachment_free(attachment);
     return code;
 }

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "cli/command.h"
+#include "cli/image.h"
 #include "cli/output.h"
 #include "engine/client.h"
 
@@ -35,6 +35,8 @@ static int detach_one(const struct detach_options *options, struct attachment *a
                  "the engine of '%s' had died; what it left is removed. 'hawser check' tells "
                  "whether its image is whole",
                  attachment->name);
+    if (!was_running)
+        cli_note_leftover("detach", top ? top : image);
     return CLI_OK;
 }
 

@@ -7,8 +7,6 @@
 #include "cli/volume.h"
 #include "engine/client.h"
 
-#define CONFIG_BYTES_MAX ((size_t)4 * MiB)
-
 struct serve_options {
     struct cli_volume volume;
     const char *config, *socket, *path, *state_file;

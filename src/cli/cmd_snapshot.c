@@ -139,6 +139,7 @@ static int revert(const struct snapshot_options *options, const char *what, cons
     } else if (r == 0) {
         struct hws_image image = CLI_IMAGE(options, what);
         r = hws_revert(&image, layer, &back, &err);
+        cli_note_leftover("snapshot", what);
     }
     attachment_free(attachment);
     return r < 0 ? out_error("snapshot", CLI_FAILED, &err)

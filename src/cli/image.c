@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cli/image.h"
+#include "cli/output.h"
 #include "engine/client.h"
 
 /* An image that cannot be locked is most often one that this host has attached. */
@@ -42,4 +43,14 @@ int cli_find_engine(const char *what, struct attachment **ret, struct hws_error 
                      found->name, found->name);
     attachment_free(found);
     return r;
+}
+
+void cli_note_leftover(const char *command, const char *path)
+{
+    autofree char *left = path ? attachment_leftover(path) : NULL;
+    if (left)
+        out_note(command,
+                 "%.600s is left from a revert that was interrupted; nothing uses it, and it can "
+                 "be deleted",
+                 left);
 }

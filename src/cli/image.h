@@ -57,4 +57,7 @@ HWS_MUST_CHECK int cli_refuse_reach(const char *what, const char *format,
 /** Adds to @err what a user can do about the failure of opening @path. */
 void cli_explain_open(struct hws_error *err, const char *path);
 
+/** Tells of a file that an interrupted revert of the image at @path left beside it. */
+void cli_note_leftover(const char *command, const char *path);
+
 #endif

@@ -20,8 +20,12 @@ bool out_colour(FILE *stream)
 
 void out_safe(FILE *stream, const char *text)
 {
-    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
-        if (*at < 0x20 || *at == 0x7f)
+    unsigned char before = 0;
+    for (const unsigned char *at = (const unsigned char *)text; *at; before = *at++) {
+        /* C1 controls are two bytes in UTF-8, and some terminals obey them. */
+        bool c1 =
+            (*at == 0xc2 && (at[1] & 0xe0) == 0x80) || (before == 0xc2 && (*at & 0xe0) == 0x80);
+        if (*at < 0x20 || *at == 0x7f || c1)
             fprintf(stream, "\\x%02x", *at);
         else
             fputc(*at, stream);

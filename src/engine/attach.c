@@ -375,7 +375,10 @@ static int run_mkfs(const char *device, const char *type, struct hws_error *err)
     if (blank == 0)
         return 0; /* --mkfs makes one where there is none, so that attaching again is the same
                      command */
-    char *arguments[] = {program, (char *)device, NULL};
+    /* Not every mkfs knows -q; what they print otherwise goes nowhere, errors to standard error. */
+    bool quiet = !strncmp(type, "ext", 3);
+    char *arguments[] = {program, (char *)(quiet ? "-q" : device), quiet ? (char *)device : NULL,
+                         NULL};
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
     sigset_t none;
@@ -387,7 +390,6 @@ static int run_mkfs(const char *device, const char *type, struct hws_error *err)
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    /* Not every mkfs knows -q; errors go to standard error. */
     posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
     int r = posix_spawnp(&pid, program, &actions, &attributes, arguments, environ);
     posix_spawn_file_actions_destroy(&actions);
@@ -449,8 +451,11 @@ static int refuse_attached(const struct attach_options *options, struct hws_erro
     if (options->read_only || !image || attachment_find(image, &other, NULL) < 0)
         return 0;
     int r = 0;
+    const char *theirs = attachment_image(other), *top = attachment_top(other);
+    /* Its device, or a file on its mount, is another matter. */
+    bool same = (theirs && !strcmp(theirs, image)) || (top && !strcmp(top, image));
     json_t *volume = json_array_get(json_object_get(other->config, "volumes"), 0);
-    if (other->running && !json_is_true(json_object_get(volume, "read-only")))
+    if (same && other->running && !json_is_true(json_object_get(volume, "read-only")))
         r = hws_fail(err, EBUSY, "%.300s is attached already, as '%s' at %s", options->image,
                      other->name, attachment_device(other) ? attachment_device(other) : "?");
     attachment_free(other);
@@ -488,6 +493,10 @@ static int start_and_mount(const struct attach_options *options, const struct in
         r = attachment_load(name, &attachment, err);
     if (r < 0)
         return r;
+    if (!attachment->state) {
+        attachment_free(attachment);
+        return hws_fail(err, ESTALE, "'%s' was detached at once by somebody else", name);
+    }
     read_times(attachment, times);
     uint64_t usable = process_now_ns();
     times->total_us = (usable - started) / 1000;

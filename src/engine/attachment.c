@@ -8,6 +8,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "engine/internal.h"
+#include "job/overlay/overlay.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -37,7 +38,11 @@ struct attachment *attachment_free(struct attachment *attachment)
 const char *attachment_root(char *buffer, size_t size)
 {
     const char *own = getenv("HAWSER_RUN_DIR"), *user = getenv("XDG_RUNTIME_DIR");
-    if (own && *own)
+    char here[PATH_MAX];
+    /* The engine leaves the current folder: paths are absolute from the start. */
+    if (own && *own && *own != '/' && getcwd(here, sizeof(here)))
+        snprintf(buffer, size, "%s/%s", here, own);
+    else if (own && *own)
         snprintf(buffer, size, "%s", own);
     else if (geteuid() != 0 && user && *user)
         snprintf(buffer, size, "%s/hawser", user);
@@ -191,6 +196,11 @@ int attachment_find(const char *what, struct attachment **ret, struct hws_error 
     return r < 0 ? hws_fail(err, ENOENT,
                             "nothing is attached as '%.400s'; 'hawser list' shows what is", what)
                  : 0;
+}
+
+char *attachment_leftover(const char *path)
+{
+    return overlay_find_leftover(path);
 }
 
 int attachment_lock(const struct attachment *attachment, int *ret, struct hws_error *err)

@@ -106,6 +106,9 @@ HWS_MUST_CHECK int attach_start(const struct attach_options *options, struct att
  */
 HWS_MUST_CHECK int attach_stop(struct attachment *attachment, bool force, struct hws_error *err);
 
+/** The file that an interrupted revert of the image at @path left beside it, or NULL. free(). */
+char *attachment_leftover(const char *path);
+
 /** What `hawser serve` runs. @config a JSON object; docs/engine.md describes it. @return an exit
  * code. */
 int engine_main(json_t *config, struct hws_error *err);

@@ -167,8 +167,9 @@ static int clean_dead(const struct attachment *attachment, bool force, struct hw
         return r;
     }
     autofree char *file = attachment_path(attachment, "image");
+    /* EPERM: who may not unmount has not mounted either. */
     if (file && umount2(file, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL &&
-        errno != ENOENT)
+        errno != ENOENT && errno != EPERM)
         return hws_fail_errno(err, errno, "cannot unmount %s", file);
     return 0;
 }

@@ -325,14 +325,24 @@ static int run_configured(struct engine_config *config, struct hws_error *err)
     return r;
 }
 
+/* A configuration that cannot be taken is told where readiness would be, too. */
+static void tell_unready(const json_t *object, const char *why)
+{
+    json_int_t fd = json_integer_value(json_object_get(object, "ready-fd"));
+    if (fd > 2 && fd <= 1024 && write((int)fd, why, strlen(why)) < 0)
+        log_warning("whoever started this engine is gone");
+}
+
 int engine_main(json_t *object, struct hws_error *err)
 {
     struct engine_config *config;
     process_prepare();
     drivers_register();
     int r = engine_config_parse(object, &config, err);
-    if (r < 0)
+    if (r < 0) {
+        tell_unready(object, err->text);
         return r;
+    }
     r = run_configured(config, err);
     engine_config_free(config);
     return r;

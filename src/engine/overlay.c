@@ -141,7 +141,7 @@ static int co_revert_claimed(struct volume *volume, const char *layer_path,
         r = overlay_find_layer(top, layer_path, &layer, err);
     if (r < 0)
         return r;
-    autofree char *path = strdup(node_path), *format = strdup(block_driver_name(top)),
+    autofree char *path = realpath(node_path, NULL), *format = strdup(block_driver_name(top)),
                   *fresh = NULL;
     const char *back = overlay_node_path(layer);
     autofree const char **allow = allow_chain(volume, layer);

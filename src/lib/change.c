@@ -107,9 +107,13 @@ static int co_revert_open(struct snapshot *call, struct block_node *top, struct 
     int r = overlay_find_layer(top, call->layer, &layer, err);
     if (r < 0)
         return r;
-    const char *path = overlay_node_path(top);
-    if (!path)
+    const char *named = overlay_node_path(top);
+    if (!named)
         return hws_fail(err, ENOTSUP, "'%s' is not a file of this host", call->image->path);
+    /* The file is replaced, not a link to it. */
+    autofree char *path = realpath(named, NULL);
+    if (!path)
+        return hws_fail_errno(err, errno, "cannot find '%s'", named);
     autofree char *fresh = NULL;
     r = co_overlay_prepare_revert(top, layer, path, &fresh, err);
     if (r < 0)

@@ -95,7 +95,7 @@ static int co_add_backing(const struct creation *c, const struct block_driver *d
         return 0;
     }
     if (backing)
-        json_object_set_new(options, file_option, json_string(backing));
+        json_object_set_new(options, file_option, json_string_nocheck(backing));
     else if (!(backing = json_string_value(json_object_get(options, file_option))))
         return format ? hws_fail(err, EINVAL, "a backing format needs a backing file (-b)") : 0;
     if (!format)

@@ -4,6 +4,7 @@ busy devices, engines that are killed, images in use, shells that end.
 """
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -520,6 +521,50 @@ def test_a_full_folder_of_attachments_is_told():
         assert os.listdir("run") == ["fill"]
     finally:
         run("umount", "run")
+
+
+def test_what_an_engine_refuses_is_told():
+    need_devices()
+    failed = hawser("attach", image(), "--queues=17", code=1).err
+    assert "queues" in failed and "16" in failed, failed
+    nothing_left(os.getcwd())
+
+
+def test_who_is_not_root_detaches_a_dead_engine_too():
+    if os.geteuid() != 0:
+        raise Skip("needs root to be somebody else")
+    need_tool("setpriv")
+    os.chmod(".", 0o777)
+    program = shutil.copy(HAWSER, "hawser")
+    other = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", os.path.realpath(program)]
+    run(*other, "create", "-q", "disk.qcow2", "16M")
+    run(*other, "attach", "--via=none", "disk.qcow2")
+    os.kill(json.loads(run(*other, "list", "--output=json"))[0]["pid"], signal.SIGKILL)
+    open("run/disk/image", "w").close()
+    run(*other, "detach", "disk")
+    nothing_left(os.getcwd())
+
+
+def test_a_device_can_be_an_image_itself():
+    need_devices()
+    outer = attach(image())["device"]
+    inner = attach(outer, "--format=raw", "--name=inner")["device"]
+    with open(inner, "r+b", buffering=0) as out:
+        out.write(b"hawser!!" * 512)
+        os.fsync(out.fileno())
+    assert "in use" in hawser("detach", "disk", code=1).err
+    hawser("detach", "inner", "disk")
+    nothing_left(os.getcwd())
+
+
+def test_a_relative_folder_of_attachments_is_made_absolute():
+    need_devices()
+    attach(image(), env={"HAWSER_RUN_DIR": "here"})
+    hawser("snapshot", "disk", "top.qcow2", env={"HAWSER_RUN_DIR": "here"})
+    told = hawser("list", "--output=json", env={"HAWSER_RUN_DIR": "here"}).json()[0]
+    assert told["folder"] == os.path.realpath("here/disk"), told
+    assert "top.qcow2: attach that one" in hawser("detach", "disk", env={"HAWSER_RUN_DIR": "here"}).err
+    assert os.listdir("here") == []
 
 
 def test_mkfs_of_every_kind():

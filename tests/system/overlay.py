@@ -269,4 +269,39 @@ def test_a_revert_that_cannot_be_made_durable_keeps_the_old_state():
     assert not [name for name in os.listdir(".") if ".revert-" in name]
 
 
+def test_revert_by_a_link_replaces_the_file():
+    need_tool("qemu-io")
+    hawser("create", "-q", "disk.qcow2", "16M")
+    hawser("snapshot", "disk.qcow2", "top.qcow2")
+    run("qemu-io", "-f", "qcow2", "-c", "write -P 2 0 1M", "top.qcow2")
+    os.symlink("top.qcow2", "link.qcow2")
+    hawser("snapshot", "--revert", "link.qcow2")
+    assert os.readlink("link.qcow2") == "top.qcow2"
+    assert "failed" not in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 0 0 1M", "top.qcow2")
+
+
+def test_names_are_bytes():
+    name, top = b"disk\xff.qcow2", b"top\xfe.qcow2"
+    hawser("create", "-q", os.fsdecode(name), "16M")
+    made = hawser("snapshot", os.fsdecode(name), os.fsdecode(top), "--output=json").json()
+    assert made["overlay"].endswith("top\\xfe.qcow2"), made
+    chain = hawser("info", "--backing-chain", os.fsdecode(top), "--output=json").json()
+    assert len(chain) == 2
+    hawser("snapshot", "--revert", os.fsdecode(top), "--output=json")
+
+
+def test_what_a_killed_revert_left_is_told_and_kept():
+    need_devices()
+    hawser("create", "-q", "disk.qcow2", "16M")
+    hawser("snapshot", "disk.qcow2", "top.qcow2")
+    open("top.qcow2.revert-0123abcd", "w").close()
+    open("top.qcow2.revert-mine", "w").close()
+    for words in (("snapshot", "--revert", "top.qcow2"), ("attach", "top.qcow2")):
+        assert "top.qcow2.revert-0123abcd is left from a revert" in hawser(*words).err, words
+    os.kill(entry("top")["pid"], signal.SIGKILL)
+    assert "top.qcow2.revert-0123abcd is left from a revert" in hawser("detach", "top").err
+    os.unlink("top.qcow2.revert-0123abcd")
+    assert "is left" not in hawser("snapshot", "--revert", "top.qcow2").err
+
+
 main(globals())

@@ -35,9 +35,10 @@ int qcow2_co_info(struct block_node *node, json_t *info, struct hws_error *err)
         set_new(info, "dirty-flag", json_boolean(h->incompatible_features & QCOW2_INCOMPAT_DIRTY));
     if (h->nb_snapshots)
         failed |= set_new(info, "internal-snapshots", json_integer(h->nb_snapshots));
+    /* As the image has them: bytes, which need not be UTF-8. */
     if (h->backing_file)
-        failed |= set_new(info, "backing-filename", json_string(h->backing_file));
+        failed |= set_new(info, "backing-filename", json_string_nocheck(h->backing_file));
     if (h->backing_format)
-        failed |= set_new(info, "backing-filename-format", json_string(h->backing_format));
+        failed |= set_new(info, "backing-filename-format", json_string_nocheck(h->backing_format));
     return failed ? hws_fail(err, ENOMEM, "out of memory") : 0;
 }

@@ -10,11 +10,15 @@
  */
 #include "job/overlay/overlay.h"
 #include "base/log.h"
+#include <ctype.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <sys/stat.h>
 
 #define DEFAULT_FORMAT "qcow2"
+/** What a revert puts between a file's name and eight hexadecimal digits. */
+#define REVERT_SUFFIX ".revert-"
 
 const char *overlay_node_path(const struct block_node *node)
 {
@@ -65,7 +69,8 @@ int co_overlay_create(const struct overlay_spec *spec, struct hws_error *err)
     if (r < 0)
         return r;
     json_object_set_new(options, "size", json_integer((json_int_t)spec->size_bytes));
-    json_object_set_new(options, "backing_file", json_string(name));
+    json_object_set_new(options, "backing_file",
+                        json_string_nocheck(name)); /* bytes, as paths are */
     json_object_set_new(options, "backing_fmt", json_string(spec->backing_format));
     r = co_block_create(options, false, NULL, err);
     json_decref(options);
@@ -110,7 +115,7 @@ int co_overlay_prepare_revert(struct block_node *top, struct block_node *layer, 
         return hws_fail(err, ENOTSUP, "layer '%s' is not a file of this host",
                         block_filename(layer));
     autofree char *temporary = NULL;
-    if (asprintf(&temporary, "%s.revert-%08x", path, (unsigned)rt_random_u64()) < 0) {
+    if (asprintf(&temporary, "%s" REVERT_SUFFIX "%08x", path, (unsigned)rt_random_u64()) < 0) {
         temporary = NULL;
         return hws_fail(err, ENOMEM, "out of memory");
     }
@@ -135,6 +140,32 @@ int co_overlay_prepare_revert(struct block_node *top, struct block_node *layer, 
     }
     *ret_path = steal_ptr(&temporary);
     return 0;
+}
+
+static bool is_leftover(const char *name, const char *base)
+{
+    size_t length = strlen(base), suffix = strlen(REVERT_SUFFIX);
+    if (strncmp(name, base, length) != 0 || strncmp(name + length, REVERT_SUFFIX, suffix) != 0)
+        return false;
+    const char *digits = name + length + suffix;
+    for (unsigned i = 0; i < 8; i++)
+        if (!isxdigit((unsigned char)digits[i]))
+            return false;
+    return digits[8] == '\0';
+}
+
+char *overlay_find_leftover(const char *path)
+{
+    char *found = NULL;
+    autofree char *folder = folder_of(path);
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    DIR *list = folder ? opendir(folder) : NULL;
+    for (struct dirent *at; list && !found && (at = readdir(list));)
+        if (is_leftover(at->d_name, base) && asprintf(&found, "%s/%s", folder, at->d_name) < 0)
+            found = NULL;
+    if (list)
+        closedir(list);
+    return found;
 }
 
 struct exchange {

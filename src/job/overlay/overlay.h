@@ -49,6 +49,13 @@ HWS_MUST_CHECK int co_overlay_prepare_revert(struct block_node *top, struct bloc
                                              struct hws_error *err);
 
 /**
+ * A file that a revert of @path left because it was killed: the fresh overlay, or after the
+ * exchange the old top. Nothing uses it, but it may hold what was given up, so that only the user
+ * deletes it. NULL where there is none; free(). Blocks.
+ */
+char *overlay_find_leftover(const char *path);
+
+/**
  * Exchanges two files of one folder in one step and makes that durable. Each path names a whole
  * image at every moment, a crash included. Calling it again takes it back.
  */
