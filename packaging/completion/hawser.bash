@@ -93,6 +93,15 @@ _hawser_operands()
     esac
 }
 
+# Adds what compgen finds, a line each: names may hold blanks and stars.
+_hawser_add()
+{
+    local line
+    while IFS= read -r line; do
+        COMPREPLY+=("$line")
+    done < <(compgen "$@")
+}
+
 _hawser_words()
 {
     # $1: the word so far; the rest: words, or @kinds of words
@@ -100,16 +109,16 @@ _hawser_words()
     shift
     for kind; do
         case $kind in
-        @file) COMPREPLY+=($(compgen -f -- "$current")) ;;
-        @folder) COMPREPLY+=($(compgen -d -- "$current")) ;;
-        @format) COMPREPLY+=($(compgen -W "qcow2 raw" -- "$current")) ;;
+        @file) _hawser_add -f -- "$current" ;;
+        @folder) _hawser_add -d -- "$current" ;;
+        @format) _hawser_add -W "qcow2 raw" -- "$current" ;;
         @attachment)
-            COMPREPLY+=($(compgen -W "$(hawser list --names 2>/dev/null)" -- "$current"))
-            COMPREPLY+=($(compgen -f -- "$current"))
+            _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
+            _hawser_add -f -- "$current"
             ;;
-        @command) COMPREPLY+=($(compgen -W "create info check map resize snapshot attach detach list serve help version formats" -- "$current")) ;;
+        @command) _hawser_add -W "create info check map resize snapshot attach detach list serve help version formats" -- "$current" ;;
         @) ;;
-        *) COMPREPLY+=($(compgen -W "$kind" -- "$current")) ;;
+        *) _hawser_add -W "$kind" -- "$current" ;;
         esac
     done
 }

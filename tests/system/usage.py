@@ -62,13 +62,15 @@ def complete(words):
     script = (f"source {ROOT}/packaging/completion/hawser.bash; hawser() {{ '{HAWSER}' \"$@\"; }}; "
               f"COMP_WORDS=({' '.join(repr(w) for w in words)}); COMP_CWORD={len(words) - 1}; "
               "_hawser 2>/dev/null; printf '%s\\n' \"${COMPREPLY[@]}\"")
-    return run("bash", "-c", script).split()
+    return [line for line in run("bash", "-c", script).splitlines() if line]
 
 
 def test_bash_completes_commands_options_and_values():
     need_tool("bash")
     assert complete(["hawser", "cr"]) == ["create"]
     assert complete(["hawser", "create", "--ov"]) == ["--overwrite"]
+    open("a b*.qcow2", "w").close()
+    assert complete(["hawser", "info", "a"]) == ["a b*.qcow2"], "names may hold blanks and stars"
     assert complete(["hawser", "check", "--repair", "=", "l"]) == ["leaks"]
     assert complete(["hawser", "check", "-r", "a"]) == ["all"]
     assert complete(["hawser", "attach", "--cache=w"]) == ["writeback", "writethrough"]
