@@ -118,6 +118,16 @@ static int co_make_room(struct qcow2 *q, uint64_t end_cluster)
     return r == -ENOTSUP || r == -EINVAL ? -ENOSPC : r; /* a device of fixed size */
 }
 
+int qcow2_co_reach_behind(struct qcow2 *q, uint64_t end_cluster)
+{
+    co_mutex_lock(&q->alloc_lock);
+    int r = co_make_room(q, end_cluster);
+    if (r == 0)
+        q->fresh_cluster = MAX(q->fresh_cluster, end_cluster);
+    co_mutex_unlock(&q->alloc_lock);
+    return r;
+}
+
 static int co_take(struct qcow2 *q, uint32_t want, bool all, uint64_t *ret_host, uint32_t *ret_got)
 {
     struct run run;

@@ -226,5 +226,7 @@ int qcow2_co_l2_slice(struct qcow2 *q, uint64_t guest, struct qcow2_slice **ret)
     if (r == 0)
         r = qcow2_check_host(q, at, q->cache.slice_bytes);
     rt_mutex_unlock(&q->lock);
+    if (r == 0)
+        r = qcow2_co_reach(q, at, q->cache.slice_bytes);
     return r < 0 ? r : qcow2_co_slice_get(q, QCOW2_TABLE_L2, at, 0, ret);
 }

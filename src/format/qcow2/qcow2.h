@@ -132,8 +132,10 @@ struct qcow2 {
 
     /* Allocation; guarded by alloc_lock. */
     struct co_mutex alloc_lock;
-    uint64_t free_hint;     /* no cluster below this index is known to be free */
-    uint64_t fresh_cluster; /* first cluster index that was never allocated */
+    uint64_t free_hint; /* no cluster below this index is known to be free */
+    /* Everything that is ever written lies in front of this cluster index. Read without the lock;
+     * an L2 entry is set after it has moved past the cluster. */
+    _Atomic uint64_t fresh_cluster;
 
     /* Freed clusters and the grace period. */
     struct qcow2_freed_list freed;
@@ -328,6 +330,19 @@ HWS_MUST_CHECK int qcow2_co_alloc(struct qcow2 *q, uint32_t want, uint64_t *ret_
 /** As above for a caller that holds alloc_lock; with @all, exactly @want or an error. */
 HWS_MUST_CHECK int qcow2_co_alloc_locked(struct qcow2 *q, uint32_t want, bool all,
                                          uint64_t *ret_host, uint32_t *ret_got);
+/** qcow2_co_reach() where the range ends behind fresh_cluster. Takes alloc_lock. */
+HWS_MUST_CHECK int qcow2_co_reach_behind(struct qcow2 *q, uint64_t end_cluster);
+/**
+ * Before a write into clusters that the image had when it was opened: a file that was cut short may
+ * end in front of them, and must neither be grown to less nor be trimmed to its allocations.
+ */
+HWS_MUST_CHECK static inline int qcow2_co_reach(struct qcow2 *q, uint64_t host, uint64_t length)
+{
+    uint64_t end_cluster = ((host + length - 1) >> q->cluster_bits) + 1;
+    if (likely(end_cluster <= atomic_load_explicit(&q->fresh_cluster, memory_order_relaxed)))
+        return 0;
+    return qcow2_co_reach_behind(q, end_cluster);
+}
 /** Makes refcount block @block, in the first cluster that it describes. Caller holds alloc_lock. */
 HWS_MUST_CHECK int qcow2_co_refcount_block_new(struct qcow2 *q, uint64_t block);
 /**

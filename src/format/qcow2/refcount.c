@@ -71,6 +71,8 @@ int qcow2_co_refcount_slice(struct qcow2 *q, uint64_t cluster, unsigned flags,
                              "refcount table entry %llu is invalid: %#llx",
                              (unsigned long long)block, (unsigned long long)host);
     uint64_t at = host + in_block / per_slice * q->cache.slice_bytes;
+    /* A block behind the end of a file that was cut short: as in qcow2_co_reach(). */
+    q->fresh_cluster = MAX(q->fresh_cluster, (at >> q->cluster_bits) + 1);
     rt_mutex_lock(&q->lock);
     int r = qcow2_check_host(q, at, q->cache.slice_bytes);
     rt_mutex_unlock(&q->lock);

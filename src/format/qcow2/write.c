@@ -181,9 +181,12 @@ static int co_step_run(struct qcow2 *q, struct qcow2_step *s, struct sgl buffer)
         r = co_step_allocate(q, s);
         allocated = r == 0;
     } else {
+        uint64_t bytes = (uint64_t)s->clusters << q->cluster_bits;
         rt_mutex_lock(&q->lock);
-        r = qcow2_check_data_host(q, s->host, (uint64_t)s->clusters << q->cluster_bits);
+        r = qcow2_check_data_host(q, s->host, bytes);
         rt_mutex_unlock(&q->lock);
+        if (r == 0)
+            r = qcow2_co_reach(q, s->host, bytes);
     }
     if (r == 0 && s->mode != QCOW2_WRITE_PUBLISH)
         r = qcow2_co_write_filled(q, s, sgl_slice(buffer, 0, s->length));
@@ -253,6 +256,8 @@ int qcow2_co_write(struct block_node *node, uint64_t offset, struct sgl buffer, 
             r = qcow2_check_data_host(q, e.host, part);
             uint64_t epoch = qcow2_enter(q);
             rt_mutex_unlock(&q->lock);
+            if (r == 0)
+                r = qcow2_co_reach(q, e.host, part);
             if (r == 0)
                 r = co_block_write(q->file, e.host, sgl_slice(buffer, done, part), 0);
             qcow2_leave(q, epoch);
