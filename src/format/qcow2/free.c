@@ -156,7 +156,13 @@ static int64_t co_release_run(struct qcow2 *q, uint64_t cluster, uint32_t count)
     rt_mutex_lock(&q->lock);
     bool shared = qcow2_refcount_read(slice->data, q->refcount_order, index) > 1;
     count = run_of(q, slice->data, index, count, shared);
+    /* A damaged image may have named a live table as data: it stays what it is. */
+    r = qcow2_check_data_host(q, cluster << q->cluster_bits, (uint64_t)count << q->cluster_bits);
+    if (r < 0)
+        qcow2_slice_unpin(q, slice);
     rt_mutex_unlock(&q->lock);
+    if (r < 0)
+        return r;
     /* Before the count falls, so that nobody can have written there. Only a hint, so errors are
      * none. */
     uint64_t host = cluster << q->cluster_bits, file_bytes = block_size(q->file);
