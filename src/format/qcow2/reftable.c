@@ -18,8 +18,25 @@
 
 /* ---- blocks ---- */
 
-/* Zeroes the place of a block, so that every slice of it can be read from the file. */
-static int co_block_prepare(struct qcow2 *q, uint64_t cluster)
+/* The first content of a block: its first @used clusters are in use, itself among them. */
+static int co_block_write_new(struct qcow2 *q, uint64_t host, uint64_t used)
+{
+    struct iovec iov;
+    uint8_t *block = qcow2_buffer(q->cluster_size);
+    if (!block)
+        return -ENOMEM;
+    for (uint64_t i = 0; i < used; i++)
+        qcow2_refcount_write(block, q->refcount_order, (uint32_t)i, 1);
+    int r = co_block_write(q->file, host, sgl_one(&iov, block, q->cluster_size), 0);
+    free(block);
+    return r;
+}
+
+/*
+ * Makes the place of a block such that every slice of it can be read from the file. The counts are
+ * there from the start: a flush pass may write the table's new entry as soon as it is in memory.
+ */
+static int co_block_prepare(struct qcow2 *q, uint64_t cluster, uint64_t used)
 {
     uint64_t host = cluster << q->cluster_bits;
     if (host >= QCOW2_HOST_END)
@@ -30,7 +47,7 @@ static int co_block_prepare(struct qcow2 *q, uint64_t cluster)
     if (r == 0)
         r = qcow2_cache_invalidate(q, host, q->cluster_size);
     if (r == 0)
-        r = qcow2_co_zero_host(q, host, q->cluster_size);
+        r = co_block_write_new(q, host, used);
     return r;
 }
 
@@ -45,21 +62,15 @@ int qcow2_co_refcount_block_new(struct qcow2 *q, uint64_t block)
     }
     uint64_t cluster = block << q->refcount_block_bits;
     q->fresh_cluster = MAX(q->fresh_cluster, cluster + 1);
-    int r = co_block_prepare(q, cluster);
+    int r = co_block_prepare(q, cluster, 1);
     if (r < 0)
         return r;
     rt_mutex_lock(&q->lock);
     q->reftable[block] = cluster << q->cluster_bits;
     qcow2_guard_add(q, q->reftable[block]);
+    qcow2_mark_entry(q->reftable_dirty, &q->reftable_any_dirty, block);
     rt_mutex_unlock(&q->lock);
-    r = qcow2_co_refcount_set_used(q, cluster, 1);
-    rt_mutex_lock(&q->lock);
-    if (r < 0)
-        q->reftable[block] = 0;
-    else
-        qcow2_mark_entry(q->reftable_dirty, &q->reftable_any_dirty, block);
-    rt_mutex_unlock(&q->lock);
-    return r;
+    return 0;
 }
 
 /* ---- regions ---- */
@@ -74,11 +85,11 @@ static uint64_t region_blocks(const struct qcow2 *q, uint64_t want)
 /* Blocks [first, first + blocks) into the table in memory, and everything in the region counted. */
 static int co_region_make(struct qcow2 *q, uint64_t first, uint64_t blocks, uint64_t want)
 {
-    uint64_t start = first << q->refcount_block_bits;
+    uint64_t start = first << q->refcount_block_bits, per_block = 1ull << q->refcount_block_bits;
     int r = 0;
     q->fresh_cluster = MAX(q->fresh_cluster, start + blocks + want); /* whatever becomes of it */
     for (uint64_t i = 0; i < blocks && r == 0; i++)
-        r = co_block_prepare(q, start + i);
+        r = co_block_prepare(q, start + i, MIN(blocks + want - i * per_block, per_block));
     if (r < 0)
         return r;
     rt_mutex_lock(&q->lock);
@@ -88,7 +99,7 @@ static int co_region_make(struct qcow2 *q, uint64_t first, uint64_t blocks, uint
         qcow2_guard_add(q, q->reftable[first + i]);
     }
     rt_mutex_unlock(&q->lock);
-    return r < 0 ? r : qcow2_co_refcount_set_used(q, start, blocks + want);
+    return r;
 }
 
 static void co_region_undo(struct qcow2 *q, uint64_t first, uint64_t blocks)
