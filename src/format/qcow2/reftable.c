@@ -174,15 +174,6 @@ static int growth_plan(struct qcow2 *q, uint64_t block, struct growth *g)
     return 0;
 }
 
-static void swap_tables(struct qcow2 *q, uint64_t *table, uint64_t *dirty, uint64_t entries)
-{
-    rt_mutex_lock(&q->lock);
-    q->reftable = table;
-    q->reftable_dirty = dirty;
-    q->reftable_entries = entries;
-    rt_mutex_unlock(&q->lock);
-}
-
 /* The whole new table to its place, from memory. */
 static int co_write_table(struct qcow2 *q, const struct growth *g)
 {
@@ -258,10 +249,13 @@ int qcow2_co_reftable_grow(struct qcow2 *q, uint64_t block)
     r = co_grow_steps(q, &g);
     if (r < 0) {
         co_region_undo(q, g.old_entries, g.blocks);
+        /* Together: a pass that fails meanwhile puts its marks back into the present bitmap. */
         rt_mutex_lock(&q->lock);
         memcpy(g.old_dirty, g.dirty, qcow2_dirty_words(g.old_entries) * sizeof(g.dirty[0]));
+        q->reftable = g.old_table;
+        q->reftable_dirty = g.old_dirty;
+        q->reftable_entries = g.old_entries;
         rt_mutex_unlock(&q->lock);
-        swap_tables(q, g.old_table, g.old_dirty, g.old_entries);
         goto fail;
     }
     free(g.old_table);
