@@ -133,7 +133,7 @@ int co_report_port_groups(struct call *c)
     return reply_end(c);
 }
 
-/* ---- SET TARGET PORT GROUPS ------------------------------------------------------------------ */
+/* ---- SET TARGET PORT GROUPS ---- */
 
 /* disk->lock is held. */
 static bool group_exists(struct scsi_disk *disk, uint16_t id)

@@ -53,8 +53,7 @@ static void fill(uint8_t seed, size_t length)
 static const struct scsi_disk_options blocks_4096 = {.block_bytes = 4096};
 static const struct scsi_disk_options read_only = {.read_only = true};
 
-/* ---- what the disk is -------------------------------------------------------------------------
- */
+/* ---- what the disk is ---- */
 
 TEST(inquiry_names_the_disk, NULL)
 {
@@ -139,8 +138,7 @@ TEST(resize_is_told_to_everybody_once, NULL)
     CHECK_EQUAL(load_be32(back), 2 * SIZE / 512 - 1);
 }
 
-/* ---- the medium -------------------------------------------------------------------------------
- */
+/* ---- the medium ---- */
 
 TEST(every_read_sees_what_every_write_wrote, NULL)
 {
@@ -319,8 +317,7 @@ TEST(caches_synchronise_and_prefetch_within_the_disk, NULL)
                 ASC_LBA_OUT_OF_RANGE);
 }
 
-/* ---- mode pages -------------------------------------------------------------------------------
- */
+/* ---- mode pages ---- */
 
 TEST(the_write_cache_can_be_switched_off, NULL)
 {
@@ -382,8 +379,7 @@ TEST(descriptor_sense_when_asked_for, NULL)
     CHECK_EQUAL(load_be16(o.sense + 13), 1);
 }
 
-/* ---- what is supported ------------------------------------------------------------------------
- */
+/* ---- what is supported ---- */
 
 TEST(operation_codes_are_reported_as_they_are, NULL)
 {

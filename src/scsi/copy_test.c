@@ -222,8 +222,7 @@ TEST(a_reset_ends_a_long_copy)
     CHECK_SENSE(co_send(second, CDB(0, 0, 0, 0, 0, 0), NULL, 0, NULL, 0), 6, ASC_DEVICE_RESET);
 }
 
-/* ---- access states ------------------------------------------------------------------------------
- */
+/* ---- access states ---- */
 
 TEST(a_port_that_is_not_active_serves_only_what_it_may)
 {

@@ -9,7 +9,7 @@
  */
 #include "scsi/internal.h"
 
-/* ---- commands in flight ---------------------------------------------------------------------- */
+/* ---- commands in flight ---- */
 
 void lun_leave(struct scsi_lun *lun, unsigned epoch)
 {
@@ -67,7 +67,7 @@ int call_cancelled(const struct call *c)
     return atomic_load(&c->lun->epoch) != c->epoch ? -ECANCELED : 0;
 }
 
-/* ---- admission ------------------------------------------------------------------------------- */
+/* ---- admission ---- */
 
 static int check_access(struct call *c)
 {

@@ -32,7 +32,7 @@
 #define UNMAP_MAX         (UINT64_C(4) * GiB)
 #define REGISTRATIONS_MAX 256
 
-/* ---- unit attentions, most important first (SAM-5, 5.14) ------------------------------------ */
+/* ---- unit attentions, most important first (SAM-5, 5.14) ---- */
 
 enum attention {
     ATTENTION_POWER_ON = 1 << 0,
@@ -47,7 +47,7 @@ enum attention {
     ATTENTION_LUNS = 1 << 9,
 };
 
-/* ---- state ---------------------------------------------------------------------------------- */
+/* ---- state ---- */
 
 /** Who holds a registration: survives the connection. */
 struct identity {
@@ -155,7 +155,7 @@ struct scsi_lun {
     atomic_uint epoch, in_flight[2];
 };
 
-/* ---- a command in the making ----------------------------------------------------------------- */
+/* ---- a command in the making ---- */
 
 enum direction { DATA_NONE, DATA_IN, DATA_OUT };
 

@@ -24,7 +24,7 @@ struct change {
     size_t length;
 };
 
-/* ---- telling the others ---------------------------------------------------------------------- */
+/* ---- telling the others ---- */
 
 /* A unit attention for every LUN by which @r comes in, but not for the one that asks. */
 static void notify(struct change *ch, const struct registration *r, unsigned attention, bool abort)
@@ -60,8 +60,7 @@ static void settle_attentions(struct scsi_disk *disk, bool publish)
     }
 }
 
-/* ---- registering ------------------------------------------------------------------------------
- */
+/* ---- registering ---- */
 
 static bool holds(const struct reservations *pr, const struct registration *r)
 {
@@ -170,8 +169,7 @@ static int do_register_and_move(struct change *ch)
     return SCSI_GOOD;
 }
 
-/* ---- reserving --------------------------------------------------------------------------------
- */
+/* ---- reserving ---- */
 
 static int check_type(struct change *ch)
 {
@@ -269,8 +267,7 @@ static int do_preempt(struct change *ch)
     return SCSI_GOOD;
 }
 
-/* ---- the command ------------------------------------------------------------------------------
- */
+/* ---- the command ---- */
 
 /* disk->lock is held. Nothing has changed unless GOOD is returned, or the caller takes it back. */
 static int change(struct change *ch)

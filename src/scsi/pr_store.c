@@ -112,7 +112,7 @@ int pr_parse(const void *bytes, size_t length, struct reservations *pr)
     return 0;
 }
 
-/* ---- a file ---------------------------------------------------------------------------------- */
+/* ---- a file ---- */
 
 int co_scsi_state_save(void *path, const void *bytes, size_t length)
 {

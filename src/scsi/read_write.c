@@ -106,7 +106,7 @@ int co_write(struct call *c)
     return likely(result == 0) ? SCSI_GOOD : fail_errno(c, result, true);
 }
 
-/* ---- comparing with the medium --------------------------------------------------------------- */
+/* ---- comparing with the medium ---- */
 
 /* Index of the first byte of @bytes that differs from @list; list.length where none does. */
 static size_t first_difference(const uint8_t *bytes, struct sgl list)

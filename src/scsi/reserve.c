@@ -91,7 +91,7 @@ void reservation_update_gate(struct scsi_disk *disk)
         atomic_fetch_and(&disk->gate, ~(unsigned)GATE_RESERVED);
 }
 
-/* ---- RESERVE and RELEASE --------------------------------------------------------------------- */
+/* ---- RESERVE and RELEASE ---- */
 
 /*
  * SPC-4, 5.12.3: while there are registrations, those who may use the medium get GOOD and nothing

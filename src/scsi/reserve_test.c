@@ -101,8 +101,7 @@ static unsigned co_key_count(void)
     return load_be32(back + 4) / 8;
 }
 
-/* ---- the tables -------------------------------------------------------------------------------
- */
+/* ---- the tables ---- */
 
 /*
  * SPC-4, table 65 and SBC-4, table 13. Columns: from another nexus under Write Exclusive and
@@ -223,8 +222,7 @@ TEST(only_registered_nexuses_change_reservations, &plain)
     CHECK_EQUAL(co_pr(0, 1, 3, 11, 0, 0).status, SCSI_RESERVATION_CONFLICT);
 }
 
-/* ---- what each service action does -------------------------------------------------------------
- */
+/* ---- what each service action does ---- */
 
 TEST(release_tells_the_registrants, &plain)
 {
@@ -394,8 +392,7 @@ TEST(listed_transport_ids_are_registered_all_or_none, &plain)
     CHECK_EQUAL(co_key_count(), 3);
 }
 
-/* ---- APTPL --------------------------------------------------------------------------------------
- */
+/* ---- APTPL ---- */
 
 static void co_reopen(const struct scsi_disk_options *given)
 {
@@ -490,8 +487,7 @@ TEST(aptpl_without_a_keeper_is_refused, &plain)
     CHECK_EQUAL(co_key_count(), 0);
 }
 
-/* ---- RESERVE and RELEASE
- * ------------------------------------------------------------------------- */
+/* ---- RESERVE and RELEASE ---- */
 
 TEST(reserve_keeps_others_out_until_release_or_reset, &plain)
 {

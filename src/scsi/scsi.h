@@ -32,7 +32,7 @@ struct scsi_lun;
 #define SCSI_LUNS_MAX         256 /* of one nexus */
 #define SCSI_PORT_GROUPS_MAX  16  /* of one disk */
 
-/* ---- the logical unit ----------------------------------------------------------------------- */
+/* ---- the logical unit ---- */
 
 struct scsi_disk_options {
     uint32_t block_bytes;          /* 512 or 4096; 0: 512 */
@@ -91,7 +91,7 @@ HWS_MUST_CHECK int scsi_disk_set_access_state(struct scsi_disk *disk, uint16_t g
  */
 void co_scsi_disk_reset(struct scsi_disk *disk);
 
-/* ---- who asks ------------------------------------------------------------------------------- */
+/* ---- who asks ---- */
 
 struct scsi_nexus_options {
     /*
@@ -132,7 +132,7 @@ struct scsi_lun *scsi_lun_find(struct scsi_nexus *nexus, uint16_t number);
 /** The connection was lost and is back (29/07); an SPC-2 reservation of it ends. */
 void scsi_nexus_lost(struct scsi_nexus *nexus);
 
-/* ---- a command ------------------------------------------------------------------------------ */
+/* ---- a command ---- */
 
 struct scsi_task {
     /* In. Everything is untrusted but the lengths, which tell what memory there is. */
@@ -156,7 +156,7 @@ struct scsi_task {
  */
 void co_scsi_execute(struct scsi_nexus *nexus, struct scsi_lun *lun, struct scsi_task *task);
 
-/* ---- saved reservations ---------------------------------------------------------------------- */
+/* ---- saved reservations ---- */
 
 /**
  * A file as the keeper of saved reservations: co_scsi_state_save() fits scsi_disk_options.co_save

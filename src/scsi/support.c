@@ -43,7 +43,7 @@ int co_send_diagnostic(struct call *c)
     return SCSI_GOOD;
 }
 
-/* ---- REPORT SUPPORTED OPERATION CODES, SPC-4, 6.35 ------------------------------------------- */
+/* ---- REPORT SUPPORTED OPERATION CODES, SPC-4, 6.35 ---- */
 
 enum { REPORT_ALL, REPORT_OPCODE, REPORT_SERVICE_ACTION, REPORT_EITHER };
 

@@ -92,7 +92,7 @@ int co_unmap(struct call *c)
     return status ? status : co_unmap_descriptors(c, list, described);
 }
 
-/* ---- FORMAT UNIT ----------------------------------------------------------------------------- */
+/* ---- FORMAT UNIT ---- */
 
 /* Nothing but the default format can be asked for: no defect lists, patterns or protection. */
 static int check_format(struct call *c)

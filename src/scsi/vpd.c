@@ -11,7 +11,7 @@ static void page_serial(struct call *c)
     reply_put(c, c->disk->serial, strlen(c->disk->serial));
 }
 
-/* ---- 83h: device identification -------------------------------------------------------------- */
+/* ---- 83h: device identification ---- */
 
 enum { BINARY = 1, ASCII = 2, UTF8 = 3 };
 enum { OF_UNIT = 0x00, OF_PORT = 0x10 };

@@ -64,7 +64,7 @@ static int resolve_cscd(struct copy *x, const uint8_t *d, unsigned at, struct sc
     return 0;
 }
 
-/* ---- segments -------------------------------------------------------------------------------- */
+/* ---- segments ---- */
 
 struct segment {
     struct scsi_disk *from, *to;
@@ -177,8 +177,7 @@ static int co_run_segments(struct copy *x)
     return status;
 }
 
-/* ---- the command ------------------------------------------------------------------------------
- */
+/* ---- the command ---- */
 
 static int check_lengths(struct call *c, const uint8_t *list, size_t length)
 {
