@@ -230,7 +230,7 @@ int attach_stop(struct attachment *attachment, bool force, struct hws_error *err
         /* Gone in between is what was wanted; a failed flush ends the engine, and must be told. */
         if (r == -EBUSY || r == -EPERM || r == -EINVAL)
             return r;
-        if (r < 0 && r != -ECONNREFUSED && r != -ENOENT && r != -ECONNRESET) {
+        if (r < 0 && r != -ECONNREFUSED && r != -ENOENT && r != -ECONNRESET && r != -EPIPE) {
             stopped = r;
             if (err)
                 flush = *err;

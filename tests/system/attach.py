@@ -557,6 +557,29 @@ def test_a_device_can_be_an_image_itself():
     nothing_left(os.getcwd())
 
 
+def test_a_dead_mount_is_taken_over_whatever_its_name():
+    need_devices()
+    image()
+    os.makedirs("a b\\c")
+    path = os.path.realpath("a b\\c/disk.img")
+    words = [HAWSER, "serve", "--via=fuse", f"--path={path}", "--state-file=state", "disk.qcow2"]
+    serving = []
+    try:
+        for _ in range(2):
+            serving.append(subprocess.Popen(words, stderr=subprocess.DEVNULL))
+            wait_until(lambda: os.path.exists("state"))
+            os.unlink("state")
+            if len(serving) == 1:
+                serving[0].kill()
+                serving[0].wait()
+        assert os.path.getsize(path) == 64 * MIB
+    finally:
+        serving[-1].terminate()
+        serving[-1].wait(20)
+    subprocess.run(["umount", "-l", path], capture_output=True)
+    nothing_left(os.getcwd())
+
+
 def test_a_relative_folder_of_attachments_is_made_absolute():
     need_devices()
     attach(image(), env={"HAWSER_RUN_DIR": "here"})

@@ -299,6 +299,7 @@ def test_what_a_killed_revert_left_is_told_and_kept():
     for words in (("snapshot", "--revert", "top.qcow2"), ("attach", "top.qcow2")):
         assert "top.qcow2.revert-0123abcd is left from a revert" in hawser(*words).err, words
     os.kill(entry("top")["pid"], signal.SIGKILL)
+    wait_until(lambda: entry("top")["state"] == "dead")
     assert "top.qcow2.revert-0123abcd is left from a revert" in hawser("detach", "top").err
     os.unlink("top.qcow2.revert-0123abcd")
     assert "is left" not in hawser("snapshot", "--revert", "top.qcow2").err

@@ -61,16 +61,30 @@ static int path_device(const char *path, uint64_t *ret)
     return 0;
 }
 
+/* As mountinfo writes it: blanks, line ends and backslashes as \ooo. free(). */
+static char *escape(const char *path)
+{
+    char *text = malloc(strlen(path) * 4 + 1), *out = text;
+    for (; text && *path; path++) {
+        if (strchr(" \t\n\\", *path))
+            out += sprintf(out, "\\%03o", (unsigned char)*path);
+        else
+            *out++ = *path;
+    }
+    if (text)
+        *out = '\0';
+    return text;
+}
+
 /* Is a dead mount at @path of our type? Field 5 of mountinfo is the path, the type follows " - ".
  */
 static bool is_our_mount(const char *path)
 {
-    autofree char *real = realpath(path, NULL);
-    const char *want = real ? real : path;
+    autofree char *real = realpath(path, NULL), *want = escape(real ? real : path);
     FILE *file = fopen("/proc/self/mountinfo", "re");
     char line[4096];
     bool found = false;
-    while (file && fgets(line, sizeof(line), file)) {
+    while (file && want && fgets(line, sizeof(line), file)) {
         char point[2048];
         if (sscanf(line, "%*s %*s %*s %*s %2047s", point) != 1 || strcmp(point, want) != 0)
             continue;
