@@ -158,14 +158,14 @@ static int clean_dead(const struct attachment *attachment, bool force, struct hw
     int r = 0;
     if (cleanup.path && cleanup.file && strcmp(cleanup.path, cleanup.file))
         r = attachment_run(co_clean_loop, &cleanup, err);
-    if (r == -EBUSY && !force) {
-        if (holders_describe(cleanup.path, users, sizeof(users)))
-            hws_fail(err, EBUSY,
-                     "the engine of '%s' died, and its device %s is still in use: %s; end "
-                     "that, or say --force",
-                     attachment->name, cleanup.path, users);
-        return r;
-    }
+    if (r == -EBUSY && !force)
+        return hws_fail(err, EBUSY,
+                        "the engine of '%s' died, and its device %s is still in use: %s; end that, "
+                        "or say --force",
+                        attachment->name, cleanup.path,
+                        holders_describe(cleanup.path, users, sizeof(users))
+                            ? users
+                            : "perhaps a program that works on what was mounted from it");
     autofree char *file = attachment_path(attachment, "image");
     /* EPERM: who may not unmount has not mounted either. */
     if (file && umount2(file, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno != EINVAL &&

@@ -580,6 +580,22 @@ def test_a_dead_mount_is_taken_over_whatever_its_name():
     nothing_left(os.getcwd())
 
 
+def test_a_dead_device_that_is_still_worked_on_is_told():
+    need_devices()
+    told = attach(image(), "--mount", "m", "--mkfs", "ext4")
+    working = subprocess.Popen(["sleep", "60"], cwd="m")
+    try:
+        os.kill(told["pid"], signal.SIGKILL)
+        wait_until(lambda: entry("disk")["state"] == "dead")
+        failed = hawser("detach", "disk", code=1).err
+        assert "works on what was mounted" in failed and "--force" in failed, failed
+    finally:
+        working.kill()
+        working.wait()
+    hawser("detach", "disk")
+    nothing_left(os.getcwd())
+
+
 def test_a_relative_folder_of_attachments_is_made_absolute():
     need_devices()
     attach(image(), env={"HAWSER_RUN_DIR": "here"})
