@@ -19,6 +19,10 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
+/** How long a program may have the device open before a stop calls it in use. */
+#define OPEN_PATIENCE_NS ((uint64_t)1000000000)
+#define OPEN_RETRY_NS    ((uint64_t)20000000)
+
 const char *const device_way_names[] = {"auto", "fuse-loop", "fuse", "none", NULL};
 
 struct device {
@@ -155,10 +159,53 @@ static bool co_describe_holders(const struct device *device, char *text, size_t 
     return co_work(describe_blocking, &w);
 }
 
+static int claim_blocking(void *arg)
+{
+    struct device *device = arg;
+    int fd = open(device->loop.path, O_RDONLY | O_EXCL | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    /* What is dirty now must not be written over the content to come. */
+    if (ioctl(fd, BLKFLSBUF, 0) < 0) {
+        int r = -errno;
+        close(fd);
+        return r;
+    }
+    return fd;
+}
+
+static int describe_open_blocking(void *arg)
+{
+    struct describe_work *w = arg;
+    return holders_describe_open(w->device, w->text, w->text_bytes);
+}
+
+/*
+ * A program that has the device open, as a virtual machine does, keeps nobody from detaching it,
+ * and would see errors from then on. Those that only look at it, such as udev, are waited for.
+ */
+static int co_refuse_open(struct device *device, struct hws_error *err)
+{
+    char users[768];
+    struct describe_work w = {device->loop.path, users, sizeof(users)};
+    const uint64_t deadline = rt_now_ns() + OPEN_PATIENCE_NS;
+    int claim = co_work(claim_blocking, device);
+    if (claim < 0)
+        return 0; /* mounted or the like: the detach itself tells */
+    bool open;
+    while ((open = co_work(describe_open_blocking, &w)) && rt_now_ns() < deadline)
+        co_sleep_ns(OPEN_RETRY_NS);
+    close(claim);
+    return open ? hws_fail(err, EBUSY, "%s is in use: %.600s", device->loop.path, users) : 0;
+}
+
 static int co_stop_loop(struct device *device, bool force, struct hws_error *err)
 {
     char users[768];
-    int r = co_loop_detach(&device->loop, err);
+    int r = force ? 0 : co_refuse_open(device, err);
+    if (r < 0)
+        return r;
+    r = co_loop_detach(&device->loop, err);
     if (r == -EBUSY && device->loop.fd >= 0) {
         if (force) {
             log_warning("%s: taken from its users", device->loop.path);
@@ -192,21 +239,6 @@ int co_device_stop(struct device *device, bool force, struct hws_error *err)
 int co_device_resized(struct device *device, struct hws_error *err)
 {
     return device->loop.fd >= 0 ? co_loop_resize(&device->loop, err) : 0;
-}
-
-static int claim_blocking(void *arg)
-{
-    struct device *device = arg;
-    int fd = open(device->loop.path, O_RDONLY | O_EXCL | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    /* What is dirty now must not be written over the content to come. */
-    if (ioctl(fd, BLKFLSBUF, 0) < 0) {
-        int r = -errno;
-        close(fd);
-        return r;
-    }
-    return fd;
 }
 
 int co_device_claim(struct device *device, int *ret_claim, struct hws_error *err)

@@ -97,13 +97,15 @@ static bool opened_by(const char *pid, const char *device, char *text, size_t te
     return found;
 }
 
-static bool process_holds(const char *device, dev_t number, char *text, size_t text_bytes)
+/* Looks at mounts from pass 0 on, at open descriptors in pass 1. */
+static bool process_holds(const char *device, dev_t number, unsigned pass, char *text,
+                          size_t text_bytes)
 {
     char self[24];
     snprintf(self, sizeof(self), "%d", (int)getpid());
     bool found = false;
     /* Mounts first: they are what the user has to end. */
-    for (unsigned pass = 0; pass < 2 && !found; pass++) {
+    for (; pass < 2 && !found; pass++) {
         DIR *folder = opendir("/proc");
         unsigned looked = 0;
         for (struct dirent *at; folder && !found && (at = readdir(folder));) {
@@ -132,7 +134,13 @@ bool holders_describe(const char *device, char *text, size_t text_bytes)
         return true;
     }
     return device_on_top(st.st_rdev, text, text_bytes) ||
-           process_holds(device, st.st_rdev, text, text_bytes);
+           process_holds(device, st.st_rdev, 0, text, text_bytes);
+}
+
+bool holders_describe_open(const char *device, char *text, size_t text_bytes)
+{
+    text[0] = '\0';
+    return process_holds(device, 0, 1, text, text_bytes);
 }
 
 static bool under(const char *path, const char *folder)

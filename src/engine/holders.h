@@ -19,4 +19,7 @@ bool holders_describe(const char *device, char *text, size_t text_bytes);
 /** The same for what is mounted at @folder, an absolute path without links: who works there. */
 bool holders_describe_mount(const char *folder, char *text, size_t text_bytes);
 
+/** Which process other than this one has @device open. @return as holders_describe(). Blocks. */
+bool holders_describe_open(const char *device, char *text, size_t text_bytes);
+
 #endif

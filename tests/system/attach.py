@@ -216,6 +216,23 @@ def test_copies_of_the_mount_in_other_name_spaces_do_not_keep_it():
         other.wait()
 
 
+def test_a_device_that_a_program_has_open_is_not_taken_away():
+    need_devices()
+    told = attach(image())
+    with open(told["device"], "r+b", buffering=0) as machine:
+        failed = hawser("detach", "disk", code=1)
+        assert f"process {os.getpid()}" in failed.err, failed.err
+        machine.write(b"x" * 4096)
+        os.fsync(machine.fileno())
+        os.kill(told["pid"], signal.SIGTERM)
+        time.sleep(1.5)
+        assert is_running("disk")
+        machine.write(b"x" * 4096)
+        os.fsync(machine.fileno())
+    hawser("detach", "disk")
+    nothing_left(os.getcwd())
+
+
 def test_force_takes_the_device_from_its_users():
     need_devices()
     hawser("attach", image(), "--mount", "m", "--mkfs", "ext4")
