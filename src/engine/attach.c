@@ -61,11 +61,13 @@ static void interruption_hold(struct interruption *in)
     in->fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static void interruption_release(struct interruption *in)
+/* After a success the signals stay held, so that the caller can tell of it before the end. */
+static void interruption_end(struct interruption *in, bool release)
 {
     if (in->fd >= 0)
         close(in->fd);
-    pthread_sigmask(SIG_SETMASK, &in->before, NULL);
+    if (release)
+        pthread_sigmask(SIG_SETMASK, &in->before, NULL);
 }
 
 static int interrupted(const struct interruption *in, struct hws_error *err)
@@ -527,6 +529,6 @@ int attach_start(const struct attach_options *options, struct attachment **ret,
         return r;
     interruption_hold(&in);
     r = start_and_mount(options, &in, ret, times, err);
-    interruption_release(&in);
+    interruption_end(&in, r < 0);
     return r;
 }

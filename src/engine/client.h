@@ -95,7 +95,10 @@ struct attach_times {
     uint64_t mount_us;  /* mkfs and mount */
 };
 
-/** Attaches. @ret owned by the caller. A failure leaves nothing behind. */
+/**
+ * Attaches. @ret owned by the caller. A failure leaves nothing behind, and SIGINT, SIGTERM and
+ * SIGHUP are one. After a success they are blocked: the caller tells the result and ends.
+ */
 HWS_MUST_CHECK int attach_start(const struct attach_options *options, struct attachment **ret,
                                 struct attach_times *times, struct hws_error *err);
 
