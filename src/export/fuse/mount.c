@@ -67,7 +67,7 @@ static char *escape(const char *path)
     char *text = malloc(strlen(path) * 4 + 1), *out = text;
     for (; text && *path; path++) {
         if (strchr(" \t\n\\", *path))
-            out += sprintf(out, "\\%03o", (unsigned char)*path);
+            out += snprintf(out, 5, "\\%03o", (unsigned char)*path);
         else
             *out++ = *path;
     }
