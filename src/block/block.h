@@ -249,7 +249,10 @@ struct block_root_options {
 /** Takes its own reference to @node. @return NULL when out of memory. */
 HWS_MUST_CHECK struct block_root *block_root_new(struct block_node *node,
                                                  const struct block_root_options *options);
-/** Drains, then drops the reference. @return as co_block_close(). */
+/**
+ * Drains, then drops the reference. No request of another thread may be running or come: exports
+ * end first. @return as co_block_close().
+ */
 int co_block_root_free(struct block_root *root, struct hws_error *err);
 
 /** The top node now; not a new reference; only the controlling coroutine may keep it. */

@@ -3,35 +3,11 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "scsi/scsi_test.h"
+#include "scsi/scsi_test_case.h"
 
 #define SIZE (8 * MiB)
 
-static struct bed bed;
 static uint8_t data[IO_MAX], back[IO_MAX];
-
-static void run(co_fn *body)
-{
-    struct sim_options options = {.seed = 7, .latency_max_ns = 1};
-    struct rt *rt;
-    CHECK_EQUAL(sim_create(&options, &rt), 0);
-    CHECK_EQUAL(rt_run(rt, body, NULL), 0);
-    rt_free(rt);
-}
-
-#define TEST(name, given)             \
-    static void co_body_##name(void); \
-    static void co_##name(void *arg)  \
-    {                                 \
-        bed_open(&bed, SIZE, given);  \
-        co_body_##name();             \
-        co_bed_close(&bed);           \
-    }                                 \
-    static void name(void **state)    \
-    {                                 \
-        run(co_##name);               \
-    }                                 \
-    static void co_body_##name(void)
 
 static struct outcome co_in(const uint8_t *cdb, size_t cdb_length, size_t room)
 {

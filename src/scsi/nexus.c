@@ -137,16 +137,6 @@ void co_scsi_unmap(struct scsi_lun *lun)
     free(lun);
 }
 
-struct scsi_lun *scsi_lun_find(struct scsi_nexus *nexus, uint16_t number)
-{
-    rt_mutex_lock(&nexus->lock);
-    unsigned at = position(nexus, number);
-    struct scsi_lun *lun =
-        at < nexus->lun_count && nexus->luns[at]->number == number ? nexus->luns[at] : NULL;
-    rt_mutex_unlock(&nexus->lock);
-    return lun;
-}
-
 void scsi_nexus_lost(struct scsi_nexus *nexus)
 {
     rt_mutex_lock(&nexus->lock);

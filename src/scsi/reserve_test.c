@@ -4,11 +4,10 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "scsi/scsi_test.h"
+#include "scsi/scsi_test_case.h"
 
 #define SIZE (1 * MiB)
 
-static struct bed bed;
 static uint8_t data[65536], back[65536];
 
 struct keeper {
@@ -34,29 +33,6 @@ static int co_keep(void *arg, const void *bytes, size_t length)
 static struct keeper keeper;
 static const struct scsi_disk_options plain = {0};
 static const struct scsi_disk_options kept = {.co_save = co_keep, .save_arg = &keeper};
-
-static void run(co_fn *body)
-{
-    struct sim_options options = {.seed = 3, .latency_max_ns = 1};
-    struct rt *rt;
-    CHECK_EQUAL(sim_create(&options, &rt), 0);
-    CHECK_EQUAL(rt_run(rt, body, NULL), 0);
-    rt_free(rt);
-}
-
-#define TEST(name, given)             \
-    static void co_body_##name(void); \
-    static void co_##name(void *arg)  \
-    {                                 \
-        bed_open(&bed, SIZE, given);  \
-        co_body_##name();             \
-        co_bed_close(&bed);           \
-    }                                 \
-    static void name(void **state)    \
-    {                                 \
-        run(co_##name);               \
-    }                                 \
-    static void co_body_##name(void)
 
 static struct outcome co_pr(unsigned who, uint8_t action, uint8_t type, uint64_t key,
                             uint64_t action_key, uint8_t flags)

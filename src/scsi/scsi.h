@@ -126,9 +126,6 @@ HWS_MUST_CHECK int scsi_map(struct scsi_nexus *nexus, uint16_t number, struct sc
  */
 void co_scsi_unmap(struct scsi_lun *lun);
 
-/** The LUN of that number, or NULL. */
-struct scsi_lun *scsi_lun_find(struct scsi_nexus *nexus, uint16_t number);
-
 /** The connection was lost and is back (29/07); an SPC-2 reservation of it ends. */
 void scsi_nexus_lost(struct scsi_nexus *nexus);
 

@@ -14,7 +14,7 @@
  */
 #include "format/qcow2/qcow2.h"
 
-/* Bounds the list: entries beyond this are leaked rather than kept (check repairs leaks). */
+/* Bounds the list: what would need more entries is refused (ENOMEM) before it changes L2. */
 #define FREED_ENTRIES_MAX (1u << 20)
 
 /* ---- the ring ---- */

@@ -297,9 +297,6 @@ void qcow2_slice_flushed(struct qcow2 *q, struct qcow2_slice *slice, int error);
 uint64_t qcow2_refcount_read(const uint8_t *slice, unsigned order, uint32_t index);
 void qcow2_refcount_write(uint8_t *slice, unsigned order, uint32_t index, uint64_t value);
 
-/** The refcount of a host cluster. Caller holds alloc_lock. */
-HWS_MUST_CHECK int qcow2_co_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *ret);
-
 /**
  * Stores 1 in the counts of clusters [cluster, cluster + count) whose
  * refcount blocks exist. Caller holds alloc_lock. On failure nothing has changed.

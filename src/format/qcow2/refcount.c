@@ -79,23 +79,6 @@ int qcow2_co_refcount_slice(struct qcow2 *q, uint64_t cluster, unsigned flags,
     return r < 0 ? r : qcow2_co_slice_get(q, QCOW2_TABLE_REFCOUNT, at, flags, ret);
 }
 
-int qcow2_co_refcount(struct qcow2 *q, uint64_t cluster, uint64_t *ret)
-{
-    struct qcow2_slice *slice;
-    uint32_t index;
-    int r = qcow2_co_refcount_slice(q, cluster, 0, &slice, &index);
-    if (r < 0)
-        return r;
-    *ret = 0;
-    if (slice) {
-        rt_mutex_lock(&q->lock);
-        *ret = qcow2_refcount_read(slice->data, q->refcount_order, index);
-        qcow2_slice_unpin(q, slice);
-        rt_mutex_unlock(&q->lock);
-    }
-    return 0;
-}
-
 /* As much of [cluster, cluster + count) as one slice holds gets @value. @return how much, or
  * -errno. */
 static int64_t co_store_run(struct qcow2 *q, uint64_t cluster, uint64_t count, uint64_t value)
