@@ -31,6 +31,7 @@ struct block_node;
 struct block_root;
 struct block_context;
 struct block_driver;
+struct block_keep;
 
 /** Chains deeper than this are refused: public clouds have seen 1,000 files. */
 #define BLOCK_DEPTH_MAX 4096
@@ -70,6 +71,8 @@ struct block_policy {
        {"/", NULL}: any path */
     const char *const *allow;
     uint64_t cache_bytes; /* metadata cache budget of the whole chain; 0: 16 MiB */
+    struct block_keep
+        *keep; /* NULL, or where unwritten changes survive the process (block/keep.h) */
 };
 
 /**
