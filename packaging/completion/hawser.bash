@@ -33,6 +33,7 @@ _hawser_values()
     attach:--discard) echo unmap ignore ;;
     attach:--detect-zeroes) echo off on unmap ;;
     attach:--via) echo auto fuse-loop fuse none ;;
+    attach:--block-size) echo 512 4096 ;;
     attach:--queues) echo @ ;;
     attach:--allow) echo @folder ;;
     attach:--mount) echo @folder ;;
@@ -51,6 +52,7 @@ _hawser_values()
     serve:--discard) echo unmap ignore ;;
     serve:--detect-zeroes) echo off on unmap ;;
     serve:--via) echo auto fuse-loop fuse none ;;
+    serve:--block-size) echo 512 4096 ;;
     serve:--queues) echo @ ;;
     serve:--allow) echo @folder ;;
     version:--output) echo human json ;;
@@ -66,10 +68,10 @@ _hawser_options()
     map) echo --format= --start-offset= --max-length= --allow= --force-share --output= --help ;;
     resize) echo --format= --shrink --allow= --quiet --output= --help ;;
     snapshot) echo --revert --force --format= --allow= --output= --help ;;
-    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --via= --queues= --allow= --mount= --mkfs= --output= --help ;;
+    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --via= --block-size= --queues= --allow= --mount= --mkfs= --output= --help ;;
     detach) echo --force --all --output= --help ;;
     list) echo --stats --names --output= --help ;;
-    serve) echo --config= --socket= --path= --state-file= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --via= --queues= --allow= --help ;;
+    serve) echo --config= --socket= --path= --state-file= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --via= --block-size= --queues= --allow= --help ;;
     help) echo --help ;;
     version) echo --output= --help ;;
     esac

@@ -34,6 +34,7 @@ static json_t *volume_config(const struct serve_options *options, const char *im
     /* Without a place for the FUSE file there is no device, unless a way was asked for. */
     set_text(volume, "via",
              from->via < 0 && !options->path ? "none" : cli_word(cli_via_choices, from->via));
+    set_text(volume, "block-size", cli_word(cli_block_choices, from->block_size));
     json_object_set_new(volume, "read-only", json_boolean(from->read_only));
     json_object_set_new(volume, "queues", json_integer((json_int_t)from->queues));
     json_t *allow = from->allow.count ? json_array() : NULL;

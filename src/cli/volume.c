@@ -9,3 +9,4 @@ const char *const cli_cache_choices[] = {"none", "writeback", "writethrough", "u
 const char *const cli_discard_choices[] = {"unmap", "ignore", NULL};
 const char *const cli_detect_choices[] = {"off", "on", "unmap", NULL};
 const char *const cli_via_choices[] = {"auto", "fuse-loop", "fuse", "none", NULL};
+const char *const cli_block_choices[] = {"512", "4096", NULL};

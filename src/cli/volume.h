@@ -11,13 +11,14 @@
 struct cli_volume {
     const char *name, *format;
     struct cli_list allow;
-    int cache, discard, detect_zeroes, via;
+    int cache, discard, detect_zeroes, via, block_size;
     bool read_only;
     uint64_t queues;
 };
 
 extern const char *const cli_cache_choices[],
-    *const cli_discard_choices[], *const cli_detect_choices[], *const cli_via_choices[];
+    *const cli_discard_choices[], *const cli_detect_choices[], *const cli_via_choices[],
+                                                                   *const cli_block_choices[];
 
 /** The chosen word, or NULL where none was. */
 static inline const char *cli_word(const char *const *choices, int chosen)
@@ -60,6 +61,10 @@ static inline const char *cli_word(const char *const *choices, int chosen)
          CLI_CHOICE,     offsetof(type, volume.via),                                           \
          "WAY",          "the way to make a device (auto if not given)",                       \
          cli_via_choices},                                                                     \
+        {"block-size",     0,                                                                  \
+         CLI_CHOICE,       offsetof(type, volume.block_size),                                  \
+         "BYTES",          "logical block size of the device (512 if not given)",              \
+         cli_block_choices},                                                                   \
         {"queues", 0,                                                                          \
          CLI_UINT, offsetof(type, volume.queues),                                              \
          "N",      "threads that serve the device, 1 to 16; what measured best if not given"}, \

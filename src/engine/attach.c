@@ -211,12 +211,13 @@ static int write_config(const struct attach_options *options, struct attachment 
     set_text(volume, "name", attachment->name);
     set_text(volume, "image", image ? image : options->image);
     set_text(volume, "format", options->format);
-    if (!options->via || strcmp(options->via, "none"))
+    if (!options->via || !strcmp(options->via, "auto") || !strncmp(options->via, "fuse", 4))
         set_text(volume, "path", file);
     set_text(volume, "via", options->via);
     set_text(volume, "cache", options->cache);
     set_text(volume, "discard", options->discard);
     set_text(volume, "detect-zeroes", options->detect_zeroes);
+    set_text(volume, "block-size", options->block_size);
     json_object_set_new(volume, "read-only", json_boolean(options->read_only));
     json_object_set_new(volume, "queues", json_integer((json_int_t)options->queues));
     if (options->allow)

@@ -79,7 +79,8 @@ struct attach_options {
     const char *name;   /* NULL: from the image's name */
     const char *format; /* NULL: found from the header */
     const char *const *allow;
-    const char *cache, *discard, *detect_zeroes, *via; /* words; NULL: the default */
+    const char *cache, *discard, *detect_zeroes, *via, *block_size; /* words; NULL: the
+                                                                          default */
     bool read_only;
     uint64_t queues;   /* 0: what measured best */
     const char *mount; /* folder to mount the device at, or NULL */

@@ -34,6 +34,8 @@ static const struct option_desc volume_table[] = {
     {"read-only", OPTION_BOOL, VOLUME(read_only), "refuse writes"},
     {"queues", OPTION_UINT, VOLUME(queues), "queue threads; 0 for what measured best", "0",
      .max = 16},
+    {"block-size", OPTION_UINT, VOLUME(block_bytes), "logical block size of the device", "512",
+     .max = 4096},
     OPTION_END,
 };
 
@@ -75,9 +77,17 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
     if (r < 0)
         return r;
     config->volume_count++;
-    if (volume->path && volume->via == DEVICE_NONE)
-        return hws_fail(err, EINVAL, "volume '%s': a path is of no use with via none",
-                        volume->name);
+    if (volume->path && volume->via != DEVICE_AUTO && !device_way_needs_path(volume->via))
+        return hws_fail(err, EINVAL, "volume '%s': a path is of no use with via %s", volume->name,
+                        device_way_names[volume->via]);
+    if (volume->block_bytes != 512 && volume->block_bytes != 4096)
+        return hws_fail(err, EINVAL, "volume '%s': block-size is 512 or 4096, not %llu",
+                        volume->name, (unsigned long long)volume->block_bytes);
+    if (volume->block_bytes != 512 && (volume->via == DEVICE_NONE || volume->via == DEVICE_FUSE))
+        return hws_fail(err, EINVAL,
+                        "volume '%s': with via %s there is no block device to have a "
+                        "block-size",
+                        volume->name, device_way_names[volume->via]);
     for (unsigned i = 0; i + 1 < config->volume_count; i++)
         if (!strcmp(config->volume[i].name, volume->name))
             return hws_fail(err, EEXIST, "two volumes are called '%s'", volume->name);

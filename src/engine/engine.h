@@ -5,7 +5,7 @@
  *   config.c      the configuration
  *   volume.c      one image: open, close, resize
  *   overlay.c     snapshot and revert of a live volume
- *   device.c      the ways to make a device of a volume (table)
+ *   device*.c     the ways to make a device of a volume (table; device.h)
  *   server.c      the control socket: framing, limits, clients
  *   methods.c     the methods (table)
  *   process.c     what the process asks of the kernel and the C library
@@ -47,10 +47,10 @@ const char *engine_state_name(enum engine_state state);
 struct volume_config {
     char *name, *image, *format, *path;
     char *allow_list[ENGINE_ALLOW_MAX + 1];
-    int via; /* index into device_ways */
+    int via; /* DEVICE_... */
     int cache, discard, detect_zeroes;
     bool read_only;
-    uint64_t queues;
+    uint64_t queues, block_bytes;
 };
 
 struct volume {
@@ -146,6 +146,9 @@ HWS_MUST_CHECK int co_volume_revert(struct volume *volume, const char *layer, bo
 /** Words for "via": "auto", "fuse-loop", "fuse", "none". */
 extern const char *const device_way_names[];
 enum { DEVICE_AUTO, DEVICE_FUSE_LOOP, DEVICE_FUSE, DEVICE_NONE };
+
+/** Whether it is made of a FUSE file; DEVICE_AUTO may be. */
+bool device_way_needs_path(int way);
 
 HWS_MUST_CHECK int co_device_start(struct volume *volume, struct device **ret,
                                    struct hws_error *err);

@@ -46,6 +46,17 @@ def test_what_is_written_to_the_device_is_in_the_image():
     nothing_left(os.getcwd())
 
 
+def test_the_device_has_the_block_size_that_was_asked_for():
+    need_devices()
+    device = attach(image(), "--block-size=4096")["device"]
+    block = open(f"/sys/block/{os.path.basename(device)}/queue/logical_block_size").read()
+    assert block.strip() == "4096", block
+    hawser("detach", "disk")
+    failed = hawser("attach", "disk.qcow2", "--via=fuse", "--block-size=4096", code=1)
+    assert "block-size" in failed.err, failed.err
+    nothing_left(os.getcwd())
+
+
 def test_attach_prints_the_device_and_only_that():
     need_devices()
     out = hawser("attach", image()).out
