@@ -17,11 +17,18 @@
 #include "base/common.h"
 #include "hawser/error.h"
 
-#define LIO_NAME_MAX   64
-#define LIO_CONFIG_MAX 255 /* characters of "handler/text" that the kernel keeps; no ':', no ',' \
-                            */
-#define LIO_WWN_BYTES  24  /* "naa." and 16 hexadecimal digits */
-#define LIO_DISK_BYTES 32  /* "/dev/sdb" */
+#define LIO_NAME_MAX 64
+#define LIO_CONFIG_MAX                                                                          \
+    255                   /* characters of "handler/text" that the kernel keeps; no ':', no ',' \
+                           */
+#define LIO_WWN_BYTES  24 /* "naa." and 16 hexadecimal digits */
+#define LIO_DISK_BYTES 32 /* "/dev/sdb" */
+
+/*
+ * Before the config of the backstores that are made here. Not "hawser/": those are made by others
+ * (targetcli), and the handler service or tcmu-runner opens each one that it sees.
+ */
+#define LIO_HANDLER "hawser-attach/"
 
 struct lio_backstore {
     char name[LIO_NAME_MAX + 1];
@@ -31,7 +38,7 @@ struct lio_backstore {
 
 struct lio_backstore_options {
     const char *name;     /* [A-Za-z0-9._-], up to LIO_NAME_MAX */
-    const char *config;   /* what follows "hawser/" in dev_config: tells the user what it is */
+    const char *config;   /* what follows LIO_HANDLER in dev_config: tells the user what it is */
     uint64_t size_bytes;  /* a multiple of block_bytes */
     uint32_t block_bytes; /* 512 or 4096 */
     const char *serial;   /* 32 hexadecimal digits (scsi_disk_serial()) */
