@@ -17,12 +17,11 @@
 #include "base/common.h"
 #include "hawser/error.h"
 
-#define LIO_NAME_MAX 64
-#define LIO_CONFIG_MAX                                                                          \
-    255                   /* characters of "handler/text" that the kernel keeps; no ':', no ',' \
-                           */
-#define LIO_WWN_BYTES  24 /* "naa." and 16 hexadecimal digits */
-#define LIO_DISK_BYTES 32 /* "/dev/sdb" */
+#define LIO_NAME_MAX   64
+#define LIO_CONFIG_MAX 255 /* characters of "handler/text" that the kernel keeps; no ':', ',' */
+#define LIO_WWN_BYTES  24  /* "naa." and 16 hexadecimal digits */
+#define LIO_DISK_BYTES 32  /* "/dev/sdb" */
+#define LIO_NO_MINOR   ((unsigned)-1)
 
 /*
  * Before the config of the backstores that are made here. Not "hawser/": those are made by others
@@ -33,7 +32,7 @@
 struct lio_backstore {
     char name[LIO_NAME_MAX + 1];
     unsigned hba;   /* N of user_N */
-    unsigned minor; /* of /dev/uioN */
+    unsigned minor; /* of /dev/uioN; LIO_NO_MINOR where its maker died before it was enabled */
 };
 
 struct lio_backstore_options {
