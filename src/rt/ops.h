@@ -39,6 +39,7 @@ enum rt_opcode {
     RT_OP_UNLINK,       /* path */
     RT_OP_WORK,         /* work.fn(work.arg) */
     RT_OP_POLL,         /* fd, flags: events */
+    RT_OP_WATCH,        /* fd, flags: events; completes by watch_event(), many times or once */
     RT_OP_READ_STREAM,  /* file, iov */
     RT_OP_WRITE_STREAM, /* file, iov */
     RT_OP_COMMAND,      /* file, command */
@@ -103,8 +104,8 @@ struct rt_ops {
      * rt_io_complete() exactly once, later, never from inside submit(). */
     bool (*submit)(struct rt_queue *q, struct rt_io *io);
 
-    /* Asks that @io (a poll) complete soon with -ECANCELED, if it has not completed. Own thread.
-     * NULL where submit() refuses polls. */
+    /* Asks that @io (a poll or watch) complete soon with -ECANCELED, if it has not completed. Own
+     * thread. NULL where submit() refuses polls. */
     void (*cancel)(struct rt_queue *q, struct rt_io *io);
 
     /* Hands over what was submitted and completes what is done. Waits for a completion or a kick
@@ -160,6 +161,7 @@ struct rt_queue {
     struct list runnable; /* struct co, run_link */
     struct list round;    /* of those, what the standard loop still runs in this round */
     struct co *running;   /* NULL in the scheduler */
+    struct list later;    /* struct rt_later, in the order of rt_later() */
     struct timers timers;
     uint64_t alive;     /* coroutines, started and not yet ended */
     struct list stacks; /* free stacks; see co.c */
@@ -192,6 +194,9 @@ void rt_init(struct rt *rt, const struct rt_ops *ops, const struct rt_options *o
 /** Ends @io: sets its result and wakes its coroutine. Any thread; @io is gone afterwards. */
 void rt_io_complete(struct rt_io *io, int64_t result);
 
+/** A RT_OP_WATCH: @result is events or -errno; @more: it stays submitted. Own thread. */
+void watch_event(struct rt_io *io, int64_t result, bool more);
+
 /** The kernel's monotonic clock, and its random bits. */
 uint64_t rt_clock_ns(void);
 uint64_t rt_entropy_u64(void);
@@ -223,6 +228,9 @@ unsigned queue_runnable(const struct rt_queue *q);
 /** Takes the @index-th coroutine off the run list and resumes it until it suspends. @q is entered.
  */
 void queue_run(struct rt_queue *q, unsigned index);
+
+/** Runs what rt_later() asked for. @q is entered. @return whether there was anything. */
+bool queue_run_later(struct rt_queue *q);
 
 /** True when the queue is to end: stopping, no coroutine alive, no mail. */
 bool queue_finished(const struct rt_queue *q);

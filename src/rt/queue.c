@@ -24,6 +24,9 @@
 #define STACKS_KEPT_IDLE 4u
 #define IDLE_NS          1000000000ull
 
+/* Rounds that rt_later() may add to one before completions are looked at again. */
+#define LATER_ROUNDS 8
+
 /* A queue thread runs the scheduler and system calls only; coroutines have stacks of their own. */
 #define THREAD_STACK_BYTES (256 * KiB)
 
@@ -238,6 +241,34 @@ uint64_t queue_next_timer_ns(const struct rt_queue *q)
     return q->timers.root ? q->timers.root->deadline_ns : RT_FOREVER;
 }
 
+/* ---- later ---- */
+
+void rt_later_init(struct rt_later *later, void (*fn)(struct rt_later *later))
+{
+    list_init(&later->link);
+    later->fn = fn;
+}
+
+void rt_later(struct rt_later *later)
+{
+    if (list_empty(&later->link))
+        list_push_back(&rt_self()->later, &later->link);
+}
+
+bool queue_run_later(struct rt_queue *q)
+{
+    struct list now, *node;
+    if (likely(list_empty(&q->later)))
+        return false;
+    list_init(&now);
+    list_splice_back(&now, &q->later);
+    while ((node = list_pop_front(&now))) {
+        struct rt_later *later = list_entry(node, struct rt_later, link);
+        later->fn(later);
+    }
+    return true;
+}
+
 /* ---- the loop ---- */
 
 struct rt_queue *queue_enter(struct rt_queue *q)
@@ -267,7 +298,7 @@ void queue_run(struct rt_queue *q, unsigned index)
 
 bool queue_finished(const struct rt_queue *q)
 {
-    return q->stopping && q->alive == 0 && !atomic_load(&q->mailbox);
+    return q->stopping && q->alive == 0 && list_empty(&q->later) && !atomic_load(&q->mailbox);
 }
 
 /* Everything that is runnable now, once; what becomes runnable meanwhile waits for the next round,
@@ -301,9 +332,12 @@ static void serve(struct rt_queue *q)
     for (;;) {
         queue_deliver(q);
         run_round(q);
+        /* What is made runnable here joins this round's submission. */
+        for (unsigned i = 0; i < LATER_ROUNDS && queue_run_later(q); i++)
+            run_round(q);
         if (q->timers.root)
             queue_fire_timers(q, rt_now_ns());
-        if (!list_empty(&q->runnable))
+        if (!list_empty(&q->runnable) || !list_empty(&q->later))
             q->rt->ops->wait(q, 0);
         else if (queue_finished(q))
             return;
@@ -324,6 +358,7 @@ static struct rt_queue *queue_new(struct rt *rt, const char *name)
     snprintf(q->name, sizeof(q->name), "%s", name);
     list_init(&q->runnable);
     list_init(&q->round);
+    list_init(&q->later);
     list_init(&q->stacks);
     atomic_fetch_add(&rt->queues, 1);
     return q;
@@ -339,7 +374,7 @@ void queue_end(struct rt_queue *q)
 {
     queue_settle(q);
     q->rt->ops->queue_fini(q);
-    assert(q->alive == 0 && list_empty(&q->runnable) && !q->timers.root);
+    assert(q->alive == 0 && list_empty(&q->runnable) && list_empty(&q->later) && !q->timers.root);
     co_trim_stacks(q, 0);
     if (q->stopper)
         co_wake(q->stopper);

@@ -90,6 +90,7 @@ static bool submit(struct rt_queue *q, struct rt_io *io)
     struct threads_queue *t = q->impl;
     switch (io->op) {
     case RT_OP_POLL:
+    case RT_OP_WATCH:
         return submit_poll(t, io);
     case RT_OP_COMMAND:
         return finish(io, -EOPNOTSUPP);
@@ -114,12 +115,15 @@ static void end_poll(struct threads_queue *t, struct rt_io *io, int64_t result)
 {
     list_del(&io->link);
     t->poll_count--;
-    rt_io_complete(io, result);
+    if (io->op == RT_OP_WATCH)
+        watch_event(io, result, false);
+    else
+        rt_io_complete(io, result);
 }
 
 static void cancel(struct rt_queue *q, struct rt_io *io)
 {
-    assert(io->op == RT_OP_POLL);
+    assert(io->op == RT_OP_POLL || io->op == RT_OP_WATCH);
     end_poll(q->impl, io, -ECANCELED);
 }
 

@@ -111,8 +111,13 @@ static void reap(struct uring_queue *u)
         if (cqe->user_data == DATA_KICK) {
             u->kick_armed = false;
         } else if (cqe->user_data >= DATA_SMALLEST_POINTER) {
-            u->in_flight--;
-            rt_io_complete((struct rt_io *)(uintptr_t)cqe->user_data, cqe->res);
+            struct rt_io *io = (struct rt_io *)(uintptr_t)cqe->user_data;
+            bool more = cqe->flags & IORING_CQE_F_MORE;
+            u->in_flight -= !more;
+            if (unlikely(io->op == RT_OP_WATCH))
+                watch_event(io, cqe->res, more);
+            else
+                rt_io_complete(io, cqe->res);
         }
     }
     io_uring_cq_advance(&u->ring, count);
@@ -263,6 +268,7 @@ static bool ring_can(enum rt_opcode op)
     case RT_OP_FDATASYNC:
     case RT_OP_FALLOCATE:
     case RT_OP_POLL:
+    case RT_OP_WATCH:
     case RT_OP_READ_STREAM:
     case RT_OP_WRITE_STREAM:
     case RT_OP_COMMAND:
@@ -313,6 +319,9 @@ static bool submit(struct rt_queue *q, struct rt_io *io)
     case RT_OP_POLL:
         io_uring_prep_poll_add(sqe, io->fd, (unsigned)io->flags);
         break;
+    case RT_OP_WATCH:
+        io_uring_prep_poll_multishot(sqe, io->fd, (unsigned)io->flags);
+        break;
     case RT_OP_READ_STREAM:
     case RT_OP_WRITE_STREAM:
         prepare_stream(sqe, io);
@@ -334,7 +343,11 @@ static bool submit(struct rt_queue *q, struct rt_io *io)
 static void cancel(struct rt_queue *q, struct rt_io *io)
 {
     struct io_uring_sqe *sqe = get_sqe(q);
-    io_uring_prep_poll_remove(sqe, (uint64_t)(uintptr_t)io);
+    /* Removing a poll fails while one of its events is being told; a multishot poll would go on. */
+    if (io->op == RT_OP_WATCH)
+        io_uring_prep_cancel64(sqe, (uint64_t)(uintptr_t)io, 0);
+    else
+        io_uring_prep_poll_remove(sqe, (uint64_t)(uintptr_t)io);
     io_uring_sqe_set_data64(sqe, DATA_NONE);
 }
 

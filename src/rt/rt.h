@@ -105,6 +105,22 @@ void co_wake(struct co *co);
 /** Lets other runnable coroutines and completed I/O of this queue go first. */
 void co_yield (void);
 
+/* ---- without a coroutine ---- */
+
+/**
+ * Something to do once what is runnable now has run, and before the thread waits or submits: what
+ * is worth doing once for many completions (one system call that tells of them all).
+ */
+struct rt_later {
+    struct list link;
+    void (*fn)(struct rt_later *later); /* on the queue's thread; may not suspend, may spawn */
+};
+
+void rt_later_init(struct rt_later *later, void (*fn)(struct rt_later *later));
+
+/** Has @later run once by the calling queue; asked for several times, it runs once. */
+void rt_later(struct rt_later *later);
+
 /* ---- time and chance ---- */
 
 /** Monotonic nanoseconds; simulated time in the simulator. */
@@ -212,6 +228,20 @@ HWS_MUST_CHECK int co_poll(int fd, unsigned events);
  * -errno.
  */
 HWS_MUST_CHECK int co_poll_timeout(int fd, unsigned events, uint64_t timeout_ns);
+
+struct rt_watch;
+
+/**
+ * Calls @fn(@arg) on the calling queue whenever @fd is readable, as a rt_later does, until
+ * co_watch_stop(). Costs no system call an event. @fn may spawn, and may not suspend.
+ * @ret_edge true: @fn is called once for each event, whether or not somebody reads; false: again
+ * and again until somebody reads.
+ */
+HWS_MUST_CHECK int rt_watch_start(int fd, void (*fn)(void *arg), void *arg, struct rt_watch **ret,
+                                  bool *ret_edge);
+
+/** On the queue of rt_watch_start(). Afterwards @fn is not called any more. NULL: nothing. */
+void co_watch_stop(struct rt_watch *watch);
 
 /** read/write once on a stream or character device (no offset). @return bytes or -errno. */
 HWS_MUST_CHECK ssize_t co_read_stream(struct rt_file *file, struct sgl buffer);

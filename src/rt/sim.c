@@ -73,6 +73,7 @@ static void run_coroutine(struct sim *sim, unsigned index)
         if (index < here) {
             struct rt_queue *before = queue_enter(sim->queues[i]);
             queue_run(sim->queues[i], index);
+            (void)queue_run_later(sim->queues[i]);
             queue_enter(before);
             return;
         }
