@@ -131,6 +131,73 @@ int hws_revert(const struct hws_image *image, const char *layer, char **ret_laye
                struct hws_error *err);
 
 /**
+ * Told how far long work is, a few hundred times at most a second, never twice at a time, from any
+ * thread. A result other than 0 ends the work: it returns -ECANCELED.
+ */
+typedef int hws_progress_fn(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+
+struct hws_convert {
+    /** "name=value,..." texts of the target format's own options; NULL-terminated, may be NULL. */
+    const char *const *options;
+    /** Virtual size of the target; HWS_SIZE_UNSET: that of the source. What lies past the source's
+     * end reads as zeroes. */
+    uint64_t size_bytes;
+    /** Write into an image that exists and is large enough, whatever it holds. */
+    bool existing;
+    /** Replace an existing file. */
+    bool overwrite;
+    /** Read the target again and compare it with the source. */
+    bool verify;
+    /** Leave the target in the kernel's page cache: faster, and gone if the machine goes down. */
+    bool no_sync;
+    /** Let the storage copy what it can (reflink, copy_file_range): zeroes inside data stay data.
+     */
+    bool offload;
+    /** Runs of zeroes of this many bytes (a power of two from 512 on) become holes; 0: 4096;
+     * UINT32_MAX: none. */
+    uint32_t sparse_bytes;
+    /** Queue threads; 0: one a CPU, up to 4. Requests in flight on each; 0: 4. */
+    unsigned threads, requests;
+    hws_progress_fn *progress; /* may be NULL */
+    void *progress_arg;
+};
+
+struct hws_converted {
+    uint64_t virtual_size;
+    uint64_t data_bytes;    /* read and written */
+    uint64_t offload_bytes; /* copied by the storage itself */
+    uint64_t zero_bytes;    /* holes */
+};
+
+/**
+ * Copies an image, with all that its backing chain holds, into another of any format. `to->format`
+ * NULL means qcow2. A new target has a temporary name beside its own until it is complete, so that
+ * nothing half-made is ever found under the name; a failure removes it.
+ */
+int hws_convert(const struct hws_image *from, const struct hws_image *to,
+                const struct hws_convert *convert, struct hws_converted *ret,
+                struct hws_error *err);
+
+struct hws_compare {
+    bool strict; /* sizes must be equal; else what lies past the shorter end must be zero */
+    unsigned threads, requests;
+    hws_progress_fn *progress; /* may be NULL */
+    void *progress_arg;
+};
+
+struct hws_difference {
+    bool different;
+    bool size;                 /* it is the size (strict) */
+    uint64_t offset;           /* of the first different byte */
+    uint64_t a_bytes, b_bytes; /* the virtual sizes */
+};
+
+/** Compares what two images contain. @return 0 when the comparison was made: look at @ret. */
+int hws_compare(const struct hws_image *a, const struct hws_image *b,
+                const struct hws_compare *compare, struct hws_difference *ret,
+                struct hws_error *err);
+
+/**
  * All drivers with their options, as JSON: [{"name", "kind", "help", "options": [...],
  * "create-options": [...]}]. @return NULL when out of memory; else ended with free().
  */

@@ -16,6 +16,21 @@ _hawser_values()
     check:--repair|check:-r) echo leaks all ;;
     check:--allow) echo @folder ;;
     check:--output) echo human json ;;
+    convert:--format|convert:-f) echo @format ;;
+    convert:--target-format|convert:-O) echo @format ;;
+    convert:--options|convert:-o) echo @ ;;
+    convert:--size) echo @ ;;
+    convert:--sparse|convert:-S) echo @ ;;
+    convert:--threads) echo @ ;;
+    convert:--requests|convert:-m) echo @ ;;
+    convert:--allow) echo @folder ;;
+    convert:--output) echo human json ;;
+    compare:--format|compare:-f) echo @format ;;
+    compare:--second-format|compare:-F) echo @format ;;
+    compare:--threads) echo @ ;;
+    compare:--requests|compare:-m) echo @ ;;
+    compare:--allow) echo @folder ;;
+    compare:--output) echo human json ;;
     map:--format|map:-f) echo @format ;;
     map:--start-offset|map:-s) echo @ ;;
     map:--max-length|map:-l) echo @ ;;
@@ -65,6 +80,8 @@ _hawser_options()
     create) echo --format= --options= --backing= --backing-format= --overwrite --allow= --force-share --quiet --output= --help ;;
     info) echo --format= --backing-chain --allow= --force-share --output= --help ;;
     check) echo --format= --repair= --force-share --allow= --quiet --output= --help ;;
+    convert) echo --format= --target-format= --options= --size= --existing --overwrite --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
+    compare) echo --format= --second-format= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     map) echo --format= --start-offset= --max-length= --allow= --force-share --output= --help ;;
     resize) echo --format= --shrink --allow= --quiet --output= --help ;;
     snapshot) echo --revert --force --format= --allow= --output= --help ;;
@@ -83,6 +100,8 @@ _hawser_operands()
     create) echo @file ;;
     info) echo @file ;;
     check) echo @file ;;
+    convert) echo @file ;;
+    compare) echo @file ;;
     map) echo @file ;;
     resize) echo @attachment ;;
     snapshot) echo @attachment @file ;;
@@ -118,7 +137,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check map resize snapshot attach detach list serve help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize snapshot attach detach list serve help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -131,7 +150,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check map resize snapshot attach detach list serve help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize snapshot attach detach list serve help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.

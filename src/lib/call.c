@@ -44,7 +44,13 @@ int call_run(call_fn *fn, void *arg, struct hws_error *err)
 int co_call_open(const struct hws_image *image, unsigned flags, struct block_node **ret,
                  struct hws_error *err)
 {
-    struct block_policy policy = {.cache = BLOCK_CACHE_WRITEBACK, .allow = image->allow};
+    return co_call_open_cached(image, flags, BLOCK_CACHE_WRITEBACK, ret, err);
+}
+
+int co_call_open_cached(const struct hws_image *image, unsigned flags, enum block_cache cache,
+                        struct block_node **ret, struct hws_error *err)
+{
+    struct block_policy policy = {.cache = cache, .allow = image->allow};
     json_t *description;
     int r = block_describe(image->path, image->format, &description, err);
     if (r < 0)

@@ -23,8 +23,17 @@ HWS_MUST_CHECK int call_run(call_fn *fn, void *arg, struct hws_error *err);
 HWS_MUST_CHECK int co_call_open(const struct hws_image *image, unsigned flags,
                                 struct block_node **ret, struct hws_error *err);
 
+/** The same with a cache mode; co_call_open() takes BLOCK_CACHE_WRITEBACK. */
+HWS_MUST_CHECK int co_call_open_cached(const struct hws_image *image, unsigned flags,
+                                       enum block_cache cache, struct block_node **ret,
+                                       struct hws_error *err);
+
 /** Closes @node. @return @result where that is a failure, else what closing returned. */
 HWS_MUST_CHECK int co_call_close(struct block_node *node, int result, struct hws_error *err);
+
+/** Makes the image as hws_create() does. */
+HWS_MUST_CHECK int co_call_create(const struct hws_image *image, const struct hws_create *create,
+                                  struct hws_error *err);
 
 /** Ends @value as compact JSON text in @ret; takes over the reference of @value. */
 HWS_MUST_CHECK int call_json_text(json_t *value, char **ret, struct hws_error *err);

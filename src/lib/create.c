@@ -138,20 +138,28 @@ static int co_create_described(const struct creation *c, json_t *options, struct
     return co_block_create(options, c->create->overwrite, &policy, err);
 }
 
+int co_call_create(const struct hws_image *image, const struct hws_create *create,
+                   struct hws_error *err)
+{
+    struct creation c = {.image = image, .create = create};
+    json_t *options;
+    int r =
+        block_describe(image->path, image->format ? image->format : DEFAULT_FORMAT, &options, err);
+    if (r < 0)
+        return r;
+    r = co_create_described(&c, options, err);
+    json_decref(options);
+    return r;
+}
+
 static int co_create(void *arg, struct hws_error *err)
 {
     struct creation *c = arg;
-    const char *format = c->image->format ? c->image->format : DEFAULT_FORMAT;
-    json_t *options;
-    int r = block_describe(c->image->path, format, &options, err);
-    if (r < 0)
-        return r;
-    r = co_create_described(c, options, err);
-    json_decref(options);
+    int r = co_call_create(c->image, c->create, err);
     if (r < 0 || !c->want_info)
         return r;
     struct hws_image made = *c->image;
-    made.format = format;
+    made.format = made.format ? made.format : DEFAULT_FORMAT;
     struct block_node *node;
     r = co_call_open(&made, BLOCK_OPEN_NO_BACKING, &node, err);
     if (r < 0)

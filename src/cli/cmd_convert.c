@@ -1,0 +1,149 @@
+/*
+ * `hawser convert`: an image becomes one of another format.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/size.h"
+#include "cli/image.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+
+struct convert_options {
+    const char *format, *target_format;
+    struct cli_list driver_options, allow;
+    bool existing, offload, overwrite, verify, no_sync, force_share, quiet;
+    uint64_t sparse, size, threads, requests;
+    int output;
+};
+
+static void print_json(const struct hws_converted *done, const char *target)
+{
+    out_json(json_pack("{s:o, s:I, s:I, s:I, s:I}", "filename", out_string(target), "virtual-size",
+                       (json_int_t)done->virtual_size, "data-bytes", (json_int_t)done->data_bytes,
+                       "offload-bytes", (json_int_t)done->offload_bytes, "zero-bytes",
+                       (json_int_t)done->zero_bytes));
+}
+
+static void print_human(const struct hws_converted *done, const char *target)
+{
+    char size[64], data[64];
+    printf("converted to ");
+    out_safe(stdout, target);
+    printf(": %s, of it data: %s\n", out_size(done->virtual_size, size, sizeof(size)),
+           out_size(done->data_bytes + done->offload_bytes, data, sizeof(data)));
+}
+
+/* 0 would mean the default to the library; the user says 0 to keep zeroes as they are. */
+static int sparse_bytes(uint64_t given, uint32_t *ret, struct hws_error *err)
+{
+    *ret = given == UINT64_MAX ? 0 : given == 0 ? UINT32_MAX : (uint32_t)given;
+    if (given != UINT64_MAX && given != 0 &&
+        (given < 512 || given > MiB || (given & (given - 1)) != 0))
+        return hws_fail(err, EINVAL, "-S takes 0, or a power of two from 512 to 1M");
+    return 0;
+}
+
+static int run(const void *arg, char **operands, unsigned count)
+{
+    const struct convert_options *options = arg;
+    struct hws_error err = {0};
+    struct hws_image from = CLI_IMAGE(options, operands[0]);
+    struct hws_image to = {
+        .path = operands[1], .format = options->target_format, .allow = from.allow};
+    struct progress progress;
+    struct hws_converted done;
+    struct hws_convert how = {
+        .options = options->driver_options.item,
+        .size_bytes = options->size == UINT64_MAX ? HWS_SIZE_UNSET : options->size,
+        .existing = options->existing,
+        .overwrite = options->overwrite,
+        .offload = options->offload,
+        .verify = options->verify,
+        .no_sync = options->no_sync,
+        .threads = (unsigned)options->threads,
+        .requests = (unsigned)options->requests,
+        .progress = progress_step,
+        .progress_arg = &progress,
+    };
+    if (options->existing &&
+        (options->driver_options.count || options->overwrite || options->size != UINT64_MAX)) {
+        hws_fail(&err, EINVAL,
+                 "-n writes into the image as it is: -o, --size and --overwrite are "
+                 "for new ones");
+        return out_error("convert", CLI_USAGE, &err);
+    }
+    if (sparse_bytes(options->sparse, &how.sparse_bytes, &err) < 0)
+        return out_error("convert", CLI_USAGE, &err);
+    progress_start(&progress, "converting", options->quiet || options->output == CLI_JSON);
+    int r = hws_convert(&from, &to, &how, &done, &err);
+    progress_end(&progress);
+    if (r < 0) {
+        if (err.code == EEXIST) {
+            struct hws_error inner = err;
+            hws_fail(&err, EEXIST, "%.600s; --overwrite replaces it", inner.text);
+        }
+        cli_explain_open(&err, operands[0]);
+        return out_error("convert", CLI_FAILED, &err);
+    }
+    if (options->output == CLI_JSON)
+        print_json(&done, operands[1]);
+    else if (!options->quiet)
+        print_human(&done, operands[1]);
+    return CLI_OK;
+}
+
+static const struct cli_option table[] = {
+    CLI_FORMAT_OPTION(struct convert_options),
+    {"target-format", 'O', CLI_TEXT, offsetof(struct convert_options, target_format), "FMT",
+     "format of the target; qcow2 if not given, and with -n found from its header",
+     .completes = CLI_COMPLETE_FORMAT},
+    {"options", 'o', CLI_LIST, offsetof(struct convert_options, driver_options), "NAME=VALUE,...",
+     "options of the target's format (may be repeated); 'hawser help formats' lists them"},
+    {"size", 0, CLI_SIZE, offsetof(struct convert_options, size), "SIZE",
+     "virtual size of the target; that of the source if not given"},
+    {"existing", 'n', CLI_FLAG, offsetof(struct convert_options, existing), NULL,
+     "write into an image or device that exists"},
+    {"overwrite", 0, CLI_FLAG, offsetof(struct convert_options, overwrite), NULL,
+     "replace an existing file, once its successor is complete"},
+    {"sparse", 'S', CLI_SIZE, offsetof(struct convert_options, sparse), "SIZE",
+     "zeroes in runs of SIZE become holes; 4k if not given, 0 writes all zeroes of data"},
+    {"copy-offload", 'C', CLI_FLAG, offsetof(struct convert_options, offload), NULL,
+     "let the storage copy what it can, without a look at the data: -S has no effect on that"},
+    {"verify", 0, CLI_FLAG, offsetof(struct convert_options, verify), NULL,
+     "read the target again and compare"},
+    {"no-sync", 0, CLI_FLAG, offsetof(struct convert_options, no_sync), NULL,
+     "do not wait until the target is on the disk"},
+    {"threads", 0, CLI_UINT, offsetof(struct convert_options, threads), "N",
+     "threads that read and write, up to 16; one a CPU, up to 4, if not given"},
+    {"requests", 'm', CLI_UINT, offsetof(struct convert_options, requests), "N",
+     "requests in flight on each thread, up to 64; 4 if not given"},
+    CLI_ALLOW_OPTION(struct convert_options),
+    CLI_FORCE_SHARE_OPTION(struct convert_options),
+    {"quiet", 'q', CLI_FLAG, offsetof(struct convert_options, quiet), NULL,
+     "print nothing on success, and no progress"},
+    CLI_OUTPUT_OPTION(struct convert_options),
+    {NULL},
+};
+
+const struct cli_command cli_convert_command = {
+    .name = "convert",
+    .summary = "Copy an image into one of another format",
+    .synopsis = "[OPTION...] SOURCE TARGET",
+    .description =
+        "Copies all that SOURCE and its backing chain hold into TARGET, an image that depends on "
+        "nothing. Holes stay holes, and runs of zeroes become holes.\n\n"
+        "A new target is filled under a temporary name beside its own (TARGET.convert-xxxxxxxx), "
+        "and renamed when it is complete and on the disk: whatever happens, TARGET is a whole "
+        "image "
+        "or is not there. -n writes into what exists instead, a block device for instance.",
+    .operands = {{"SOURCE", "the image to copy", CLI_COMPLETE_FILE},
+                 {"TARGET", "the image to make", CLI_COMPLETE_FILE}},
+    .examples = {{"raw to qcow2", "hawser convert -f raw disk.img disk.qcow2"},
+                 {"a chain of overlays to one raw file, compared afterwards",
+                  "hawser convert -O raw --verify overlay.qcow2 whole.img"}},
+    .options = table,
+    .options_bytes = sizeof(struct convert_options),
+    .operands_min = 2,
+    .operands_max = 2,
+    .run = run,
+};

@@ -1,0 +1,167 @@
+/*
+ * The scan under copies and comparisons; see job/copy/scan.h.
+ *
+ * The cursor is the only thing that workers share on the way. Who takes a piece holds the lock over
+ * the status request that may be needed.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "job/copy/scan.h"
+#include <unistd.h>
+
+#define REQUESTS         4u
+#define THREADS          4u
+#define BUFFER_ALIGNMENT 4096 /* fits every O_DIRECT device */
+
+/* ---- how a scan ends ---- */
+
+void scan_end(struct scan *scan)
+{
+    atomic_store_explicit(&scan->ended, true, memory_order_relaxed);
+}
+
+void scan_fail(struct scan *scan, int error, const struct block_node *node, uint64_t offset)
+{
+    rt_mutex_lock(&scan->guard);
+    if (scan->error == 0) {
+        scan->error = error;
+        scan->error_node = node;
+        scan->error_offset = offset;
+    }
+    rt_mutex_unlock(&scan->guard);
+    scan_end(scan);
+}
+
+void scan_done(struct scan *scan, uint64_t bytes)
+{
+    const struct job_load *load = scan->load;
+    rt_mutex_lock(&scan->guard);
+    scan->done += bytes;
+    if (load->progress && scan->error == 0 &&
+        load->progress(load->progress_arg, scan->done, scan->length)) {
+        scan->error = -ECANCELED;
+        scan_end(scan);
+    }
+    rt_mutex_unlock(&scan->guard);
+}
+
+/* ---- the cursor ---- */
+
+/* Neighbours of one kind are one extent, so that a long hole is one piece. */
+static int co_look_ahead(struct scan *scan)
+{
+    uint64_t at = scan->cursor;
+    while (at == scan->cursor ||
+           (at < scan->length && (scan->extent_zero || at - scan->cursor < SCAN_PIECE_BYTES))) {
+        struct block_extent extent;
+        int r = co_block_status_chain(scan->from, at, scan->length - at, &extent);
+        if (r < 0)
+            return r;
+        bool zero = extent.flags & BLOCK_STATUS_ZERO;
+        if (at > scan->cursor && zero != scan->extent_zero)
+            break;
+        scan->extent_zero = zero;
+        at += extent.length;
+    }
+    scan->extent_end = at;
+    return 0;
+}
+
+/* @return false at the end, or where the scan has ended. */
+static bool co_take(struct scan *scan, struct scan_piece *piece)
+{
+    int r = 0;
+    co_mutex_lock(&scan->lock);
+    bool more =
+        scan->cursor < scan->length && !atomic_load_explicit(&scan->ended, memory_order_relaxed);
+    if (more && scan->cursor == scan->extent_end)
+        r = co_look_ahead(scan);
+    if (r < 0)
+        scan_fail(scan, r, scan->from, scan->cursor);
+    if (more && r == 0) {
+        uint64_t limit = scan->extent_zero
+                             ? scan->extent_end
+                             : align_down(scan->cursor, SCAN_PIECE_BYTES) + SCAN_PIECE_BYTES;
+        uint64_t end = MIN(scan->extent_end, limit);
+        *piece = (struct scan_piece){scan->cursor, end - scan->cursor, scan->extent_zero};
+        scan->cursor = end;
+    }
+    co_mutex_unlock(&scan->lock);
+    return more && r == 0;
+}
+
+static void co_worker(void *arg)
+{
+    struct scan *scan = arg;
+    struct scan_piece piece;
+    autofree uint8_t *buffer = aligned_alloc(BUFFER_ALIGNMENT, scan->buffers * SCAN_PIECE_BYTES);
+    if (!buffer)
+        scan_fail(scan, -ENOMEM, NULL, 0);
+    while (buffer && co_take(scan, &piece))
+        scan->co_piece(scan, &piece, buffer);
+    co_group_done(&scan->workers);
+}
+
+/* ---- the whole ---- */
+
+static unsigned threads_of(const struct job_load *load)
+{
+    if (load->threads)
+        return MIN(load->threads, (unsigned)JOB_THREADS_MAX);
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    return cpus < 1 ? 1 : MIN((unsigned)cpus, THREADS);
+}
+
+/* As many as start: the caller's own worker does the whole work if it must. */
+static unsigned start_workers(struct scan *scan, struct rt_queue **queues)
+{
+    const struct job_load *load = scan->load;
+    unsigned threads = threads_of(load), started = 0;
+    unsigned requests = load->requests ? MIN(load->requests, (unsigned)JOB_REQUESTS_MAX) : REQUESTS;
+    if (scan->length <= SCAN_PIECE_BYTES)
+        threads = requests = 1;
+    while (started + 1 < threads &&
+           rt_queue_start(rt_current(), "job", &queues[started], NULL) == 0)
+        started++;
+    for (unsigned i = 0; i <= started; i++) {
+        bool own = i == started;
+        for (unsigned n = own; n < requests; n++) { /* the caller is one of its own queue's */
+            co_group_add(&scan->workers, 1);
+            if (rt_spawn(own ? NULL : queues[i], co_worker, scan) < 0) {
+                co_group_done(&scan->workers);
+                break;
+            }
+        }
+    }
+    return started;
+}
+
+static int verdict(const struct scan *scan, const char *verb_of_others, struct hws_error *err)
+{
+    if (scan->error == 0)
+        return 0;
+    if (!scan->error_node)
+        return hws_fail_errno(err, -scan->error, "at %llu of %llu bytes",
+                              (unsigned long long)scan->done, (unsigned long long)scan->length);
+    return hws_fail_errno(err, -scan->error, "%s '%.300s' at offset %llu",
+                          scan->error_node == scan->from ? "reading" : verb_of_others,
+                          block_filename(scan->error_node), (unsigned long long)scan->error_offset);
+}
+
+int co_scan(struct scan *scan, const char *verb_of_others, struct hws_error *err)
+{
+    struct rt_queue *queues[JOB_THREADS_MAX];
+    co_mutex_init(&scan->lock);
+    rt_mutex_init(&scan->guard);
+    co_group_init(&scan->workers);
+    unsigned started = start_workers(scan, queues);
+    co_group_add(&scan->workers, 1);
+    co_worker(scan);
+    co_group_wait(&scan->workers);
+    for (unsigned i = 0; i < started; i++)
+        co_queue_stop(queues[i]);
+    co_group_destroy(&scan->workers);
+    rt_mutex_destroy(&scan->guard);
+    co_mutex_destroy(&scan->lock);
+    return verdict(scan, verb_of_others, err);
+}
