@@ -147,6 +147,30 @@ int configfs_mkdir(struct hws_error *err, const char *format, ...)
     return mkdir(path.text, 0755) < 0 ? hws_fail_errno(err, errno, "cannot make %s", path.text) : 0;
 }
 
+/* Kept by the kernel with the object itself, and it means nothing on a folder of configfs. */
+#define MARK S_ISVTX
+
+int configfs_mkdir_marked(struct hws_error *err, const char *format, ...)
+{
+    struct path path;
+    PATH_FROM(path, format);
+    if (mkdir(path.text, 0755) < 0)
+        return hws_fail_errno(err, errno, "cannot make %s", path.text);
+    if (chmod(path.text, 0755 | MARK) == 0)
+        return 0;
+    int r = hws_fail_errno(err, errno, "cannot mark %s", path.text);
+    (void)rmdir(path.text);
+    return r;
+}
+
+bool configfs_is_marked(const char *format, ...)
+{
+    struct path path;
+    PATH_FROM(path, format);
+    struct stat st;
+    return lstat(path.text, &st) == 0 && (st.st_mode & MARK);
+}
+
 int configfs_rmdir(struct hws_error *err, const char *format, ...)
 {
     struct path path;
@@ -161,7 +185,10 @@ int configfs_link(struct hws_error *err, const char *target, const char *format,
     struct path path;
     PATH_FROM(path, format);
     char full[CONFIGFS_PATH_MAX];
-    snprintf(full, sizeof(full), "%s/%s", configfs_target_root, target);
+    if (target[0] == '/')
+        snprintf(full, sizeof(full), "%s", target);
+    else
+        snprintf(full, sizeof(full), "%s/%s", configfs_target_root, target);
     return symlink(full, path.text) < 0
                ? hws_fail_errno(err, errno, "cannot link %s to %s", path.text, target)
                : 0;

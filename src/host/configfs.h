@@ -43,10 +43,18 @@ HWS_MUST_CHECK int configfs_read(char *ret, size_t size, const char *format, ...
 /** Makes a folder. -EEXIST where it is there already. */
 HWS_MUST_CHECK int configfs_mkdir(struct hws_error *err, const char *format, ...) HWS_PRINTF(2, 3);
 
+/**
+ * As configfs_mkdir(), and marks the folder as made by us (its sticky bit): what we may remove once
+ * nobody needs it, whichever process of ours made it, while others' objects of that kind stay.
+ */
+HWS_MUST_CHECK int configfs_mkdir_marked(struct hws_error *err, const char *format, ...)
+    HWS_PRINTF(2, 3);
+bool configfs_is_marked(const char *format, ...) HWS_PRINTF(1, 2);
+
 /** Removes a folder; one that is gone is no error. -EBUSY, -ENOTEMPTY while it is in use. */
 int configfs_rmdir(struct hws_error *err, const char *format, ...) HWS_PRINTF(2, 3);
 
-/** Makes @target (below the SCSI target's folder) known at the path by a link. */
+/** Makes @target (a path like the others) known at the path by a link. */
 HWS_MUST_CHECK int configfs_link(struct hws_error *err, const char *target, const char *format, ...)
     HWS_PRINTF(3, 4);
 
