@@ -8,7 +8,7 @@
  *   device*.c     the ways to make a device of a volume (table; device.h)
  *   server.c      the control socket: framing, limits, clients
  *   methods.c     the methods (table)
- *   process.c     what the process asks of the kernel and the C library
+ *   process.c     its clock, and what may be parsed on a small stack
  *   client.c attachment.c attach.c detach.c   the other side: what the command does
  *
  * The main thread is the control queue: everything here runs on it, structural changes under
@@ -21,6 +21,7 @@
 
 #include "block/block.h"
 #include "block/options.h"
+#include "host/process.h"
 #include "rt/sync.h"
 
 /** Images that one engine serves at most. */
@@ -179,12 +180,6 @@ json_t *co_method_answer(struct engine *engine, const char *text, size_t length)
 
 /* ---- process.c ---- */
 
-/** Before any thread: allocator limits, signals, descriptors. */
-void process_prepare(void);
-/** Once running: shields the process from memory reclaim through its own device. */
-void process_shield(void);
-/** sd_notify(3) without the library: @text such as "READY=1". */
-void process_notify(const char *text);
 /** Nanoseconds of the monotonic clock, for processes outside of the runtime. */
 uint64_t process_now_ns(void);
 
