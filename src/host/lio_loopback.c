@@ -128,6 +128,8 @@ static int take_apart(const char *target, struct hws_error *err)
         r = configfs_rmdir(err, TPG, target);
     if (r == 0)
         r = configfs_rmdir(err, TARGET, target);
+    if (r == 0 && configfs_is_marked("loopback"))
+        configfs_rmdir(NULL, "loopback"); /* stays while it has other targets */
     return r;
 }
 
@@ -212,10 +214,10 @@ static int build_blocking(void *arg)
     autofd int lock = configfs_lock(w->err);
     if (lock < 0)
         return lock;
-    r = configfs_mkdir(w->err, "loopback");
+    r = configfs_mkdir_marked(w->err, "loopback");
     if (r < 0 && r != -EEXIST)
         return r;
-    r = configfs_mkdir(w->err, TARGET, w->target);
+    r = configfs_mkdir_marked(w->err, TARGET, w->target);
     if (r == -EEXIST)
         return hws_fail(w->err, EEXIST,
                         "the loopback target %s exists already: this image is a disk of this host "
