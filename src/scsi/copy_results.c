@@ -67,21 +67,21 @@ static void put_parameters(struct call *c)
     reply_zero(c, 3);
     reply_be16(c, XCOPY_CSCDS);
     reply_be16(c, XCOPY_SEGMENTS);
-    reply_be32(c, XCOPY_CSCDS * 32 + XCOPY_SEGMENTS * 28);
-    reply_be32(c, UINT16_MAX * 4096u); /* MAXIMUM SEGMENT LENGTH, in bytes */
-    reply_be32(c, 0);                  /* no inline data */
-    reply_be32(c, 0);                  /* no held data */
-    reply_be32(c, 0);                  /* nor of streams */
+    reply_be32(c, XCOPY_DESCRIPTOR_BYTES);
+    reply_be32(c, XCOPY_SEGMENT_BYTES_MAX);
+    reply_be32(c, 0); /* no inline data */
+    reply_be32(c, 0); /* no held data */
+    reply_be32(c, 0); /* nor of streams */
     reply_zero(c, 2);
     reply_be16(c, COPY_RESULTS); /* TOTAL CONCURRENT COPIES */
     reply_u8(c, COPY_RESULTS);   /* MAXIMUM CONCURRENT COPIES */
-    reply_u8(c, 12);             /* DATA SEGMENT GRANULARITY: 4 KiB */
+    reply_u8(c, XCOPY_GRANULARITY);
     reply_u8(c, 0);
     reply_u8(c, 0);
     reply_zero(c, 3);
     reply_u8(c, 2); /* two descriptor types are implemented */
-    reply_u8(c, 0x02);
-    reply_u8(c, 0xe4);
+    reply_u8(c, XCOPY_BLOCK_TO_BLOCK);
+    reply_u8(c, XCOPY_IDENTIFICATION);
 }
 
 int co_receive_copy_results(struct call *c)

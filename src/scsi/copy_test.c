@@ -222,6 +222,33 @@ TEST(a_reset_ends_a_long_copy)
     CHECK_SENSE(co_send(second, CDB(0, 0, 0, 0, 0, 0), NULL, 0, NULL, 0), 6, ASC_DEVICE_RESET);
 }
 
+TEST(the_page_of_third_party_copies_says_what_the_copy_manager_takes)
+{
+    struct outcome o = co_send(bed.lun[0], CDB(0x12, 1, 0x8f, 1, 0, 0), NULL, 0, back, 256);
+    static const uint8_t commands_supported[] = {0, 1, 0, 12, 8, 0x83, 1, 0, 0x84, 3, 0, 3, 4};
+    CHECK_GOOD(o);
+    CHECK_EQUAL(load_be16(back + 2) + 4, o.length);
+    CHECK(!memcmp(back + 4, commands_supported, sizeof(commands_supported)));
+    /* Each descriptor begins where the one before it ends, and the last one ends the page. */
+    static const uint16_t types[] = {0x0001, 0x0004, 0x0008, 0x8001};
+    size_t at = 4, found[ARRAY_LEN(types)];
+    for (unsigned i = 0; i < ARRAY_LEN(types); i++) {
+        CHECK_EQUAL(load_be16(back + at), types[i]);
+        CHECK_EQUAL(load_be16(back + at + 2) % 4, 0);
+        found[i] = at;
+        at += 4u + load_be16(back + at + 2);
+    }
+    CHECK_EQUAL(at, o.length);
+    CHECK_EQUAL(load_be16(back + found[1] + 2), 0x1c);
+    CHECK_EQUAL(load_be16(back + found[3] + 2), 0x20);
+    /* The same limits as RECEIVE COPY OPERATING PARAMETERS. */
+    uint8_t page[64];
+    memcpy(page, back + found[1], 32);
+    CHECK_GOOD(co_send(bed.lun[0], CDB(0x84, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 64, 0, 0), NULL, 0,
+                       back, 64));
+    CHECK(!memcmp(page + 8, back + 8, 8));
+}
+
 /* ---- access states ---- */
 
 TEST(a_port_that_is_not_active_serves_only_what_it_may)
@@ -277,6 +304,7 @@ int main(void)
         cmocka_unit_test(every_cut_and_every_flipped_byte_of_a_list_is_survived),
         cmocka_unit_test(results_can_be_asked_for),
         cmocka_unit_test(a_reset_ends_a_long_copy),
+        cmocka_unit_test(the_page_of_third_party_copies_says_what_the_copy_manager_takes),
         cmocka_unit_test(a_port_that_is_not_active_serves_only_what_it_may),
         cmocka_unit_test(initiators_set_states_only_where_they_may),
     };

@@ -357,4 +357,7 @@ co_handler co_report_port_groups, co_set_port_groups;
 /* vpd.c */
 int vpd_page(struct call *c, uint8_t page);
 
+/* vpd_copy.c */
+void vpd_third_party_copy(struct call *c);
+
 #endif

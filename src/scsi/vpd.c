@@ -1,6 +1,6 @@
 /*
- * Vital product data: pages 00h, 80h, 83h, 86h, B0h, B1h and B2h; B6h is for host-managed zoned
- * devices, which this is not, and so is not listed. SPC-4, 7.8; SBC-4, 6.6.
+ * Vital product data: pages 00h, 80h, 83h, 86h, 8Fh, B0h, B1h and B2h; B6h is for zoned devices,
+ * which this is not, and so is not listed. SPC-4, 7.8; SBC-4, 6.6.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -104,8 +104,13 @@ static const struct {
     uint8_t page;
     void (*put)(struct call *c);
 } pages[] = {
-    {0x00, page_list},         {0x80, page_serial}, {0x83, page_identification},
-    {0x86, page_extended},     {0xb0, page_limits}, {0xb1, page_characteristics},
+    {0x00, page_list},
+    {0x80, page_serial},
+    {0x83, page_identification},
+    {0x86, page_extended},
+    {0x8f, vpd_third_party_copy},
+    {0xb0, page_limits},
+    {0xb1, page_characteristics},
     {0xb2, page_provisioning},
 };
 

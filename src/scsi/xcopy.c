@@ -13,9 +13,9 @@
 #include "scsi/xcopy.h"
 
 #define HEADER_BYTES  16
-#define CSCD_BYTES    32
-#define SEGMENT_BYTES 28
-#define LIST_MAX      (HEADER_BYTES + XCOPY_CSCDS * CSCD_BYTES + XCOPY_SEGMENTS * SEGMENT_BYTES)
+#define CSCD_BYTES    XCOPY_CSCD_BYTES
+#define SEGMENT_BYTES XCOPY_SEGMENT_BYTES
+#define LIST_MAX      (HEADER_BYTES + XCOPY_DESCRIPTOR_BYTES)
 
 struct copy {
     struct call *c;
@@ -47,7 +47,7 @@ static bool lun_matches(const struct scsi_lun *lun, const void *arg)
 static int resolve_cscd(struct copy *x, const uint8_t *d, unsigned at, struct scsi_lun **ret)
 {
     struct call *c = x->c;
-    if (d[0] != 0xe4)
+    if (d[0] != XCOPY_IDENTIFICATION)
         return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_BAD_TARGET_TYPE);
     if (d[1]) /* LU ID TYPE 0, not NUL, a direct access block device */
         return fail_parameter(c, at + 1, 7);
@@ -90,7 +90,7 @@ static int parse_segment(struct copy *x, unsigned index, struct segment *ret)
     const uint8_t *d = x->segments + (size_t)index * SEGMENT_BYTES;
     unsigned at = HEADER_BYTES + x->cscd_count * CSCD_BYTES + index * SEGMENT_BYTES;
     struct call *c = x->c;
-    if (d[0] != 0x02)
+    if (d[0] != XCOPY_BLOCK_TO_BLOCK)
         return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_BAD_SEGMENT_TYPE);
     if (load_be16(d + 2) != SEGMENT_BYTES - 4)
         return fail_parameter(c, at + 2, 7);
