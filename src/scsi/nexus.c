@@ -137,6 +137,11 @@ void co_scsi_unmap(struct scsi_lun *lun)
     free(lun);
 }
 
+struct scsi_disk *scsi_lun_disk(const struct scsi_lun *lun)
+{
+    return lun->disk;
+}
+
 void scsi_nexus_lost(struct scsi_nexus *nexus)
 {
     rt_mutex_lock(&nexus->lock);

@@ -126,6 +126,9 @@ HWS_MUST_CHECK int scsi_map(struct scsi_nexus *nexus, uint16_t number, struct sc
  */
 void co_scsi_unmap(struct scsi_lun *lun);
 
+/** The disk that @lun shows. */
+struct scsi_disk *scsi_lun_disk(const struct scsi_lun *lun);
+
 /** The connection was lost and is back (29/07); an SPC-2 reservation of it ends. */
 void scsi_nexus_lost(struct scsi_nexus *nexus);
 
