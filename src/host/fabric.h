@@ -35,6 +35,7 @@ enum fabric_needs {
     FABRIC_BLOCK_DEVICE, /* a block device of this host */
 };
 
+/* After the engine's death only `name` and the backstore's name are known: hba 0, no device. */
 struct fabric_unit {
     const char *name;               /* of the volume */
     struct lio_backstore backstore; /* with FABRIC_BACKSTORE */
@@ -47,7 +48,7 @@ struct fabric_export {
     const char *name;    /* [A-Za-z0-9._-] */
     const void *options; /* resolved and parsed: the fabric's own struct */
     const struct fabric_unit *units;
-    unsigned unit_count; /* 0 in co_remove() after the engine's death */
+    unsigned unit_count;
 };
 
 struct fabric {
@@ -80,8 +81,15 @@ struct fabric {
     int (*co_make)(const struct fabric_export *export, struct hws_error *err);
 
     /**
-     * Takes the target away, whole or half-made; one that is gone is no error. The units are there
-     * still. -EBUSY, with the initiators named, while one is logged in, unless @force. Suspends.
+     * Whether the target is there already, whole and made of these very units: a predecessor of
+     * this process, which was killed, has made it, and it is served on. 0 or -ENOENT. Suspends.
+     */
+    int (*co_find)(const struct fabric_export *export);
+
+    /**
+     * Takes the target away, whole or half-made; one that is gone, or of another export, is no
+     * error. The units are there still. -EBUSY, with the initiators named, while one is logged in,
+     * unless @force. Suspends.
      */
     int (*co_remove)(const struct fabric_export *export, bool force, struct hws_error *err);
 

@@ -41,7 +41,6 @@ struct work {
     const struct fabric_export *export;
     const struct iscsi_options *options;
     struct lio_target target;
-    bool force;
     json_t *out;
     struct hws_error *err;
 };
@@ -218,8 +217,9 @@ static int add_portals(const struct work *w, struct hws_error *err)
 }
 
 /* The target's folder is ours from here on: whatever fails, all of it goes. */
-static int fill(const struct work *w, struct hws_error *err)
+static int fill(void *arg, struct hws_error *err)
 {
+    const struct work *w = arg;
     struct iscsi_chap chap;
     bool with_chap = w->options->secrets != NULL;
     int r = with_chap ? iscsi_chap_load(w->options->secrets, &chap, err) : 0;
@@ -253,14 +253,7 @@ static int make_blocking(void *arg)
     int r = configfs_load_module("target_core_mod", w->err);
     if (r == 0)
         r = configfs_load_module("iscsi_target_mod", w->err);
-    if (r == 0)
-        r = lio_target_make(&w->target, w->err);
-    if (r < 0)
-        return r;
-    r = fill(w, w->err);
-    if (r < 0 && lio_target_take_apart(&w->target, NULL) < 0)
-        return hws_wrap(w->err, r, "the half-made target %s is left behind", w->options->target);
-    return r;
+    return r < 0 ? r : lio_target_build(&w->target, fill, w, w->err);
 }
 
 static int co_make(const struct fabric_export *export, struct hws_error *err)
@@ -319,14 +312,17 @@ static void co_describe(const struct fabric_export *export, json_t *out)
 
 /* ---- removing ---- */
 
+/* Nobody new, and those who are logged in are cut. Fails where it is not enabled yet. */
+static void close_target(void *arg)
+{
+    struct work *w = arg;
+    configfs_write(NULL, "0", TPG "/enable", w->options->target);
+}
+
 static int remove_blocking(void *arg)
 {
     struct work *w = arg;
-    if (!lio_target_is_ours(&w->target))
-        return 0;
-    /* Nobody new, and those who are logged in are cut. Fails where it is not enabled yet. */
-    configfs_write(NULL, "0", TPG "/enable", w->options->target);
-    return lio_target_take_apart(&w->target, w->err);
+    return lio_target_remove(&w->target, w->export, close_target, w, w->err);
 }
 
 static int refuse_sessions(const struct fabric_export *export, struct hws_error *err)
@@ -349,10 +345,26 @@ static int refuse_sessions(const struct fabric_export *export, struct hws_error 
 static int co_remove(const struct fabric_export *export, bool force, struct hws_error *err)
 {
     struct work w = work_of(export);
-    w.force = force;
     w.err = err;
     int r = force ? 0 : refuse_sessions(export, err);
     return r < 0 ? r : co_work(remove_blocking, &w);
+}
+
+static int find_blocking(void *arg)
+{
+    struct work *w = arg;
+    char enabled[8];
+    return lio_target_is_whole(&w->target, w->export) &&
+                   configfs_read(enabled, sizeof(enabled), TPG "/enable", w->options->target) > 0 &&
+                   !strcmp(enabled, "1")
+               ? 0
+               : -ENOENT;
+}
+
+static int co_find(const struct fabric_export *export)
+{
+    struct work w = work_of(export);
+    return co_work(find_blocking, &w);
 }
 
 const struct fabric fabric_iscsi = {
@@ -364,6 +376,7 @@ const struct fabric fabric_iscsi = {
     .probe = probe,
     .resolve = resolve,
     .co_make = co_make,
+    .co_find = co_find,
     .co_remove = co_remove,
     .co_describe = co_describe,
 };

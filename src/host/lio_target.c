@@ -10,11 +10,8 @@
 
 /* ---- making ---- */
 
-int lio_target_make(const struct lio_target *t, struct hws_error *err)
+static int make(const struct lio_target *t, struct hws_error *err)
 {
-    autofd int lock = configfs_lock(err);
-    if (lock < 0)
-        return lock;
     int r = configfs_mkdir_marked(err, "%s", t->fabric);
     if (r < 0 && r != -EEXIST)
         return r;
@@ -30,6 +27,12 @@ int lio_target_make(const struct lio_target *t, struct hws_error *err)
     if (r < 0)
         configfs_rmdir(NULL, TARGET, t->fabric, t->target);
     return r;
+}
+
+int lio_target_make(const struct lio_target *t, struct hws_error *err)
+{
+    autofd int lock = configfs_lock(err);
+    return lock < 0 ? lock : make(t, err);
 }
 
 int lio_target_add_luns(const struct lio_target *t, const struct fabric_export *export,
@@ -66,9 +69,61 @@ int lio_target_add_acl(const struct lio_target *t, const char *initiator,
     return r;
 }
 
+/* ---- whose it is ---- */
+
+struct look {
+    const struct lio_target *t;
+    const struct fabric_export *export;
+    const char *lun;
+    unsigned known, foreign;
+};
+
+static int look_at_link(const char *name, void *arg)
+{
+    struct look *look = arg;
+    char tail[CONFIGFS_PATH_MAX];
+    configfs_link_tail(tail, sizeof(tail), TPG "/lun/%s/%s", look->t->fabric, look->t->target,
+                       look->lun, name);
+    const char *backstore = strchr(tail, '/');
+    bool known = false;
+    if (!backstore)
+        return 0;
+    for (unsigned i = 0; i < look->export->unit_count; i++)
+        known = known || !strcmp(look->export->units[i].backstore.name, backstore + 1);
+    look->known += known;
+    look->foreign += !known;
+    return 0;
+}
+
+static int look_at_lun(const char *name, void *arg)
+{
+    struct look *look = arg;
+    look->lun = name;
+    return configfs_each(look_at_link, look, true, TPG "/lun/%s", look->t->fabric, look->t->target,
+                         name);
+}
+
+static struct look look_at(const struct lio_target *t, const struct fabric_export *export)
+{
+    struct look look = {.t = t, .export = export};
+    (void)configfs_each(look_at_lun, &look, false, TPG "/lun", t->fabric, t->target);
+    return look;
+}
+
 bool lio_target_is_ours(const struct lio_target *t)
 {
     return configfs_is_marked(TARGET, t->fabric, t->target);
+}
+
+bool lio_target_belongs(const struct lio_target *t, const struct fabric_export *export)
+{
+    return lio_target_is_ours(t) && look_at(t, export).foreign == 0;
+}
+
+bool lio_target_is_whole(const struct lio_target *t, const struct fabric_export *export)
+{
+    struct look look = look_at(t, export);
+    return lio_target_is_ours(t) && look.foreign == 0 && look.known == export->unit_count;
 }
 
 /* ---- taking apart ---- */
@@ -141,13 +196,10 @@ static int clear_luns(const struct lio_target *t, struct hws_error *err)
     return r;
 }
 
-int lio_target_take_apart(const struct lio_target *t, struct hws_error *err)
+static int take_apart(const struct lio_target *t, struct hws_error *err)
 {
     struct clearing c = {0};
     int r = 0;
-    autofd int lock = configfs_lock(err);
-    if (lock < 0)
-        return lock;
     while (r == 0 && configfs_each(take_name, &c, false, TPG "/acls", t->fabric, t->target))
         r = clear_acl(t, c.name, err);
     while (r == 0 && configfs_each(take_name, &c, false, TPG "/np", t->fabric, t->target))
@@ -161,4 +213,40 @@ int lio_target_take_apart(const struct lio_target *t, struct hws_error *err)
     if (r == 0 && configfs_is_marked("%s", t->fabric))
         configfs_rmdir(NULL, "%s", t->fabric); /* stays while it has other targets */
     return r;
+}
+
+int lio_target_take_apart(const struct lio_target *t, struct hws_error *err)
+{
+    autofd int lock = configfs_lock(err);
+    return lock < 0 ? lock : take_apart(t, err);
+}
+
+/* ---- whole ---- */
+
+int lio_target_build(const struct lio_target *t, int (*fill)(void *arg, struct hws_error *err),
+                     void *arg, struct hws_error *err)
+{
+    autofd int lock = configfs_lock(err);
+    int r = lock < 0 ? lock : make(t, err);
+    if (r < 0)
+        return r;
+    r = fill(arg, err);
+    if (r < 0 && take_apart(t, NULL) < 0)
+        return hws_wrap(err, r, "the half-made target %s is left behind", t->target);
+    return r;
+}
+
+int lio_target_remove(const struct lio_target *t, const struct fabric_export *export,
+                      void (*close)(void *arg), void *arg, struct hws_error *err)
+{
+    if (!lio_target_is_ours(t))
+        return 0;
+    autofd int lock = configfs_lock(err);
+    if (lock < 0)
+        return lock;
+    if (!lio_target_belongs(t, export))
+        return 0;
+    if (close)
+        close(arg);
+    return take_apart(t, err);
 }

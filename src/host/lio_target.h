@@ -23,8 +23,25 @@ struct lio_target {
 };
 
 /**
- * Makes FABRIC (and so loads its module), TARGET and tpgt_1. -EEXIST where there is such a target:
- * nothing was touched. Any other failure leaves nothing.
+ * Makes a target, and fills it by @fill; of a failure nothing is left. All under configfs_lock(),
+ * so that a target without LUNs is never somebody's who is still at it.
+ * @return -EEXIST where there is such a target: nothing was touched.
+ */
+HWS_MUST_CHECK int lio_target_build(const struct lio_target *t,
+                                    int (*fill)(void *arg, struct hws_error *err), void *arg,
+                                    struct hws_error *err);
+
+/**
+ * Takes the target of @export apart, whole or half-made. One that is gone, somebody else's, or of
+ * another export (its LUNs are of other backstores) is left alone, and no error.
+ * @close called first, before anything is removed; may be NULL.
+ */
+HWS_MUST_CHECK int lio_target_remove(const struct lio_target *t, const struct fabric_export *export,
+                                     void (*close)(void *arg), void *arg, struct hws_error *err);
+
+/**
+ * The first step of lio_target_build(), by itself: FABRIC (which loads its module), TARGET and
+ * tpgt_1.
  */
 HWS_MUST_CHECK int lio_target_make(const struct lio_target *t, struct hws_error *err);
 
@@ -38,6 +55,15 @@ HWS_MUST_CHECK int lio_target_add_acl(const struct lio_target *t, const char *in
 
 /** Whether there is such a target, whole or half-made, that a process of ours has made. */
 bool lio_target_is_ours(const struct lio_target *t);
+
+/** As lio_target_is_ours(), and it has no LUN that is not of a unit of @export. */
+bool lio_target_belongs(const struct lio_target *t, const struct fabric_export *export);
+
+/**
+ * As lio_target_belongs(), and each unit of @export has its LUN: what a predecessor made of this
+ * export, to be served on.
+ */
+bool lio_target_is_whole(const struct lio_target *t, const struct fabric_export *export);
 
 /** Removes ACLs, portals, LUNs, the group, the target, and the fabric with its last target. */
 HWS_MUST_CHECK int lio_target_take_apart(const struct lio_target *t, struct hws_error *err);
