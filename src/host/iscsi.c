@@ -4,12 +4,8 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "host/iscsi.h"
-#include <arpa/inet.h>
+#include "host/portal.h"
 #include <ctype.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-
-#define CHAP_FILE_MAX 4096
 
 /* ---- names ---- */
 
@@ -70,59 +66,9 @@ void iscsi_name_make(const char *export, char ret[FABRIC_NAME_MAX + 1])
         *at = *at == '_' ? '-' : (char)tolower((unsigned char)*at);
 }
 
-/* ---- portals ---- */
-
-static int bad_portal(const char *text, struct hws_error *err)
-{
-    return hws_fail(err, EINVAL,
-                    "portal '%.80s': give an address of this host, as 192.0.2.1, 192.0.2.1:3260, "
-                    "2001:db8::1 or [2001:db8::1]:3260",
-                    text);
-}
-
-/* @return the port, 0 where there is none such. */
-static unsigned parse_port(const char *text)
-{
-    char *end;
-    if (!isdigit((unsigned char)text[0]))
-        return 0;
-    unsigned long port = strtoul(text, &end, 10);
-    return *end || port > 65535 ? 0 : (unsigned)port;
-}
-
 int iscsi_portal_parse(const char *text, char ret[ISCSI_PORTAL_BYTES], struct hws_error *err)
 {
-    char address[64], clean[INET6_ADDRSTRLEN];
-    uint8_t bytes[16];
-    unsigned port = ISCSI_PORT;
-    if (strlen(text) >= sizeof(address))
-        return bad_portal(text, err);
-    snprintf(address, sizeof(address), "%s", text);
-    char *inner = address, *bracket = strchr(address, ']'), *colon = strchr(address, ':');
-    bool bare_v6 = colon && strchr(colon + 1, ':') && !bracket;
-    char *port_text = bracket ? bracket + 1 : bare_v6 ? NULL : colon;
-    if (bracket) {
-        inner = address + 1;
-        *bracket = '\0';
-        if (address[0] != '[' || (*port_text && *port_text != ':'))
-            return bad_portal(text, err);
-        if (!*port_text)
-            port_text = NULL;
-    }
-    if (port_text) {
-        port = parse_port(port_text + 1);
-        *port_text = '\0';
-    }
-    if (!port)
-        return bad_portal(text, err);
-    if (!bracket && inet_pton(AF_INET, inner, bytes) == 1)
-        snprintf(ret, ISCSI_PORTAL_BYTES, "%s:%u", inner, port);
-    else if ((bracket || bare_v6) && inet_pton(AF_INET6, inner, bytes) == 1 &&
-             inet_ntop(AF_INET6, bytes, clean, sizeof(clean)))
-        snprintf(ret, ISCSI_PORTAL_BYTES, "[%s]:%u", clean, port);
-    else
-        return bad_portal(text, err);
-    return 0;
+    return portal_parse(text, ISCSI_PORT, ret, err);
 }
 
 /* ---- secrets ---- */
@@ -210,25 +156,10 @@ int iscsi_chap_parse(const char *text, const char *name, struct iscsi_chap *ret,
 
 int iscsi_chap_load(const char *path, struct iscsi_chap *ret, struct hws_error *err)
 {
-    char text[CHAP_FILE_MAX + 1];
-    struct stat st;
-    autofd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return hws_fail_errno(err, errno, "cannot open the file of secrets %s", path);
-    if ((st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & 077))
-        return hws_fail(err, EPERM,
-                        "%s: a file of secrets must belong to this user and be readable by nobody "
-                        "else (chmod 600)",
-                        path);
-    ssize_t n = read(fd, text, sizeof(text));
-    if (n < 0)
-        return hws_fail_errno(err, errno, "cannot read %s", path);
-    if (n > CHAP_FILE_MAX)
-        return hws_fail(err, EFBIG, "%s: longer than a file of secrets can be (%d bytes)", path,
-                        CHAP_FILE_MAX);
-    text[n] = '\0';
-    int r = strlen(text) < (size_t)n ? hws_fail(err, EINVAL, "%s: is no text", path)
-                                     : iscsi_chap_parse(text, path, ret, err);
+    char text[FABRIC_SECRETS_MAX + 1];
+    int r = fabric_secrets_read(path, text, err);
+    if (r == 0)
+        r = iscsi_chap_parse(text, path, ret, err);
     explicit_bzero(text, sizeof(text));
     return r;
 }
