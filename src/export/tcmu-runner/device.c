@@ -41,44 +41,30 @@ struct device {
     struct scsi_lun *lun;
     unsigned in_flight;
     bool bell_due;
-    struct co *closer; /* waits for in_flight to become 0 */
+    struct rt_later bell;
+    struct co *closer; /* waits until all is answered and told */
 };
 
 /* ---- answers ---- */
 
-static void ring(struct device *device)
+/* The kernel is told of all commands that ended in one round of the queue by one call. */
+static void ring(struct rt_later *bell)
 {
+    struct device *device = container_of(bell, struct device, bell);
+    device->bell_due = false;
     tcmulib_processing_complete(device->dev);
-}
-
-static void wake_closer(struct device *device)
-{
-    if (unlikely(device->closer) && !device->in_flight && !device->bell_due) {
+    if (unlikely(device->closer) && !device->in_flight) {
         co_wake(device->closer);
         device->closer = NULL;
     }
 }
 
-static void co_ring_later(void *arg)
-{
-    struct device *device = arg;
-    device->bell_due = false;
-    ring(device);
-    wake_closer(device);
-}
-
-/* Commands that end in the same round of the queue share one call into the kernel. */
 static void answer(struct device *device, struct tcmulib_cmd *cmd, enum runner_result result)
 {
     tcmulib_command_complete(device->dev, cmd, result);
     device->in_flight--;
-    if (device->bell_due)
-        return;
-    device->bell_due = device->in_flight && rt_spawn(NULL, co_ring_later, device) == 0;
-    if (!device->bell_due) {
-        ring(device);
-        wake_closer(device);
-    }
+    device->bell_due = true;
+    rt_later(&device->bell);
 }
 
 /* ---- commands ---- */
@@ -358,6 +344,7 @@ int device_open(struct tcmu_device *dev, struct device **ret, struct hws_error *
     rt_mutex_init(&device->lock);
     co_waitq_init(&device->arrived);
     co_group_init(&device->serving);
+    rt_later_init(&device->bell, ring);
     int r = threads_call(co_open_device, device, err);
     if (r < 0)
         forget(device);
