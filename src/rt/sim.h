@@ -31,6 +31,10 @@ struct sim_options {
     int fail_errno;    /* positive; EIO where 0 */
     bool fail_sticky;  /* every operation from fail_at on fails, not only one */
     uint64_t crash_at; /* the world stops at the k-th storage operation; 0: never */
+    /* Called as the world stops, before the program learns of it: for a kill, whoever keeps memory
+       that survives one takes his copy of it here. */
+    void (*on_crash)(void *arg);
+    void *on_crash_arg;
     uint64_t latency_max_ns;   /* completions take a random time up to this, a few
                                   thirty times as long; 0: 100 us */
     uint64_t disk_bytes;       /* allocation beyond this fails with ENOSPC; 0: no limit */

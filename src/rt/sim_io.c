@@ -204,8 +204,11 @@ static void meet_fate(struct sim *sim, struct sim_flight *flight)
 {
     const struct sim_options *o = &sim->options;
     uint64_t k = ++sim->operations;
-    if (o->crash_at != 0 && k == o->crash_at)
+    if (o->crash_at != 0 && k == o->crash_at) {
         sim->crashed = true;
+        if (o->on_crash)
+            o->on_crash(o->on_crash_arg);
+    }
     if (o->fail_at == 0 || k < o->fail_at || (k > o->fail_at && !o->fail_sticky))
         return;
     enum rt_opcode op = flight->io->op;

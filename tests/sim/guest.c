@@ -308,6 +308,21 @@ void guest_flushed(struct guest *guest, uint64_t start)
     }
 }
 
+static void cell_stop(struct guest_cell *cell, uint64_t now)
+{
+    for (unsigned i = 0; i < cell->count; i++)
+        cell->values[i].ended = MIN(cell->values[i].ended, now);
+}
+
+void guest_killed(struct guest *guest)
+{
+    uint64_t now = guest_now(guest);
+    memset(guest->read_start, 0, sizeof(guest->read_start));
+    cell_stop(&guest->size, now);
+    for (uint64_t i = 0; i < guest->sectors; i++)
+        cell_stop(&guest->sector[i], now);
+}
+
 struct guest_write guest_resize_begin(struct guest *guest, uint64_t sectors)
 {
     sectors_grow(guest, sectors);

@@ -94,6 +94,9 @@ uint64_t guest_read_begin(struct guest *guest);
 /** A flush that was submitted at @start succeeded. */
 void guest_flushed(struct guest *guest, uint64_t start);
 
+/** The program was killed: what was in flight took place or did not, and will not any more. */
+void guest_killed(struct guest *guest);
+
 /** The size is to grow to @sectors. */
 struct guest_write guest_resize_begin(struct guest *guest, uint64_t sectors);
 void guest_resize_end(struct guest *guest, const struct guest_write *write,

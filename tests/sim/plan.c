@@ -166,5 +166,6 @@ json_t *plan_open_description(const struct plan *plan, unsigned index, bool filt
 
 struct block_policy plan_policy(const struct plan *plan)
 {
-    return (struct block_policy){.cache = plan->cache, .cache_bytes = plan->cache_bytes};
+    return (struct block_policy){
+        .cache = plan->cache, .cache_bytes = plan->cache_bytes, .keep = plan->keep};
 }

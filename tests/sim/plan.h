@@ -36,7 +36,8 @@ struct plan {
     enum block_detect_zeroes detect_zeroes;
     uint32_t alignment; /* of the storage, for O_DIRECT */
     bool no_offload;
-    uint64_t cache_bytes; /* metadata cache of the chain */
+    uint64_t cache_bytes;    /* metadata cache of the chain */
+    struct block_keep *keep; /* or NULL; never drawn */
     unsigned queues, workers;
     bool churn; /* mostly whole clusters, dropped and written anew: host clusters change their users
                  */

@@ -14,6 +14,9 @@
  * slices that the running requests hold: a request never waits for memory that another waiting
  * request holds.
  *
+ * With a keep (keep.c) arenas are segments of it, so a slice is in memory that outlives the
+ * process.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "format/qcow2/qcow2.h"
@@ -25,7 +28,9 @@
 struct arena {
     struct list link;
     uint8_t *data;
-    struct qcow2_slice slice[ARENA_SLICES];
+    struct block_keep_segment *segment; /* NULL: memory of the process's own */
+    unsigned slices;
+    struct qcow2_slice slice[];
 };
 
 /* ---- hash ---- */
@@ -110,9 +115,12 @@ void qcow2_cache_free(struct qcow2 *q)
     struct list *link;
     while ((link = list_pop_front(&c->arenas))) {
         struct arena *arena = list_entry(link, struct arena, link);
-        for (unsigned i = 0; i < ARENA_SLICES; i++)
+        for (unsigned i = 0; i < arena->slices; i++)
             free(arena->slice[i].shadow);
-        munmap(arena->data, ARENA_SLICES * (size_t)c->slice_bytes);
+        if (!arena->segment)
+            munmap(arena->data, arena->slices * (size_t)c->slice_bytes);
+        else if (q->kept.image)
+            block_keep_segment_free(q->kept.image, arena->segment);
         free(arena);
     }
     if (c->reserved_bytes)
@@ -121,22 +129,48 @@ void qcow2_cache_free(struct qcow2 *q)
     memset(c, 0, sizeof(*c));
 }
 
-static bool arena_new(struct qcow2_cache *c)
+static unsigned arena_slices(const struct qcow2 *q)
 {
-    struct arena *arena = calloc(1, sizeof(*arena));
+    return q->kept.image ? (unsigned)(BLOCK_KEEP_DATA_BYTES / q->cache.slice_bytes) : ARENA_SLICES;
+}
+
+/* What an arena costs; a segment of a keep has a page of headers. */
+static uint64_t arena_bytes(const struct qcow2 *q)
+{
+    return arena_slices(q) * (uint64_t)(q->cache.slice_bytes + sizeof(struct qcow2_slice)) +
+           (q->kept.image ? 4 * KiB : 0);
+}
+
+static bool arena_memory(struct qcow2 *q, struct arena *arena)
+{
+    if (q->kept.image) {
+        arena->segment = block_keep_segment_new(q->kept.image, q->cache.slice_bytes);
+        arena->data = arena->segment ? arena->segment->data : NULL;
+        return arena->data;
+    }
+    arena->data = mmap(NULL, arena->slices * (size_t)q->cache.slice_bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return arena->data != MAP_FAILED;
+}
+
+static bool arena_new(struct qcow2 *q)
+{
+    struct qcow2_cache *c = &q->cache;
+    unsigned slices = arena_slices(q);
+    struct arena *arena = calloc(1, sizeof(*arena) + slices * sizeof(arena->slice[0]));
     if (!arena)
         return false;
-    arena->data = mmap(NULL, ARENA_SLICES * (size_t)c->slice_bytes, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (arena->data == MAP_FAILED) {
+    arena->slices = slices;
+    if (!arena_memory(q, arena)) {
         free(arena);
         return false;
     }
-    for (unsigned i = 0; i < ARENA_SLICES; i++) {
+    for (unsigned i = 0; i < slices; i++) {
         arena->slice[i].data = arena->data + i * (size_t)c->slice_bytes;
+        arena->slice[i].kept = arena->segment ? &arena->segment->slot[i] : NULL;
         list_push_back(&c->unused, &arena->slice[i].link);
     }
-    c->slices += ARENA_SLICES;
+    c->slices += slices;
     list_push_back(&c->arenas, &arena->link);
     return true;
 }
@@ -163,18 +197,17 @@ static struct qcow2_slice *evict(struct qcow2_cache *c)
 static struct qcow2_slice *take_slice(struct qcow2 *q, bool force)
 {
     struct qcow2_cache *c = &q->cache;
-    uint64_t arena_bytes = ARENA_SLICES * (uint64_t)(c->slice_bytes + sizeof(struct qcow2_slice));
     if (list_empty(&c->unused)) {
-        bool within = block_cache_reserve(q->node->context, arena_bytes);
+        bool within = block_cache_reserve(q->node->context, arena_bytes(q));
         if (within)
-            c->reserved_bytes += arena_bytes;
+            c->reserved_bytes += arena_bytes(q);
         if (!within &&
             c->slices >= (q->node->read_only ? QCOW2_SLICES_MIN : QCOW2_SLICES_MIN_WRITE)) {
             struct qcow2_slice *slice = evict(c);
             if (slice || !force)
                 return slice;
         }
-        if (!arena_new(c))
+        if (!arena_new(q))
             return evict(c);
     }
     return list_entry(list_pop_front(&c->unused), struct qcow2_slice, link);
@@ -296,7 +329,11 @@ int qcow2_slice_touch(struct qcow2 *q, struct qcow2_slice *slice)
     }
     if (!slice->dirty) {
         slice->dirty = true;
-        if (!slice->flushing) {
+        if (!slice->flushing) { /* else the keep has it as dirty until the pass has written it */
+            if (slice->kept)
+                block_keep_slot_dirty(slice->kept, slice->offset,
+                                      slice->table == QCOW2_TABLE_L2 ? QCOW2_KEPT_L2
+                                                                     : QCOW2_KEPT_REFCOUNT);
             list_del(&slice->link);
             list_push_back(&q->cache.dirty[slice->table], &slice->link);
         }
@@ -312,6 +349,8 @@ void qcow2_slice_flushed(struct qcow2 *q, struct qcow2_slice *slice, int error)
     slice->flushing = slice->copied = false;
     if (error < 0)
         slice->dirty = true;
+    if (slice->kept && !slice->dirty)
+        block_keep_slot_clean(slice->kept);
     list_push_back(slice->dirty ? &q->cache.dirty[slice->table] : &q->cache.clean, &slice->link);
     co_waitq_wake_all(&q->cache.waiters);
 }
@@ -323,6 +362,8 @@ static void forget(struct qcow2 *q, struct qcow2_slice *slice)
     list_del(&slice->link);
     hash_remove(&q->cache, slice);
     slice->dirty = false;
+    if (slice->kept)
+        block_keep_slot_clean(slice->kept);
     list_push_back(&q->cache.unused, &slice->link);
 }
 

@@ -97,6 +97,8 @@ static void take_slices(struct qcow2 *q, enum qcow2_table table, struct list *ou
 static void restore_marks(struct qcow2 *q, struct table_view *view, uint64_t *dirty, bool *any,
                           bool failed)
 {
+    if (!failed)
+        qcow2_keep_written(q, view->host, view->sector, view->count, dirty);
     for (size_t i = 0; failed && i < view->count; i++)
         qcow2_mark_entry(dirty, any, (uint64_t)view->sector[i] * TABLE_SECTOR_ENTRIES);
     free(view->bytes);

@@ -187,7 +187,9 @@ static int co_own_table_locked(struct qcow2 *q, uint64_t index)
         qcow2_freed_unreserve(q, 1);
         return r;
     }
-    r = qcow2_cache_invalidate(q, host, q->cluster_size);
+    r = qcow2_keep_reserve(q, 1);
+    if (r == 0)
+        r = qcow2_cache_invalidate(q, host, q->cluster_size);
     if (r == 0)
         r = old_host ? co_copy_table(q, old_host, host)
                      : qcow2_co_zero_host(q, host, q->cluster_size);
@@ -197,7 +199,7 @@ static int co_own_table_locked(struct qcow2 *q, uint64_t index)
     } else {
         q->l1[index] = host | QCOW2_COPIED;
         qcow2_guard_add(q, host);
-        qcow2_mark_entry(q->l1_dirty, &q->l1_any_dirty, index);
+        qcow2_mark_l1(q, index);
         if (old_host)
             qcow2_freed_add(q, old_host, 1, true);
         else

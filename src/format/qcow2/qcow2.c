@@ -36,6 +36,7 @@ void qcow2_stop(struct block_node *node)
 {
     struct qcow2 *q = qcow2_of(node);
     qcow2_compressed_forget(q);
+    qcow2_keep_close(q);
     qcow2_tables_free(q);
     free(steal_ptr(&q->freed.entry));
     free(steal_ptr(&q->pass_buffer));
@@ -100,9 +101,10 @@ static int co_qcow2_open(struct block_node *node, const void *options, struct hw
     int r = qcow2_co_start(node, err);
     if (r < 0)
         return r;
+    r = qcow2_co_keep_open(q, err);
     atomic_store(&node->size_bytes, q->header.size);
     set_limits(node);
-    if (!node->read_only)
+    if (r == 0 && !node->read_only)
         r = co_check_writable(node, err);
     if (r == 0 && q->header.backing_file)
         r = co_block_open_named(node, BLOCK_BACKING, q->header.backing_file,
@@ -127,8 +129,10 @@ static int co_settle(struct block_node *node, struct hws_error *err)
     int r = qcow2_co_flush(node);
     if (r == 0)
         r = qcow2_co_flush(node);
-    if (r == 0 && !node->read_only)
+    if (r == 0 && !node->read_only) {
         qcow2_co_trim(qcow2_of(node));
+        r = qcow2_co_keep_settle(qcow2_of(node));
+    }
     return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename) : 0;
 }
 

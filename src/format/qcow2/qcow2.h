@@ -22,6 +22,7 @@
 #define QCOW2_QCOW2_H
 
 #include "block/driver.h"
+#include "block/keep.h"
 #include "format/qcow2/header.h"
 #include "format/qcow2/qcow2_driver.h"
 #include "rt/sync.h"
@@ -41,6 +42,7 @@ struct qcow2_slice {
     struct list link; /* in `clean` (clock order) or `dirty`, or in a flush pass */
     uint64_t offset;  /* of the slice in the file */
     uint8_t *data;
+    struct block_keep_slot *kept; /* NULL: the memory is the process's own (keep.c) */
     uint8_t *shadow; /* what a running flush pass must write, where `data` has moved on */
     unsigned pins;   /* users that must not lose it; guards nothing else */
     uint8_t table;   /* enum qcow2_table */
@@ -84,6 +86,17 @@ struct qcow2_freed_list { /* a ring, oldest first */
     unsigned first, count;
     unsigned reserved; /* entries promised to running requests */
     uint64_t clusters;
+};
+
+/* What survives the process (keep.c). The cache's slices lie in segments of the keep themselves; of
+ * the tables in memory it has a copy of each sector that is not on disk. */
+struct qcow2_kept {
+    struct block_keep_image *image; /* NULL: nothing is kept */
+    uint64_t mark;                  /* in the header while there may be changes; 0: not yet */
+    struct list sectors;            /* dirty ones of L1 and refcount table */
+    struct list spare;              /* without content */
+    struct list arenas;
+    unsigned spare_count;
 };
 
 /* Guest range whose clusters somebody is allocating or filling; others wait (alloc.c). */
@@ -148,6 +161,8 @@ struct qcow2 {
     int pass_error;                    /* of the last one that failed */
     struct co_waitq pass_waiters;
     uint8_t *pass_buffer; /* QCOW2_PASS_BUFFER_BYTES, made by the first pass */
+
+    struct qcow2_kept kept;
 
     void *compressed; /* compressed.c: what it keeps between reads; NULL at open */
 
@@ -290,6 +305,54 @@ HWS_MUST_CHECK int qcow2_cache_invalidate(struct qcow2 *q, uint64_t offset, uint
 void qcow2_co_cache_drop(struct qcow2 *q, uint64_t offset, uint64_t length);
 /** For a flush pass, with q->lock held: the slice is on disk (or not: @error) and goes back. */
 void qcow2_slice_flushed(struct qcow2 *q, struct qcow2_slice *slice, int error);
+
+/* ---- keep.c: what survives the process ---- */
+
+/* Kinds of slots; their numbers are the order in which they are written. */
+enum qcow2_kept_kind {
+    QCOW2_KEPT_REFCOUNT,
+    QCOW2_KEPT_REFTABLE,
+    QCOW2_KEPT_L2,
+    QCOW2_KEPT_L1,
+    QCOW2_KEPT_KINDS,
+};
+
+/**
+ * Writes what a predecessor left in the keep into the image, in the order of a flush, and takes the
+ * keep into use. Right after qcow2_co_start(); the tables are read again where they changed.
+ */
+HWS_MUST_CHECK int qcow2_co_keep_open(struct qcow2 *q, struct hws_error *err);
+/** Ends its use. Where something is not on disk (the last flush failed) it stays in the keep. */
+void qcow2_keep_close(struct qcow2 *q);
+
+/** Forgets the copies of tables, before they are read again. */
+void qcow2_keep_reset(struct qcow2 *q);
+
+/** A new value for the header's autoclear bits before the first change: 0 without a keep. */
+uint64_t qcow2_keep_mark(struct qcow2 *q);
+/** Everything is on disk: the mark goes from the header. */
+HWS_MUST_CHECK int qcow2_co_keep_settle(struct qcow2 *q);
+
+/** Room for @sectors more dirty sectors of tables. Caller holds alloc_lock, until they are marked.
+ */
+HWS_MUST_CHECK int qcow2_keep_reserve(struct qcow2 *q, uint64_t sectors);
+/** A pass has ended well that wrote these sectors of the table at @host. Caller holds q->lock. */
+void qcow2_keep_written(struct qcow2 *q, uint64_t host, const uint32_t *sector, size_t count,
+                        const uint64_t *dirty);
+/** Entry @index of L1, or of the refcount table, has changed. Caller holds q->lock. */
+void qcow2_mark_l1(struct qcow2 *q, uint64_t index);
+void qcow2_mark_reftable(struct qcow2 *q, uint64_t index);
+
+/**
+ * A word of a table in the keep: one store, which a kill leaves done or not, before whatever the
+ * program stores next. @at is aligned to 8.
+ */
+static inline void qcow2_store_entry(uint8_t *at, uint64_t value)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+    __atomic_store_n((uint64_t *)(void *)at, htobe64(value), __ATOMIC_RELAXED);
+    atomic_signal_fence(memory_order_seq_cst);
+}
 
 /* ---- refcount.c: one count ---- */
 

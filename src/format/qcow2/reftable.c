@@ -62,13 +62,15 @@ int qcow2_co_refcount_block_new(struct qcow2 *q, uint64_t block)
     }
     uint64_t cluster = block << q->refcount_block_bits;
     q->fresh_cluster = MAX(q->fresh_cluster, cluster + 1);
-    int r = co_block_prepare(q, cluster, 1);
+    int r = qcow2_keep_reserve(q, 1);
+    if (r == 0)
+        r = co_block_prepare(q, cluster, 1);
     if (r < 0)
         return r;
     rt_mutex_lock(&q->lock);
     q->reftable[block] = cluster << q->cluster_bits;
     qcow2_guard_add(q, q->reftable[block]);
-    qcow2_mark_entry(q->reftable_dirty, &q->reftable_any_dirty, block);
+    qcow2_mark_reftable(q, block);
     rt_mutex_unlock(&q->lock);
     return 0;
 }
@@ -125,14 +127,17 @@ int qcow2_co_alloc_region(struct qcow2 *q, uint64_t want, uint64_t *ret_host)
         if (grown < 0)
             return grown;
     }
-    int r = co_region_make(q, first, blocks, want);
+    int r = qcow2_keep_reserve(q, blocks / 64 + 2);
+    if (r < 0)
+        return r;
+    r = co_region_make(q, first, blocks, want);
     if (r < 0) {
         co_region_undo(q, first, blocks);
         return r;
     }
     rt_mutex_lock(&q->lock);
     for (uint64_t i = 0; i < blocks; i++)
-        qcow2_mark_entry(q->reftable_dirty, &q->reftable_any_dirty, first + i);
+        qcow2_mark_reftable(q, first + i);
     rt_mutex_unlock(&q->lock);
     uint64_t start = first << q->refcount_block_bits;
     *ret_host = (start + blocks) << q->cluster_bits;

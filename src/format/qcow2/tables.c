@@ -153,6 +153,7 @@ int qcow2_co_reload(struct qcow2 *q, struct hws_error *err)
 {
     assert(list_empty(&q->in_flight));
     qcow2_compressed_forget(q);
+    qcow2_keep_reset(q);
     qcow2_tables_free(q);
     /* What waited to be freed was counted anew by whoever asks for this. */
     q->freed.count = 0;
@@ -170,12 +171,13 @@ static int co_prepare_locked(struct qcow2 *q)
     if (atomic_load(&q->writable_prepared))
         return 0;
     int r = co_load_reftable(q, NULL);
-    if (r == 0 && q->header.autoclear_features) {
+    uint64_t mark = r == 0 ? qcow2_keep_mark(q) : 0;
+    if (r == 0 && q->header.autoclear_features != mark) {
         /* "An implementation may only write to an image with unknown auto-clear features if it
            clears the respective bits from this field first"; the known ones we do not keep up to
-           date. */
+           date. A mark of our own says that a keep belongs to the image (keep.c). */
         uint64_t before = q->header.autoclear_features;
-        q->header.autoclear_features = 0;
+        q->header.autoclear_features = mark;
         r = qcow2_co_header_store(q);
         if (r == 0)
             r = co_block_flush(q->file);

@@ -102,19 +102,21 @@ static void set_entries(struct qcow2 *q, struct qcow2_step *s)
         uint64_t guest = s->first_guest + ((uint64_t)i << q->cluster_bits);
         uint8_t *at = qcow2_l2_entry(q, s->slice, guest);
         uint64_t host = s->host + ((uint64_t)i << q->cluster_bits);
+        uint64_t old = load_be64(at), bits = q->extended_l2 ? bits_of(q, s, guest) : 0;
         if (s->mode == QCOW2_WRITE_FRESH)
-            qcow2_free_entry(q, load_be64(at));
-        store_be64(at, host | QCOW2_COPIED);
-        if (!q->extended_l2)
-            continue;
-        uint64_t bitmap = load_be64(at + 8);
-        if (s->mode == QCOW2_WRITE_FRESH)
-            bitmap = QCOW2_SUB_ALLOCATED;
-        if (s->mode == QCOW2_WRITE_FILL) {
-            uint64_t bits = bits_of(q, s, guest);
-            bitmap = (bitmap & ~(bits << 32)) | bits;
-        }
-        store_be64(at + 8, bitmap);
+            qcow2_free_entry(q, old);
+        /*
+         * A kill between two words of an entry leaves one that reads as before the write or after
+         * it: a compressed cluster has no use for a bitmap, so that comes first; a shared one's old
+         * bitmap is right for its copy too, so that comes last.
+         */
+        if (q->extended_l2 && (old & QCOW2_COMPRESSED))
+            qcow2_store_entry(at + 8, QCOW2_SUB_ALLOCATED);
+        qcow2_store_entry(at, host | QCOW2_COPIED);
+        if (q->extended_l2 && s->mode == QCOW2_WRITE_FRESH)
+            qcow2_store_entry(at + 8, QCOW2_SUB_ALLOCATED);
+        if (q->extended_l2 && s->mode == QCOW2_WRITE_FILL)
+            qcow2_store_entry(at + 8, (load_be64(at + 8) & ~(bits << 32)) | bits);
     }
 }
 

@@ -46,27 +46,29 @@ static void change_cluster(struct qcow2 *q, uint8_t *at, uint64_t guest, enum ch
         q->freed.reserved--; /* unallocated, or a zero cluster, and may stay so */
         if (change == CHANGE_DISCARD || bitmap == 0)
             return;
-        store_be64(at + 8, QCOW2_SUB_ZERO);
+        qcow2_store_entry(at + 8, QCOW2_SUB_ZERO);
         return;
     }
     if (change == CHANGE_ZERO && host && (entry & QCOW2_COPIED) && q->header.version >= 3) {
         q->freed.reserved--;
-        store_be64(at, host | QCOW2_COPIED | zero);
         if (q->extended_l2)
-            store_be64(at + 8, QCOW2_SUB_ZERO);
+            qcow2_store_entry(at + 8, QCOW2_SUB_ZERO);
+        qcow2_store_entry(at, host | QCOW2_COPIED | zero);
         return;
     }
     qcow2_free_entry(q, entry);
-    store_be64(at, plain_zero ? zero : 0);
+    /* The bitmap first: an entry that a kill leaves between the two stores reads as the new one, or
+       as the compressed cluster that it was. Allocated bits without a cluster would be invalid. */
     if (q->extended_l2)
-        store_be64(at + 8, plain_zero ? QCOW2_SUB_ZERO : 0);
+        qcow2_store_entry(at + 8, plain_zero ? QCOW2_SUB_ZERO : 0);
+    qcow2_store_entry(at, plain_zero ? zero : 0);
 }
 
 /* Some subclusters of a cluster that is not compressed. */
 static void zero_subclusters(uint8_t *at, uint64_t bits)
 {
     uint64_t bitmap = load_be64(at + 8);
-    store_be64(at + 8, (bitmap & ~bits) | bits << 32);
+    qcow2_store_entry(at + 8, (bitmap & ~bits) | bits << 32);
 }
 
 /* ---- one slice ---- */
