@@ -21,7 +21,7 @@ int co_compare_and_write(struct call *c)
     if (status || e.bytes == 0)
         return status;
     co_range_lock(&c->disk->ranges, &entry, e.offset, e.bytes, true);
-    int result = co_compare(c->disk, e.offset, sgl_slice(data, 0, e.bytes), &at);
+    int result = co_scsi_compare(c->disk, e.offset, sgl_slice(data, 0, e.bytes), &at);
     if (result < 0) {
         status = fail_errno(c, result, false);
     } else if (result > 0) {

@@ -325,7 +325,7 @@ unsigned write_flags(const struct call *c, bool force);
  * Compares the image at @offset with @expected. @return 0, 1 with @ret_at the first difference, or
  * -errno.
  */
-int co_compare(struct scsi_disk *disk, uint64_t offset, struct sgl expected, uint64_t *ret_at);
+int co_scsi_compare(struct scsi_disk *disk, uint64_t offset, struct sgl expected, uint64_t *ret_at);
 
 /* write_same.c */
 /** A buffer of repeated @block for a range of @bytes; to be freed by the caller. NULL: no memory.

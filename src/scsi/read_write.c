@@ -128,7 +128,7 @@ static size_t first_difference(const uint8_t *bytes, struct sgl list)
     return length;
 }
 
-int co_compare(struct scsi_disk *disk, uint64_t offset, struct sgl expected, uint64_t *ret_at)
+int co_scsi_compare(struct scsi_disk *disk, uint64_t offset, struct sgl expected, uint64_t *ret_at)
 {
     size_t chunk = MIN(expected.length, (size_t)SCRATCH_BYTES), done = 0;
     autofree uint8_t *scratch = malloc(MAX(chunk, (size_t)1));
@@ -178,7 +178,7 @@ static int co_compare_repeated(struct call *c, const struct extent *e, struct sg
     for (uint64_t done = 0; done < e->bytes; done += chunk) {
         struct iovec iov;
         struct sgl part = sgl_one(&iov, pattern, MIN(chunk, e->bytes - done));
-        int result = co_compare(c->disk, e->offset + done, part, ret_at);
+        int result = co_scsi_compare(c->disk, e->offset + done, part, ret_at);
         if (result) {
             *ret_at += done;
             return result;
@@ -212,7 +212,7 @@ int co_verify(struct call *c)
     if (status || e.count == 0)
         return status;
     int result = check == 0   ? co_read_through(c->disk, &e)
-                 : check == 1 ? co_compare(c->disk, e.offset, data, &at)
+                 : check == 1 ? co_scsi_compare(c->disk, e.offset, data, &at)
                               : co_compare_repeated(c, &e, data, &at);
     return verified(c, result, at);
 }
@@ -239,7 +239,8 @@ int co_write_and_verify(struct call *c)
         status = fail_errno(c, result, true);
     else
         status = verified(
-            c, check ? co_compare(c->disk, e.offset, data, &at) : co_read_through(c->disk, &e), at);
+            c, check ? co_scsi_compare(c->disk, e.offset, data, &at) : co_read_through(c->disk, &e),
+            at);
     range_unlock(&c->disk->ranges, &entry);
     return status;
 }
