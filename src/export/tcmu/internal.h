@@ -61,7 +61,7 @@ struct tcmu_export {
     struct tcmu_task *task; /* TCMU_TASKS_MAX */
 
     struct rt_mutex guard;
-    struct co_waitq changed; /* for who stops */
+    struct co_waitq changed; /* for who waits for the end of all commands or lanes */
     struct tcmu_ring ring;
     uint16_t free[TCMU_TASKS_MAX]; /* indices of free tasks; the last one freed goes first */
     unsigned free_count;

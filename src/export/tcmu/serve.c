@@ -67,7 +67,7 @@ static void finish(struct tcmu_task *task)
     tcmu_ring_answer(&e->ring, &answer);
     e->failures += scsi->status != SCSI_GOOD;
     e->free[e->free_count++] = task->index;
-    if (unlikely(e->stopping) && e->ring.in_flight == 0)
+    if (unlikely(e->stopping || e->resetting) && e->ring.in_flight == 0)
         co_waitq_wake_all(&e->changed);
     rt_mutex_unlock(&e->guard);
     rt_later(&lane->bell);
@@ -128,8 +128,8 @@ static bool resets(uint8_t function)
 
 /*
  * The kernel waits for the commands that it aborted and drops their answers, so they go on to their
- * end; those that have not begun need not. A reset lets those in flight end first, and nothing new
- * begins before it is done.
+ * end; those that have not begun need not. A reset lets those in flight end, and nothing new begins
+ * before it is done.
  */
 static void manage(struct tcmu_export *e, const struct tcmu_notice *m)
 {
@@ -196,24 +196,6 @@ static void take_all(struct tcmu_export *e, struct list *mine)
     }
 }
 
-/* Lane 0 only. */
-static void drain(struct tcmu_export *e)
-{
-    struct list mine, *node;
-    list_init(&mine);
-    rt_mutex_lock(&e->guard);
-    e->starved = false;
-    take_all(e, &mine);
-    bool only_tell = list_empty(&mine) && e->ring.in_flight == 0;
-    rt_mutex_unlock(&e->guard);
-    while ((node = list_pop_front(&mine)))
-        start(list_entry(node, struct tcmu_task, link));
-    if (only_tell) /* padding moves the tail too */
-        rt_later(&e->lane[0].bell);
-}
-
-/* ---- events ---- */
-
 static void ring_bell(struct tcmu_export *e)
 {
     static const uint32_t one = 1;
@@ -230,19 +212,38 @@ static void ring_bell(struct tcmu_export *e)
     }
 }
 
+/* Lane 0 only. */
+static void drain(struct tcmu_export *e)
+{
+    struct list mine, *node;
+    list_init(&mine);
+    rt_mutex_lock(&e->guard);
+    e->starved = false;
+    take_all(e, &mine);
+    /* Padding moves the tail too, and no command may come to take it along. */
+    bool moved = list_empty(&mine) && tcmu_ring_tell(&e->ring);
+    rt_mutex_unlock(&e->guard);
+    while ((node = list_pop_front(&mine)))
+        start(list_entry(node, struct tcmu_task, link));
+    if (moved)
+        ring_bell(e);
+}
+
+/* ---- events ---- */
+
 static void bell(struct rt_later *later)
 {
     struct tcmu_lane *lane = container_of(later, struct tcmu_lane, bell);
     struct tcmu_export *e = lane->export;
     rt_mutex_lock(&e->guard);
     bool moved = tcmu_ring_tell(&e->ring);
-    bool again = e->starved && !e->resetting;
-    if (unlikely(again && lane != &e->lane[0]))
+    bool takes = !e->stopping && !e->broken && !e->resetting;
+    if (unlikely(e->starved && takes && lane != &e->lane[0]))
         co_waitq_wake_all(&e->lane[0].wakeup);
     rt_mutex_unlock(&e->guard);
     if (moved)
         ring_bell(e);
-    if (lane == &e->lane[0] && (again || tcmu_ring_has_more(&e->ring)))
+    if (lane == &e->lane[0] && takes && tcmu_ring_has_more(&e->ring))
         drain(e);
 }
 
@@ -288,6 +289,17 @@ static void co_wait_for_work(struct tcmu_lane *lane)
         co_waitq_wait(&lane->wakeup, &e->guard);
 }
 
+/* The reset cuts long commands short; what had not reached the disk yet follows it at once. */
+static void co_reset(struct tcmu_export *e)
+{
+    co_scsi_disk_reset(scsi_lun_disk(e->lun));
+    rt_mutex_lock(&e->guard);
+    while (e->ring.in_flight > 0)
+        co_waitq_wait(&e->changed, &e->guard);
+    e->resetting = false;
+    rt_mutex_unlock(&e->guard);
+}
+
 static void co_lane_round(struct tcmu_lane *lane)
 {
     struct tcmu_export *e = lane->export;
@@ -299,11 +311,7 @@ static void co_lane_round(struct tcmu_lane *lane)
     while ((node = list_pop_front(&mine)))
         start(list_entry(node, struct tcmu_task, link));
     if (reset)
-        co_scsi_disk_reset(scsi_lun_disk(e->lun));
-    rt_mutex_lock(&e->guard);
-    if (reset)
-        e->resetting = false;
-    rt_mutex_unlock(&e->guard);
+        co_reset(e);
     if (lane == &e->lane[0])
         drain(e);
     rt_mutex_lock(&e->guard);
