@@ -10,7 +10,8 @@
 #include <limits.h>
 #include <sys/stat.h>
 
-const struct fabric *const fabrics[] = {&fabric_iscsi, &fabric_fc, &fabric_vhost_scsi, NULL};
+const struct fabric *const fabrics[] = {&fabric_iscsi, &fabric_fc, &fabric_nvme, &fabric_vhost_scsi,
+                                        NULL};
 
 const struct fabric *fabric_find(const char *name, struct hws_error *err)
 {
@@ -103,6 +104,26 @@ int fabric_list_split(const char *text, const char *what, struct fabric_list *re
     else
         *ret = list;
     return r;
+}
+
+/* ---- sessions ---- */
+
+int fabric_refuse_sessions(json_t *sessions, const char *export, const char *advice,
+                           struct hws_error *err)
+{
+    char names[512] = "";
+    size_t i, used = 0;
+    json_t *name;
+    json_array_foreach(sessions, i, name)
+    {
+        int n = snprintf(names + used, sizeof(names) - used, "%s%s", i ? ", " : "",
+                         json_string_value(name));
+        used = MIN(used + (size_t)MAX(n, 0), sizeof(names) - 1);
+    }
+    json_decref(sessions);
+    return used
+               ? hws_fail(err, EBUSY, "connected to the export '%s': %s; %s", export, names, advice)
+               : 0;
 }
 
 /* ---- secrets ---- */

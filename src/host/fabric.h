@@ -94,6 +94,12 @@ struct fabric {
     int (*co_remove)(const struct fabric_export *export, bool force, struct hws_error *err);
 
     /**
+     * Tells initiators the size that the units have now; NULL where the backstore does that itself.
+     * Suspends.
+     */
+    int (*co_resized)(const struct fabric_export *export, struct hws_error *err);
+
+    /**
      * Adds to @out what `list` and `status` tell beside "fabric" and "target": portals, initiators
      * that are logged in now ("sessions", an array of names). Never a secret. Suspends.
      */
@@ -134,6 +140,13 @@ struct fabric_list {
 HWS_MUST_CHECK int fabric_list_split(const char *text, const char *what, struct fabric_list *ret,
                                      struct hws_error *err);
 void fabric_list_free(struct fabric_list *list);
+
+/**
+ * -EBUSY where @sessions (an array of names, taken over) is not empty: the names, and @advice.
+ * @export the export's name.
+ */
+HWS_MUST_CHECK int fabric_refuse_sessions(json_t *sessions, const char *export, const char *advice,
+                                          struct hws_error *err);
 
 #define FABRIC_SECRETS_MAX 4096 /* bytes of a file of secrets */
 

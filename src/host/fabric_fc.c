@@ -326,29 +326,14 @@ static int remove_blocking(void *arg)
  * A port stays logged in to every target that it may use, whether its host has the disks mounted or
  * not; the two cannot be told from here, so the safe answer is that it has.
  */
-static int refuse_sessions(const struct fabric_export *export, struct hws_error *err)
-{
-    char names[512] = "";
-    size_t i, used = 0;
-    json_t *sessions = co_sessions(export), *name;
-    json_array_foreach(sessions, i, name)
-    {
-        int n = snprintf(names + used, sizeof(names) - used, "%s%s", i ? ", " : "",
-                         json_string_value(name));
-        used = MIN(used + (size_t)MAX(n, 0), sizeof(names) - 1);
-    }
-    json_decref(sessions);
-    return used ? hws_fail(err, EBUSY,
-                           "logged in to the export '%s': %s; once the disks are not in use there, "
-                           "--force removes it",
-                           export->name, names)
-                : 0;
-}
-
 static int co_remove(const struct fabric_export *export, bool force, struct hws_error *err)
 {
     struct work w = work_of(export, err);
-    int r = force ? 0 : refuse_sessions(export, err);
+    int r = force
+                ? 0
+                : fabric_refuse_sessions(co_sessions(export), export->name,
+                                         "once the disks are not in use there, --force removes it",
+                                         err);
     return r < 0 ? r : co_work(remove_blocking, &w);
 }
 

@@ -325,28 +325,13 @@ static int remove_blocking(void *arg)
     return lio_target_remove(&w->target, w->export, close_target, w, w->err);
 }
 
-static int refuse_sessions(const struct fabric_export *export, struct hws_error *err)
-{
-    char names[512] = "";
-    size_t i, used = 0;
-    json_t *sessions = co_sessions(export), *name;
-    json_array_foreach(sessions, i, name)
-    {
-        int n = snprintf(names + used, sizeof(names) - used, "%s%s", i ? ", " : "",
-                         json_string_value(name));
-        used = MIN(used + (size_t)MAX(n, 0), sizeof(names) - 1);
-    }
-    json_decref(sessions);
-    return used ? hws_fail(err, EBUSY, "logged in to the export '%s': %s; log out there first",
-                           export->name, names)
-                : 0;
-}
-
 static int co_remove(const struct fabric_export *export, bool force, struct hws_error *err)
 {
     struct work w = work_of(export);
     w.err = err;
-    int r = force ? 0 : refuse_sessions(export, err);
+    int r = force ? 0
+                  : fabric_refuse_sessions(co_sessions(export), export->name, "log out there first",
+                                           err);
     return r < 0 ? r : co_work(remove_blocking, &w);
 }
 

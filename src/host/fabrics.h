@@ -8,6 +8,6 @@
 
 #include "host/fabric.h"
 
-extern const struct fabric fabric_iscsi, fabric_fc, fabric_vhost_scsi;
+extern const struct fabric fabric_iscsi, fabric_fc, fabric_nvme, fabric_vhost_scsi;
 
 #endif
