@@ -277,7 +277,7 @@ static void lists_have_an_end(void **state)
     assert_int_equal(list.count, FABRIC_LIST_MAX);
     assert_string_equal(list.item[63], "63");
     fabric_list_free(&list);
-    strcat(text, ",64");
+    snprintf(text + used, sizeof(text) - used, ",64");
     assert_int_equal(fabric_list_split(text, "things", &list, &err), -EINVAL);
     assert_non_null(strstr(err.text, "things"));
     assert_int_equal(fabric_list_split(NULL, "things", &list, &err), 0);
