@@ -89,23 +89,6 @@ static bool name_is_valid(const char *name)
     return true;
 }
 
-/* "/a/My disk.qcow2" -> "My-disk" */
-static void name_from_image(const char *image, char *name)
-{
-    const char *base = strrchr(image, '/');
-    base = base ? base + 1 : image;
-    size_t length = strcspn(base, "."), used = 0;
-    for (size_t i = 0; i < length && used < ATTACHMENT_NAME_MAX - 4; i++) {
-        char c = base[i];
-        name[used++] = isalnum((unsigned char)c) || c == '_' ? c : '-';
-    }
-    while (used && name[used - 1] == '-')
-        used--;
-    name[used] = '\0';
-    if (!used || name[0] == '-')
-        snprintf(name, ATTACHMENT_NAME_MAX + 1, "volume");
-}
-
 static int make_root(struct hws_error *err)
 {
     char root[PATH_MAX];
@@ -171,64 +154,13 @@ static int make_folder(const struct attach_options *options, struct attachment *
         int r = claim_name(options->name, ret, lock, err);
         return r == -EEXIST ? explain_taken(options->name, err) : r;
     }
-    name_from_image(options->image, base);
+    attach_name_from_image(options->image, base);
     int r = -EEXIST;
     for (unsigned n = 1; n < NAME_TRIES && r == -EEXIST; n++) {
         snprintf(name, sizeof(name), n == 1 ? "%s" : "%s-%u", base, n);
         r = claim_name(name, ret, lock, err);
     }
     return r;
-}
-
-/* ---- configuration ---- */
-
-static void set_text(json_t *object, const char *name, const char *text)
-{
-    if (text)
-        json_object_set_new(object, name, json_string(text));
-}
-
-static json_t *allow_list(const char *const *allow)
-{
-    json_t *list = json_array();
-    for (; allow && *allow; allow++) {
-        autofree char *real = realpath(*allow, NULL);
-        json_array_append_new(list, json_string(real ? real : *allow));
-    }
-    return list;
-}
-
-static int write_config(const struct attach_options *options, struct attachment *attachment,
-                        struct hws_error *err)
-{
-    autofree char *socket = attachment_path(attachment, "control.sock");
-    autofree char *state = attachment_path(attachment, "state.json");
-    autofree char *file = attachment_path(attachment, "image");
-    autofree char *image = realpath(options->image, NULL);
-    if (!socket || !state || !file)
-        return hws_fail(err, ENOMEM, "out of memory");
-    json_t *volume = json_object();
-    set_text(volume, "name", attachment->name);
-    set_text(volume, "image", image ? image : options->image);
-    set_text(volume, "format", options->format);
-    if (!options->via || !strcmp(options->via, "auto") || !strncmp(options->via, "fuse", 4))
-        set_text(volume, "path", file);
-    set_text(volume, "via", options->via);
-    set_text(volume, "cache", options->cache);
-    set_text(volume, "discard", options->discard);
-    set_text(volume, "detect-zeroes", options->detect_zeroes);
-    set_text(volume, "block-size", options->block_size);
-    json_object_set_new(volume, "read-only", json_boolean(options->read_only));
-    json_object_set_new(volume, "queues", json_integer((json_int_t)options->queues));
-    if (options->allow)
-        json_object_set_new(volume, "allow", allow_list(options->allow));
-    if (!json_object_get(volume, "image")) {
-        json_decref(volume);
-        return hws_fail(err, EINVAL, "the image's name is no UTF-8; give it another name");
-    }
-    attachment->config =
-        json_pack("{s:s, s:s, s:[o]}", "socket", socket, "state-file", state, "volumes", volume);
-    return attachment_store(attachment, "config.json", json_incref(attachment->config), err);
 }
 
 /* ---- the engine's process ---- */
@@ -447,11 +379,11 @@ static void read_times(const struct attachment *attachment, struct attach_times 
 }
 
 /* An image that we have attached ourselves is better told by its name than by its lock. */
-static int refuse_attached(const struct attach_options *options, struct hws_error *err)
+static int refuse_attached(const char *path, struct hws_error *err)
 {
     struct attachment *other;
-    autofree char *image = realpath(options->image, NULL); /* with a '/': never taken for a name */
-    if (options->read_only || !image || attachment_find(image, &other, NULL) < 0)
+    autofree char *image = realpath(path, NULL); /* with a '/': never taken for a name */
+    if (!image || attachment_find(image, &other, NULL) < 0)
         return 0;
     int r = 0;
     const char *theirs = attachment_image(other), *top = attachment_top(other);
@@ -459,9 +391,17 @@ static int refuse_attached(const struct attach_options *options, struct hws_erro
     bool same = (theirs && !strcmp(theirs, image)) || (top && !strcmp(top, image));
     json_t *volume = json_array_get(json_object_get(other->config, "volumes"), 0);
     if (same && other->running && !json_is_true(json_object_get(volume, "read-only")))
-        r = hws_fail(err, EBUSY, "%.300s is attached already, as '%s' at %s", options->image,
-                     other->name, attachment_device(other) ? attachment_device(other) : "?");
+        r = hws_fail(err, EBUSY, "%.300s is attached already, as '%s' at %s", path, other->name,
+                     attachment_device(other) ? attachment_device(other) : "?");
     attachment_free(other);
+    return r;
+}
+
+static int refuse_all_attached(const struct attach_options *options, struct hws_error *err)
+{
+    int r = options->read_only ? 0 : refuse_attached(options->image, err);
+    for (unsigned i = 0; r == 0 && !options->read_only && options->more && options->more[i]; i++)
+        r = refuse_attached(options->more[i], err);
     return r;
 }
 
@@ -475,7 +415,8 @@ static int start(const struct attach_options *options, const struct interruption
     if (r < 0)
         return r;
     *ret = strdup(attachment->name);
-    r = *ret ? write_config(options, attachment, err) : hws_fail(err, ENOMEM, "out of memory");
+    r = *ret ? attach_write_config(options, attachment, err)
+             : hws_fail(err, ENOMEM, "out of memory");
     if (r == 0)
         r = start_engine(attachment, lock, in, times, err);
     if (r < 0 && attachment_clear(attachment, true, NULL) < 0)
@@ -525,7 +466,7 @@ int attach_start(const struct attach_options *options, struct attachment **ret,
     *times = (struct attach_times){0};
     int r = make_root(err);
     if (r == 0)
-        r = refuse_attached(options, err);
+        r = refuse_all_attached(options, err);
     if (r < 0)
         return r;
     interruption_hold(&in);

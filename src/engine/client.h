@@ -85,6 +85,13 @@ struct attach_options {
     uint64_t queues;   /* 0: what measured best */
     const char *mount; /* folder to mount the device at, or NULL */
     const char *mkfs;  /* file system to make first when the device is blank, or NULL */
+
+    /* More images for the same engine, NULL-terminated; or NULL. Each is a volume of its own. */
+    const char *const *more;
+    /** Completes the engine's configuration once the attachment has its folder; or NULL. */
+    int (*configure)(void *arg, const struct attachment *attachment, json_t *config,
+                     struct hws_error *err);
+    void *configure_arg;
 };
 
 /** Times of an attach in microseconds, for --output=json. */

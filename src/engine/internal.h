@@ -1,5 +1,6 @@
 /*
- * What the command's side of the engine (client.c, attachment.c, attach.c, detach.c) shares inside.
+ * What the command's side of the engine (client.c, attachment.c, attach*.c, detach.c) shares
+ * inside.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -42,6 +43,15 @@ HWS_MUST_CHECK int attachment_clear(const struct attachment *attachment, bool fo
 /** Writes @value as a file of the attachment, in one step. Takes over the reference. */
 HWS_MUST_CHECK int attachment_store(const struct attachment *attachment, const char *file,
                                     json_t *value, struct hws_error *err);
+
+/* ---- attach_config.c ---- */
+
+/** "/a/My disk.qcow2" -> "My-disk". @name of ATTACHMENT_NAME_MAX + 8 bytes. */
+void attach_name_from_image(const char *image, char *name);
+
+/** Makes the engine's configuration of the options, and writes it. */
+HWS_MUST_CHECK int attach_write_config(const struct attach_options *options,
+                                       struct attachment *attachment, struct hws_error *err);
 
 typedef int blocking_fn(void *arg, struct hws_error *err);
 
