@@ -33,7 +33,10 @@ static int probe_tcmu(struct hws_error *why)
                  "kernel has no target_core_mod, or configfs is not "
                  "mounted",
                  why);
-    return r < 0 ? r : need("/sys/module/target_core_user", "kernel has no target_core_user", why);
+    if (r == 0)
+        r = need("/sys/module/target_core_user", "the kernel's target_core_user is not loaded",
+                 why);
+    return r < 0 ? r : need_usable("/sys/kernel/config/target/core", "the SCSI target", why);
 }
 
 static int probe_nbd(struct hws_error *why)
@@ -49,7 +52,7 @@ static int probe_fuse_loop(struct hws_error *why)
 
 const struct attach_path attach_paths[] = {
     {"ublk", "ublk block device over io_uring", false, probe_ublk},
-    {"tcmu", "SCSI disk by the kernel's target on tcm_loop", false, probe_tcmu},
+    {"tcmu", "SCSI disk by the kernel's target on tcm_loop", true, probe_tcmu},
     {"nbd", "the kernel's NBD client on a socket pair", false, probe_nbd},
     {"fuse+loop", "loop device with direct I/O on a FUSE file", true, probe_fuse_loop},
     {0},

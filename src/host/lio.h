@@ -22,6 +22,7 @@
 #define LIO_WWN_BYTES  24  /* "naa." and 16 hexadecimal digits */
 #define LIO_DISK_BYTES 32  /* "/dev/sdb" */
 #define LIO_NO_MINOR   ((unsigned)-1)
+#define LIO_HBA_FIRST  1000 /* N of user_N: ours from here on, targetcli's count from 0 */
 
 /*
  * Before the config of the backstores that are made here. Not "hawser/": those are made by others
@@ -106,6 +107,16 @@ HWS_MUST_CHECK int co_lio_disk_find(const uint8_t naa[8], struct lio_disk *ret,
  */
 HWS_MUST_CHECK int co_lio_disk_remove(const struct lio_disk *disk, bool force,
                                       struct hws_error *err);
+
+/**
+ * Offline, every command fails at once, those that were sent back by a ring too: for a disk that
+ * nobody serves. No error where the disk is gone.
+ */
+HWS_MUST_CHECK int co_lio_disk_set_online(const struct lio_disk *disk, bool online,
+                                          struct hws_error *err);
+
+/** The name of the loopback target of @naa. */
+void lio_disk_target(const uint8_t naa[8], char ret[LIO_WWN_BYTES]);
 
 /** Makes the kernel look at the disk's size again. */
 HWS_MUST_CHECK int co_lio_disk_rescan(const struct lio_disk *disk, struct hws_error *err);

@@ -20,7 +20,6 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
-#define HBA_FIRST 1000
 #define HBA_COUNT 65536
 /* A command that no answer comes to: TCMU fails it, so that no task waits for ever. */
 #define TIMEOUT_DEFAULT_S 600
@@ -144,10 +143,10 @@ static int check(const struct lio_backstore_options *options, struct hws_error *
 static int make_hba(unsigned *ret, struct hws_error *err)
 {
     for (unsigned n = 0; n < HBA_COUNT; n++) {
-        int r = configfs_mkdir(err, "core/user_%u", HBA_FIRST + n);
+        int r = configfs_mkdir(err, "core/user_%u", LIO_HBA_FIRST + n);
         if (r == -EEXIST)
             continue;
-        *ret = HBA_FIRST + n;
+        *ret = LIO_HBA_FIRST + n;
         return r;
     }
     return hws_fail(err, ENOSPC, "there are %d user backstores already", HBA_COUNT);
@@ -207,7 +206,7 @@ static int remove_now(const struct lio_backstore *b, struct hws_error *err)
     int r = configfs_rmdir(err, "core/user_%u/%s", b->hba, b->name);
     if (r < 0)
         return r;
-    if (b->hba >= HBA_FIRST)
+    if (b->hba >= LIO_HBA_FIRST)
         (void)configfs_rmdir(NULL, "core/user_%u", b->hba); /* stays while others are in it */
     return 0;
 }
@@ -304,9 +303,10 @@ static int co_set(const struct lio_backstore *b, const char *attribute, const ch
 int co_lio_backstore_resize(const struct lio_backstore *backstore, uint64_t size_bytes,
                             struct hws_error *err)
 {
-    char value[32];
-    snprintf(value, sizeof(value), "%llu", (unsigned long long)size_bytes);
-    return co_set(backstore, "attrib/dev_size", value, err);
+    char value[48];
+    /* Not by attrib/dev_size, which fails where nobody listens to TCMU's netlink events. */
+    snprintf(value, sizeof(value), "dev_size=%llu", (unsigned long long)size_bytes);
+    return co_set(backstore, "control", value, err);
 }
 
 int co_lio_backstore_set_write_cache(const struct lio_backstore *backstore, bool on,

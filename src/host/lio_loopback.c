@@ -35,12 +35,12 @@ struct work {
     const struct lio_backstore *backstore;
     const char *target;
     const struct lio_disk *disk;
-    bool force;
+    bool force, online;
     struct lio_disk *ret;
     struct hws_error *err;
 };
 
-static void target_name(const uint8_t naa[8], char ret[LIO_WWN_BYTES])
+void lio_disk_target(const uint8_t naa[8], char ret[LIO_WWN_BYTES])
 {
     size_t used = (size_t)snprintf(ret, LIO_WWN_BYTES, "naa.");
     for (unsigned i = 0; i < 8; i++)
@@ -112,7 +112,7 @@ int co_lio_disk_find(const uint8_t naa[8], struct lio_disk *ret, struct hws_erro
 {
     char target[LIO_WWN_BYTES];
     struct work w = {.target = target, .ret = ret, .err = err};
-    target_name(naa, target);
+    lio_disk_target(naa, target);
     return co_work(find_blocking, &w);
 }
 
@@ -322,7 +322,7 @@ int co_lio_disk_add(const struct lio_backstore *backstore, const uint8_t naa[8],
     char target[LIO_WWN_BYTES];
     struct lio_disk disk = {0};
     struct work w = {.backstore = backstore, .target = target, .ret = &disk, .err = err};
-    target_name(naa, target);
+    lio_disk_target(naa, target);
     int r = co_work(build_blocking, &w);
     if (r < 0)
         return hws_wrap(err, r, "backstore %s", backstore->name);
@@ -356,4 +356,22 @@ int co_lio_disk_rescan(const struct lio_disk *disk, struct hws_error *err)
 {
     struct work w = {.disk = disk, .err = err};
     return co_work(rescan_blocking, &w);
+}
+
+/* ---- a disk that nobody serves ---- */
+
+static int online_blocking(void *arg)
+{
+    struct work *w = arg;
+    struct lio_disk now;
+    if (find(w->disk->target, &now) < 0)
+        return 0;
+    return configfs_write(w->err, w->online ? "running" : "offline", "/sys/block/%s/device/state",
+                          block_of(&now));
+}
+
+int co_lio_disk_set_online(const struct lio_disk *disk, bool online, struct hws_error *err)
+{
+    struct work w = {.disk = disk, .online = online, .err = err};
+    return co_work(online_blocking, &w);
 }
