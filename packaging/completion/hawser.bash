@@ -47,7 +47,7 @@ _hawser_values()
     attach:--cache) echo none writeback writethrough unsafe ;;
     attach:--discard) echo unmap ignore ;;
     attach:--detect-zeroes) echo off on unmap ;;
-    attach:--via) echo auto fuse-loop fuse none ;;
+    attach:--via) echo auto tcmu fuse-loop fuse none ;;
     attach:--block-size) echo 512 4096 ;;
     attach:--queues) echo @ ;;
     attach:--allow) echo @folder ;;
@@ -66,7 +66,7 @@ _hawser_values()
     serve:--cache) echo none writeback writethrough unsafe ;;
     serve:--discard) echo unmap ignore ;;
     serve:--detect-zeroes) echo off on unmap ;;
-    serve:--via) echo auto fuse-loop fuse none ;;
+    serve:--via) echo auto tcmu fuse-loop fuse none ;;
     serve:--block-size) echo 512 4096 ;;
     serve:--queues) echo @ ;;
     serve:--allow) echo @folder ;;

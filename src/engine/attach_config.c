@@ -108,11 +108,12 @@ int attach_write_config(const struct attach_options *options, struct attachment 
 {
     autofree char *socket = attachment_path(attachment, "control.sock");
     autofree char *state = attachment_path(attachment, "state.json");
-    if (!socket || !state)
+    autofree char *end = attachment_path(attachment, "ending");
+    if (!socket || !state || !end)
         return hws_fail(err, ENOMEM, "out of memory");
     json_t *volumes = json_array();
-    attachment->config =
-        json_pack("{s:s, s:s, s:o}", "socket", socket, "state-file", state, "volumes", volumes);
+    attachment->config = json_pack("{s:s, s:s, s:b, s:s, s:o}", "socket", socket, "state-file",
+                                   state, "keeper", 1, "end-file", end, "volumes", volumes);
     int r = add_volumes(options, attachment, volumes, err);
     if (r == 0 && options->configure)
         r = options->configure(options->configure_arg, attachment, attachment->config, err);

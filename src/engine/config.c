@@ -11,6 +11,7 @@
  */
 #include "engine/engine.h"
 #include "base/log.h"
+#include "engine/target.h"
 
 static const char *const cache_names[] = {"writeback", "none", "writethrough", "unsafe", NULL};
 static const char *const discard_names[] = {"unmap", "ignore", NULL};
@@ -36,6 +37,9 @@ static const struct option_desc volume_table[] = {
      .max = 16},
     {"block-size", OPTION_UINT, VOLUME(block_bytes), "logical block size of the device", "512",
      .max = 4096},
+    {"uuid", OPTION_STRING, VOLUME(uuid), "what a SCSI disk's identifiers come from"},
+    {"group", OPTION_STRING, VOLUME(group),
+     "SCSI disks of one group may be copied from one to another by their initiators"},
     OPTION_END,
 };
 
@@ -48,6 +52,16 @@ static const struct option_desc engine_table[] = {
      .choices = level_names},
     {"ready-fd", OPTION_UINT, offsetof(struct engine_config, ready_fd),
      "descriptor to tell readiness on", "0", .max = 1024},
+    {"wait-fd", OPTION_UINT, offsetof(struct engine_config, wait_fd),
+     "descriptor that says when to take over", "0", .max = 1024},
+    {"keeper", OPTION_BOOL, offsetof(struct engine_config, keeper),
+     "a second process starts the engine again when it dies"},
+    {"end-file", OPTION_STRING, offsetof(struct engine_config, end_file),
+     "a file that, while it exists, keeps the keeper from that"},
+    {"keeper-engine", OPTION_UINT, offsetof(struct engine_config, keeper_engine),
+     "process that a keeper which became another program keeps", "0", .max = INT32_MAX},
+    {"keeper-pipe", OPTION_UINT, offsetof(struct engine_config, keeper_pipe),
+     "descriptor on which engine and keeper talk", "0", .max = 1024},
     OPTION_END,
 };
 
@@ -71,11 +85,12 @@ static int parse_allow(const json_t *list, struct volume_config *volume, struct 
 
 static int parse_volume(const json_t *object, struct engine_config *config, struct hws_error *err)
 {
-    static const char *const by_hand[] = {"allow", NULL};
+    static const char *const by_hand[] = {"allow", "resume", NULL};
     struct volume_config *volume = &config->volume[config->volume_count];
     int r = options_parse(volume_table, object, by_hand, "volume", volume, sizeof(*volume), err);
     if (r < 0)
         return r;
+    volume->resume = json_incref(json_object_get(object, "resume"));
     config->volume_count++;
     if (volume->path && volume->via != DEVICE_AUTO && !device_way_needs_path(volume->via))
         return hws_fail(err, EINVAL, "volume '%s': a path is of no use with via %s", volume->name,
@@ -88,6 +103,10 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
                         "volume '%s': with via %s there is no block device to have a "
                         "block-size",
                         volume->name, device_way_names[volume->via]);
+    uint8_t uuid[16];
+    if (volume->uuid && target_parse_uuid(volume->uuid, uuid) < 0)
+        return hws_fail(err, EINVAL, "volume '%s': '%.80s' is no UUID (32 hexadecimal digits)",
+                        volume->name, volume->uuid);
     for (unsigned i = 0; i + 1 < config->volume_count; i++)
         if (!strcmp(config->volume[i].name, volume->name))
             return hws_fail(err, EEXIST, "two volumes are called '%s'", volume->name);
@@ -117,6 +136,7 @@ int engine_config_parse(const json_t *object, struct engine_config **ret, struct
     if (!config)
         return hws_fail(err, ENOMEM, "out of memory");
     int r = parse_all(object, config, err);
+    config->source = json_deep_copy(object);
     if (r < 0)
         engine_config_free(config);
     else
@@ -132,9 +152,11 @@ struct engine_config *engine_config_free(struct engine_config *config)
         struct volume_config *volume = &config->volume[i];
         for (unsigned j = 0; volume->allow_list[j]; j++)
             free(volume->allow_list[j]);
+        json_decref(volume->resume);
         options_free(volume_table, volume);
     }
     options_free(engine_table, config);
+    json_decref(config->source);
     free(config);
     return NULL;
 }

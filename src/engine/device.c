@@ -10,13 +10,16 @@
 #include "engine/device.h"
 #include "base/log.h"
 
-/* The best first. */
+/* The best first: a SCSI disk outlives a crash of its engine without an error to its users. */
 static const struct device_way *const ways[] = {
+    [DEVICE_TCMU] = &device_tcmu,
+    [DEVICE_TARGET] = &device_target,
     [DEVICE_FUSE_LOOP] = &device_fuse_loop,
     [DEVICE_FUSE] = &device_fuse,
 };
 
-const char *const device_way_names[] = {"auto", "fuse-loop", "fuse", "none", NULL};
+const char *const device_way_names[] = {"auto", "tcmu", "target", "fuse-loop",
+                                        "fuse", "none", NULL};
 
 bool device_way_needs_path(int way)
 {
@@ -37,18 +40,26 @@ static int co_start_way(struct volume *volume, const struct device_way *way, str
     return r;
 }
 
-/* The first way that this host has. What keeps the better ones from working is told. */
+/*
+ * The first way that this host has. One that turns out not to work although it is there, such as
+ * a SCSI target that a container may look at only, is told and passed over.
+ */
 static int co_start_any(struct volume *volume, struct device **ret, struct hws_error *err)
 {
-    struct hws_error first = {0};
+    struct hws_error first = {0}, why = {0};
     for (unsigned i = 0; i < ARRAY_LEN(ways); i++) {
-        struct hws_error why = {0};
-        if (!ways[i])
+        why = (struct hws_error){0};
+        if (i == DEVICE_AUTO || i == DEVICE_TARGET)
             continue;
-        if (ways[i]->probe(&why) == 0) {
-            if (first.code)
-                log_info("%s; the volume goes via %s", first.text, ways[i]->name);
-            return co_start_way(volume, ways[i], ret, err);
+        int r = ways[i]->probe(&why);
+        if (r == 0) {
+            r = co_start_way(volume, ways[i], ret, &why);
+            if (r == 0 || ways[i]->needs_path) {
+                if (r < 0 && err)
+                    *err = why;
+                return r;
+            }
+            log_warning("via %s: %s", ways[i]->name, why.text);
         }
         if (!first.code)
             first = why;
@@ -65,13 +76,30 @@ int co_device_start(struct volume *volume, struct device **ret, struct hws_error
         return 0;
     if (way == DEVICE_AUTO)
         return co_start_any(volume, ret, err);
-    int r = ways[way]->probe(err);
+    int r = ways[way]->needs_path ? ways[way]->probe(err) : 0;
     return r < 0 ? r : co_start_way(volume, ways[way], ret, err);
 }
 
 int co_device_stop(struct device *device, bool force, struct hws_error *err)
 {
     return device->way->co_stop(device, force, err);
+}
+
+bool device_can_leave(const struct device *device)
+{
+    return device->way->co_leave != NULL;
+}
+
+void co_device_leave(struct device *device)
+{
+    device->way->co_leave(device);
+}
+
+bool device_way_outlives(int via)
+{
+    if (via == DEVICE_AUTO)
+        return device_tcmu.probe(NULL) == 0;
+    return via < (int)ARRAY_LEN(ways) && ways[via]->co_leave;
 }
 
 int co_device_resized(struct device *device, struct hws_error *err)

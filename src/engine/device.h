@@ -4,6 +4,8 @@
  *
  *   device_fuse.c    fuse-loop: volume -> FUSE file -> loop device with direct I/O -> /dev/loopN
  *                    fuse:      volume -> FUSE file
+ *   device_tcmu.c    tcmu:      volume -> backstore of the SCSI target -> loopback -> /dev/sdX
+ *                    target:    volume -> backstore of the SCSI target
  *   device_block.c   what ways that make a block device share: who has it open, holding it
  *
  * Everything runs on the control queue, under engine.control once the engine runs.
@@ -25,7 +27,8 @@ struct device_way {
     const char *name; /* word for "via" */
     bool needs_path;  /* of a FUSE file */
 
-    /** 0 where this host has what the way needs; changes nothing, loads no modules. */
+    /** For "auto": 0 where this host has what the way needs. Changes nothing, loads no modules;
+     * a way that was asked for may load them. */
     int (*probe)(struct hws_error *why);
 
     /** @ret made and ended by the way; its `way` and `volume` are set by device.c. */
@@ -39,10 +42,13 @@ struct device_way {
     int (*co_claim)(struct device *device, int *ret_claim, struct hws_error *err);
     void (*co_release)(struct device *device, int claim);
 
+    /** NULL: the device goes with the process that serves it. */
+    void (*co_leave)(struct device *device);
+
     void (*describe)(const struct device *device, json_t *out);
 };
 
-extern const struct device_way device_fuse_loop, device_fuse;
+extern const struct device_way device_tcmu, device_target, device_fuse_loop, device_fuse;
 
 /* ---- device_block.c ---- */
 

@@ -199,7 +199,7 @@ static void describe(const struct device *device, json_t *out)
 
 static int probe_fuse_loop(struct hws_error *why)
 {
-    return attach_path_choose("fuse+loop", why) ? 0 : -why->code;
+    return attach_path_choose("fuse+loop", why) ? 0 : -ENODEV;
 }
 
 static int probe_fuse(struct hws_error *why)

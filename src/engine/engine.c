@@ -14,6 +14,8 @@
 #include "base/log.h"
 #include "drivers/drivers.h"
 #include "engine/client.h"
+#include "engine/keeper.h"
+#include "engine/target.h"
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -150,7 +152,7 @@ static void tell_ready(struct engine *engine, const char *text)
 static int co_start(struct engine *engine, struct hws_error *err)
 {
     struct engine_config *config = engine->config;
-    int r = 0;
+    int r = co_engine_wait_go(engine, err);
     for (unsigned i = 0; r == 0 && i < config->volume_count; i++)
         r = co_volume_open(&engine->volumes[i], err);
     if (r == 0 && config->socket)
@@ -229,6 +231,7 @@ static void co_serve(struct engine *engine)
                       stopped ? "" : "; still serving: signal again to stop anyway");
         if (force && !stopped) {
             log_error("ending without taking the device away; what was written is flushed");
+            keeper_tell_ended();
             _exit(EXIT_FAILURE);
         }
         if (r < 0 && stopped && !engine->result) {
@@ -236,12 +239,14 @@ static void co_serve(struct engine *engine)
             *engine->err = err;
         }
     }
-    process_notify("STOPPING=1");
+    if (!engine->replaced)
+        process_notify("STOPPING=1");
 }
 
 static void co_engine(void *arg)
 {
     struct engine *engine = arg;
+    process_shield(); /* what is to be served may be in use already */
     engine->result = co_start(engine, engine->err);
     if (engine->result == 0)
         engine->result = rt_spawn(NULL, co_watch_signals, engine);
@@ -249,12 +254,16 @@ static void co_engine(void *arg)
         engine->signals_done = true;
     if (engine->result == 0) {
         engine_set_state(engine, ENGINE_RUNNING);
-        process_shield();
         process_notify("READY=1");
+        keeper_tell_ready();
         leave_folder(engine);
         tell_ready(engine, "ready\n");
         co_serve(engine);
         engine_set_state(engine, ENGINE_STOPPED);
+        if (!engine->replaced)
+            keeper_tell_ended();
+        else if (engine->server)
+            server_give_path(engine->server);
     } else {
         struct hws_error ignored;
         if (co_unexport_all(engine, true, &ignored) < 0)
@@ -333,6 +342,64 @@ static void tell_unready(const json_t *object, const char *why)
         log_warning("whoever started this engine is gone");
 }
 
+/* ---- with a keeper ---- */
+
+/* Only what outlives its process can be served by another one. */
+static bool wants_keeper(const struct engine_config *config)
+{
+    bool outlives = config->keeper_engine > 0;
+    for (unsigned i = 0; i < config->volume_count; i++)
+        outlives = outlives || device_way_outlives(config->volume[i].via);
+    return config->keeper && outlives;
+}
+
+static void become(void *arg, const char *program, pid_t engine, int pipe_fd)
+{
+    engine_become_keeper(arg, program, engine, pipe_fd);
+}
+
+static void co_give_up(void *arg)
+{
+    const struct engine_config *config = arg;
+    for (unsigned i = 0; i < config->volume_count; i++) {
+        struct hws_error err = {0};
+        int r = co_target_abandon(&config->volume[i], &err);
+        if (r < 0 && r != -ENOENT)
+            log_error("volume '%s': %s", config->volume[i].name, err.text);
+    }
+}
+
+static void give_up(void *arg)
+{
+    struct rt_options options = {.kind = RT_THREADS};
+    struct rt *rt;
+    if (rt_create(&options, &rt, NULL) < 0)
+        return;
+    if (rt_run(rt, co_give_up, arg) < 0)
+        log_error("cannot start the I/O runtime");
+    rt_free(rt);
+}
+
+/* @return -1 in an engine's process, else the keeper's exit code. */
+static int run_keeper(struct engine_config *config)
+{
+    struct keeper_options options = {
+        .end_file = config->end_file,
+        .ready_fd = (int)config->ready_fd,
+        .become = become,
+        .give_up = give_up,
+        .arg = config,
+        .engine = (pid_t)config->keeper_engine,
+        .pipe_fd = config->keeper_engine ? (int)config->keeper_pipe : 0,
+    };
+    log_set_level((enum log_level)config->log_level);
+    process_shield();
+    int ended = keeper_run(&options);
+    if (options.ready_fd < 0)
+        config->ready_fd = 0; /* the first engine's alone */
+    return ended;
+}
+
 int engine_main(json_t *object, struct hws_error *err)
 {
     struct engine_config *config;
@@ -342,6 +409,15 @@ int engine_main(json_t *object, struct hws_error *err)
     if (r < 0) {
         tell_unready(object, err->text);
         return r;
+    }
+    if (wants_keeper(config)) {
+        int ended = run_keeper(config);
+        if (ended >= 0) {
+            engine_config_free(config);
+            return ended ? hws_fail(err, ECHILD, "the engine failed") : 0;
+        }
+    } else if (config->keeper_pipe) {
+        keeper_set_pipe((int)config->keeper_pipe);
     }
     r = run_configured(config, err);
     engine_config_free(config);

@@ -6,6 +6,9 @@
  *   volume.c      one image: open, close, resize
  *   overlay.c     snapshot and revert of a live volume
  *   device*.c     the ways to make a device of a volume (table; device.h)
+ *   target.c target_identity.c   a volume as a backstore of the kernel's SCSI target
+ *   keeper.c      the process that starts the engine again when it dies
+ *   replace.c resume.c   a new program in its place; what the next process needs to know
  *   server.c      the control socket: framing, limits, clients
  *   methods.c     the methods (table)
  *   process.c     its clock, and what may be parsed on a small stack
@@ -47,6 +50,8 @@ const char *engine_state_name(enum engine_state state);
 /** As configured; strings are owned by the struct. */
 struct volume_config {
     char *name, *image, *format, *path;
+    char *uuid, *group;
+    json_t *resume; /* where a predecessor left it (resume.c), or NULL */
     char *allow_list[ENGINE_ALLOW_MAX + 1];
     int via; /* DEVICE_... */
     int cache, discard, detect_zeroes;
@@ -58,14 +63,23 @@ struct volume {
     struct engine *engine;
     struct volume_config config;
     struct block_root *root;
-    struct device *device;           /* NULL: not exported */
+    struct device *device; /* NULL: not exported */
+    struct target *target; /* of the device, or NULL (target.c) */
+    /* After snapshots: what is on top, and what is being put there (resume.c). */
+    char *top, *top_format, *next, *next_format;
+    json_t *chain;                   /* files that may be named, beside those allowed; or NULL */
     uint64_t opened_us, exported_us; /* how long each took */
 };
 
 struct engine_config {
     char *socket, *state_file;
     int log_level;
+    char *end_file;    /* while it exists a keeper starts nothing */
     uint64_t ready_fd; /* 0: none; else told "ready" or why not, and closed */
+    uint64_t wait_fd;  /* 0: none; else a successor waits there for "go" (replace.c) */
+    bool keeper;       /* one is wanted, or this is one */
+    uint64_t keeper_engine, keeper_pipe; /* of a keeper that became another program */
+    json_t *source;                      /* what it was parsed from */
     unsigned volume_count;
     struct volume_config volume[ENGINE_VOLUMES_MAX];
 };
@@ -77,12 +91,14 @@ struct engine {
     struct volume *volumes;  /* config->volume_count of them */
     struct server *server;
     bool uring_commands;
+    bool succeeds; /* it takes the place of one that has ended in order */
     uint64_t started_ns;
     int result;
     struct hws_error *err;
     struct rt_mutex guard; /* of stop_wanted and stop_force */
     struct co_waitq stop_changed;
     bool stop_wanted, stop_force, signals_done;
+    bool replaced; /* a successor serves */
     int signal_fd;
 };
 
@@ -129,6 +145,23 @@ HWS_MUST_CHECK int co_volume_open_node(struct volume *volume, const char *text, 
                                        unsigned flags, const char *const *allow,
                                        struct block_node **ret, struct hws_error *err);
 
+/** Lets go of the device, which stays in the kernel, flushes and closes the image. */
+HWS_MUST_CHECK int co_volume_leave(struct volume *volume, struct hws_error *err);
+
+/* ---- resume.c ---- */
+
+/** For a successor; NULL where the configuration is enough. A new reference. */
+json_t *volume_resume(const struct volume *volume);
+/** What to open; @inherits: a predecessor's device is there, so its state file counts. */
+void volume_find_top(struct volume *volume, bool inherits);
+void volume_forget_top(struct volume *volume);
+/** Around the moment in which an overlay gets on top. */
+HWS_MUST_CHECK int volume_note_next(struct volume *volume, const char *path, const char *format,
+                                    struct hws_error *err);
+void volume_end_next(struct volume *volume, bool done);
+/** What is allowed by configuration and what was open; free() the list. */
+const char **volume_allow_resumed(const struct volume *volume);
+
 /* ---- overlay.c ---- */
 
 struct volume_switch {
@@ -144,9 +177,9 @@ HWS_MUST_CHECK int co_volume_revert(struct volume *volume, const char *layer, bo
 
 /* ---- device.c ---- */
 
-/** Words for "via": "auto", "fuse-loop", "fuse", "none". */
+/** Words for "via", in the order of the constants. */
 extern const char *const device_way_names[];
-enum { DEVICE_AUTO, DEVICE_FUSE_LOOP, DEVICE_FUSE, DEVICE_NONE };
+enum { DEVICE_AUTO, DEVICE_TCMU, DEVICE_TARGET, DEVICE_FUSE_LOOP, DEVICE_FUSE, DEVICE_NONE };
 
 /** Whether it is made of a FUSE file; DEVICE_AUTO may be. */
 bool device_way_needs_path(int way);
@@ -162,6 +195,12 @@ HWS_MUST_CHECK int co_device_resized(struct device *device, struct hws_error *er
  */
 HWS_MUST_CHECK int co_device_claim(struct device *device, int *ret_claim, struct hws_error *err);
 void co_device_release(struct device *device, int claim);
+/** Whether the device stays, and waits, when its engine lets go of it. */
+bool device_can_leave(const struct device *device);
+/** Lets go of it: what was taken is answered, the rest waits in the kernel. Frees @device. */
+void co_device_leave(struct device *device);
+/** Whether a volume with this "via" outlives the process that serves it. */
+bool device_way_outlives(int via);
 /** "way", "device", "file", "transport" for status. */
 void device_describe(const struct device *device, json_t *out);
 
@@ -169,6 +208,8 @@ void device_describe(const struct device *device, json_t *out);
 
 HWS_MUST_CHECK int server_start(struct engine *engine, const char *path, struct server **ret,
                                 struct hws_error *err);
+/** The path is another process's by now: it is not removed. */
+void server_give_path(struct server *server);
 /** No new clients; those connected are cut once they have their last answer. Frees @server. */
 void co_server_stop(struct server *server);
 
@@ -177,6 +218,27 @@ void co_server_stop(struct server *server);
 /** Answers one request object. @return a new reference, or NULL where none is due (a notification).
  */
 json_t *co_method_answer(struct engine *engine, const char *text, size_t length);
+
+/* ---- replace.c ---- */
+
+struct engine_replaced {
+    uint64_t pause_ns; /* how long nobody served */
+    pid_t pid;         /* who serves now */
+};
+
+/**
+ * Runs @program in the place of this process, which ends then. A failure leaves all as it was.
+ * Afterwards the state is STOPPING and engine_ask_stop() ends the process.
+ */
+HWS_MUST_CHECK int co_engine_replace(struct engine *engine, const char *program,
+                                     struct engine_replaced *ret, struct hws_error *err);
+
+/** A successor waits for its predecessor's word; others do not wait. */
+HWS_MUST_CHECK int co_engine_wait_go(struct engine *engine, struct hws_error *err);
+
+/** The keeper becomes @program. Returns where that fails. */
+void engine_become_keeper(const struct engine_config *config, const char *program, pid_t engine,
+                          int pipe_fd);
 
 /* ---- process.c ---- */
 

@@ -227,6 +227,32 @@ static int co_stop_method(struct engine *engine, const void *arg, json_t **ret,
     return 0;
 }
 
+struct replace_params {
+    char *program;
+};
+
+static const struct option_desc replace_params[] = {
+    {"program", OPTION_STRING, offsetof(struct replace_params, program),
+     "absolute path of the program to become", .required = true},
+    OPTION_END,
+};
+
+static int co_replace_method(struct engine *engine, const void *arg, json_t **ret,
+                             struct hws_error *err)
+{
+    const struct replace_params *params = arg;
+    struct engine_replaced replaced;
+    if (params->program[0] != '/')
+        return hws_fail(err, EINVAL, "program '%.200s' is no absolute path", params->program);
+    int r = co_engine_replace(engine, params->program, &replaced, err);
+    if (r < 0)
+        return r;
+    *ret = json_pack("{s:i, s:I}", "pid", (int)replaced.pid, "pause-ns",
+                     (json_int_t)replaced.pause_ns);
+    engine_ask_stop(engine, false);
+    return 0;
+}
+
 /* ---- about the engine ---- */
 
 struct level_params {
@@ -271,6 +297,8 @@ static const struct method methods[] = {
      sizeof(struct volume_params), true, co_revert_method},
     {"stop", "takes the devices away, flushes and ends the engine", stop_params,
      sizeof(struct volume_params), false, co_stop_method},
+    {"replace", "runs another program in this one's place, with the devices in use", replace_params,
+     sizeof(struct replace_params), false, co_replace_method},
     {"log-level", "sets how much is logged", level_params, sizeof(struct level_params), false,
      co_level_method},
 };

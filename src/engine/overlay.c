@@ -38,10 +38,15 @@ static int co_push(struct volume *volume, const char *overlay, const char *forma
         return r;
     /* Most of what is dirty goes out while requests still run; the push flushes the rest. */
     r = co_root_flush(volume->root);
-    uint64_t started = rt_now_ns();
-    if (r == 0)
-        r = co_root_push(volume->root, node, err);
-    ret->pause_ns = rt_now_ns() - started;
+    if (r == 0) {
+        /* Whoever comes after a death in between must know of it before the first write there. */
+        r = volume_note_next(volume, overlay, format ? format : block_driver_name(node), err);
+        uint64_t started = rt_now_ns();
+        if (r == 0)
+            r = co_root_push(volume->root, node, err);
+        ret->pause_ns = rt_now_ns() - started;
+        volume_end_next(volume, r == 0);
+    }
     if (r < 0 && co_block_close(node, NULL) < 0)
         log_warning("%s: cannot close the overlay that was not used", overlay);
     return r < 0 && err && !err->code ? hws_wrap(err, r, "cannot flush the volume") : r;

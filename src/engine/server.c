@@ -31,7 +31,7 @@ struct server {
     struct engine *engine;
     char *path;
     int fd;
-    bool stopping;
+    bool stopping, owns_path;
     struct list clients; /* quiet longest first */
     unsigned client_count;
     struct co_group coroutines;
@@ -280,6 +280,22 @@ static int listen_at(const char *path, int *ret, struct hws_error *err)
     return 0;
 }
 
+/* A predecessor listens there until we do: one name takes the other's place. */
+static int listen_instead(const char *path, int *ret, struct hws_error *err)
+{
+    char temporary[sizeof(((struct sockaddr_un *)0)->sun_path) + 8];
+    if (snprintf(temporary, sizeof(temporary), "%s.new", path) >= (int)sizeof(temporary))
+        return hws_fail(err, ENAMETOOLONG, "socket path %s is too long", path);
+    unlink(temporary);
+    int r = listen_at(temporary, ret, err);
+    if (r == 0 && rename(temporary, path) < 0) {
+        r = hws_fail_errno(err, errno, "cannot make the control socket %s", path);
+        close(*ret);
+        unlink(temporary);
+    }
+    return r;
+}
+
 int server_start(struct engine *engine, const char *path, struct server **ret,
                  struct hws_error *err)
 {
@@ -292,8 +308,10 @@ int server_start(struct engine *engine, const char *path, struct server **ret,
     server->fd = -1;
     list_init(&server->clients);
     co_group_init(&server->coroutines);
-    int r = listen_at(path, &server->fd, err);
+    int r = engine->succeeds ? listen_instead(path, &server->fd, err)
+                             : listen_at(path, &server->fd, err);
     if (r == 0) {
+        server->owns_path = true;
         co_group_add(&server->coroutines, 1);
         r = rt_spawn(NULL, co_accept, server);
         if (r < 0) {
@@ -313,12 +331,18 @@ int server_start(struct engine *engine, const char *path, struct server **ret,
     return 0;
 }
 
+void server_give_path(struct server *server)
+{
+    server->owns_path = false;
+}
+
 void co_server_stop(struct server *server)
 {
     if (!server)
         return;
     server->stopping = true;
-    unlink(server->path);
+    if (server->owns_path)
+        unlink(server->path);
     shutdown(server->fd, SHUT_RDWR);
     list_for_each (at, &server->clients)
         shutdown(list_entry(at, struct client, link)->fd, SHUT_RD);

@@ -5,6 +5,11 @@
  */
 #include "engine/engine.h"
 #include "base/log.h"
+#include "engine/target.h"
+
+/** What a dying predecessor takes to let go of the image. */
+#define LOCK_PATIENCE_NS ((uint64_t)10000000000)
+#define LOCK_RETRY_NS    ((uint64_t)2000000)
 
 static const char *const op_names[BLOCK_OPS] = {"read", "write", "write-zeroes", "discard",
                                                 "flush"};
@@ -32,12 +37,60 @@ int co_volume_open_node(struct volume *volume, const char *text, const char *for
     return r;
 }
 
+/* ---- opening ---- */
+
+static int co_open_top(struct volume *volume, const char *path, const char *format,
+                       struct block_node **ret, struct hws_error *err)
+{
+    autofree const char **allow = volume->chain ? volume_allow_resumed(volume) : NULL;
+    if (volume->chain && !allow)
+        return hws_fail(err, ENOMEM, "out of memory");
+    return co_volume_open_node(volume, path, format, 0, allow ? allow : volume_allow(volume), ret,
+                               err);
+}
+
+static int co_open_current(struct volume *volume, struct block_node **ret, struct hws_error *err)
+{
+    return volume->top ? co_open_top(volume, volume->top, volume->top_format, ret, err)
+                       : co_open_top(volume, volume->config.image, volume->config.format, ret, err);
+}
+
+/* What was on top while the overlay was made is written out for good before the overlay serves. */
+static int co_open_next(struct volume *volume, struct block_node **ret, struct hws_error *err)
+{
+    struct block_node *below;
+    int r = co_open_current(volume, &below, err);
+    if (r == 0)
+        r = co_block_close(below, err);
+    if (r == 0)
+        r = co_open_top(volume, volume->next, volume->next_format, ret, err);
+    if (r == 0) {
+        log_info("%s: goes on with %s", volume->config.name, volume->next);
+        volume_end_next(volume, true);
+    }
+    return r;
+}
+
+/* A process that was killed lets go of its locks when it is gone, which takes a moment. */
+static int co_open_patiently(struct volume *volume, bool inherits, struct block_node **ret,
+                             struct hws_error *err)
+{
+    const uint64_t deadline = rt_now_ns() + LOCK_PATIENCE_NS;
+    int r;
+    while ((r = volume->next ? co_open_next(volume, ret, err)
+                             : co_open_current(volume, ret, err)) == -EAGAIN &&
+           inherits && rt_now_ns() < deadline)
+        co_sleep_ns(LOCK_RETRY_NS);
+    return r;
+}
+
 static int co_open_root(struct volume *volume, struct hws_error *err)
 {
     const struct volume_config *config = &volume->config;
     struct block_node *node;
-    int r = co_volume_open_node(volume, config->image, config->format, 0, volume_allow(volume),
-                                &node, err);
+    bool inherits = device_way_outlives(config->via) && co_target_is_there(config);
+    volume_find_top(volume, inherits);
+    int r = co_open_patiently(volume, inherits || volume->engine->succeeds, &node, err);
     if (r < 0)
         return r;
     struct block_root_options options = {
@@ -55,14 +108,14 @@ static int co_open_root(struct volume *volume, struct hws_error *err)
 
 int co_volume_open(struct volume *volume, struct hws_error *err)
 {
-    uint64_t started = rt_now_ns();
+    uint64_t started = rt_now_ns(), opened = started;
     int r = co_open_root(volume, err);
-    if (r < 0)
-        return r;
-    uint64_t opened = rt_now_ns();
-    volume->opened_us = (opened - started) / 1000;
-    r = co_device_start(volume, &volume->device, err);
-    volume->exported_us = (rt_now_ns() - opened) / 1000;
+    if (r == 0) {
+        opened = rt_now_ns();
+        volume->opened_us = (opened - started) / 1000;
+        r = co_device_start(volume, &volume->device, err);
+        volume->exported_us = (rt_now_ns() - opened) / 1000;
+    }
     if (r < 0) {
         int closed = co_volume_close(volume, NULL);
         if (closed < 0)
@@ -70,6 +123,22 @@ int co_volume_open(struct volume *volume, struct hws_error *err)
                       strerror(-closed));
     }
     return r;
+}
+
+/* ---- closing ---- */
+
+int co_volume_leave(struct volume *volume, struct hws_error *err)
+{
+    if (volume->device)
+        co_device_leave(volume->device);
+    volume->device = NULL;
+    if (volume->root && !volume->chain) {
+        /* For a way back: what is open now may be named again. */
+        json_t *resume = volume_resume(volume);
+        volume->chain = json_incref(json_object_get(resume, "chain"));
+        json_decref(resume);
+    }
+    return co_volume_close(volume, err);
 }
 
 int co_volume_unexport(struct volume *volume, bool force, struct hws_error *err)
@@ -112,6 +181,9 @@ json_t *volume_status(struct volume *volume)
                                config->image, "open-us", (json_int_t)volume->opened_us, "export-us",
                                (json_int_t)volume->exported_us, "read-only", config->read_only,
                                "size", (json_int_t)0, "depth", (json_int_t)0);
+    json_t *resume = volume_resume(volume);
+    if (resume)
+        json_object_set_new(status, "resume", resume);
     if (!volume->root)
         return status;
     struct block_node *top = block_root_node(volume->root), *node = top;

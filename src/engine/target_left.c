@@ -1,0 +1,110 @@
+/*
+ * What a process that is gone has left of a volume in the kernel's SCSI target: finding it, making
+ * sure that nobody waits for it, and removing it. See engine/target.h.
+ *
+ * A command in the ring of a backstore that nobody serves would wait for its time limit, minutes
+ * away, and a task with it. So the order is: new commands are refused (the disk is set offline, the
+ * ring is blocked), those in the ring go back, and only then is anything removed.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/log.h"
+#include "engine/target.h"
+
+/* The first line of a small file; "" where there is none. */
+static void read_line(char *text, size_t size, const char *format, ...) HWS_PRINTF(3, 4);
+static void read_line(char *text, size_t size, const char *format, ...)
+{
+    char path[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(path, sizeof(path), format, arguments);
+    va_end(arguments);
+    FILE *file = fopen(path, "re");
+    if (!file || !fgets(text, (int)size, file))
+        text[0] = '\0';
+    if (file)
+        fclose(file);
+    text[strcspn(text, "\n")] = '\0';
+}
+
+/* Whether the backstore of our name is of this very image. */
+static int refuse_foreign(const struct volume_config *config, const struct lio_backstore *there,
+                          const struct target_identity *identity, struct hws_error *err)
+{
+    char have[512], wanted[512], block[32];
+    if (there->minor == LIO_NO_MINOR && there->hba >= LIO_HBA_FIRST)
+        return 0; /* half made, by an engine */
+    snprintf(wanted, sizeof(wanted), "tcm-user/%u/%s/" LIO_HANDLER "%s", there->hba, there->name,
+             identity->config);
+    read_line(have, sizeof(have), "/sys/class/uio/uio%u/name", there->minor);
+    if (strcmp(have, wanted) != 0)
+        return hws_fail(err, EEXIST,
+                        "the kernel's SCSI target has a backstore '%s' of something else already "
+                        "(core/user_%u/%s); choose another name",
+                        there->name, there->hba, there->name);
+    read_line(block, sizeof(block),
+              "/sys/kernel/config/target/core/user_%u/%s/attrib/hw_block_size", there->hba,
+              there->name);
+    if (strtoull(block, NULL, 10) != config->block_bytes)
+        return hws_fail(err, EEXIST,
+                        "the backstore '%s' that is there has blocks of %s bytes; detach it first",
+                        there->name, block);
+    return 0;
+}
+
+int co_target_find(const struct volume_config *config, struct lio_backstore *ret,
+                   struct hws_error *err)
+{
+    struct target_identity identity;
+    target_identify(config, &identity);
+    int r = co_lio_backstore_find(identity.backstore, ret, err);
+    return r < 0 ? r : refuse_foreign(config, ret, &identity, err);
+}
+
+bool co_target_is_there(const struct volume_config *config)
+{
+    struct lio_backstore there;
+    return co_target_find(config, &there, NULL) == 0 && there.minor != LIO_NO_MINOR;
+}
+
+static int co_abandon(const struct volume_config *config, const struct lio_backstore *there,
+                      struct hws_error *err)
+{
+    struct target_identity identity;
+    struct lio_disk disk;
+    target_identify(config, &identity);
+    int r = 0;
+    if (co_lio_disk_find(identity.naa, &disk, NULL) == 0)
+        r = co_lio_disk_set_online(&disk, false, err);
+    if (r == 0 && there->minor != LIO_NO_MINOR)
+        r = co_lio_backstore_block(there, true, err);
+    if (r == 0 && there->minor != LIO_NO_MINOR)
+        r = co_lio_backstore_reset_ring(there, err);
+    return r;
+}
+
+int co_target_abandon(const struct volume_config *config, struct hws_error *err)
+{
+    struct lio_backstore there;
+    int r = co_target_find(config, &there, err);
+    return r < 0 ? r : co_abandon(config, &there, err);
+}
+
+int co_target_clear(const struct volume_config *config, bool force, struct hws_error *err)
+{
+    struct target_identity identity;
+    struct lio_backstore there;
+    struct lio_disk disk = {0};
+    int r = co_target_find(config, &there, err);
+    if (r == -ENOENT)
+        return 0;
+    if (r == 0)
+        r = co_abandon(config, &there, err);
+    if (r < 0)
+        return r;
+    target_identify(config, &identity);
+    lio_disk_target(identity.naa, disk.target);
+    r = co_lio_disk_remove(&disk, force, err);
+    return r < 0 ? r : co_lio_backstore_remove(&there, err);
+}
