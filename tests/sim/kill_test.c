@@ -7,7 +7,8 @@
  * checked again
  *
  * At each kill the keep's file is copied as it is, as are the model of the guest and the disk: the
- * dead program unwinds on the keep's first copy, which is thrown away. After some lives the power
+ * dead program unwinds on the keep's first copy, which is thrown away. In some lives an operation
+ * of the storage fails, so that roll-backs are on the way too; after some of the others the power
  * is cut too, with or without a recovery before: the keep is gone, and what was flushed must be
  * there.
  *
@@ -23,6 +24,7 @@
 #define CHURN_STRIDE_MAX 16
 #define POWER_ONE_IN     4
 #define ORACLE_ONE_IN    64
+#define FAULT_ONE_IN     3
 
 static char folder[64], path[96];
 static uint64_t recoveries;
@@ -39,6 +41,7 @@ struct kill {
     struct guest *guest;
     struct bytes keep;
     bool happened;
+    bool faulty; /* there were failures of storage: what a failed sync covered is anybody's guess */
 };
 
 /* ---- the keep's file ---- */
@@ -105,6 +108,13 @@ static struct kill live(const struct sweep *sweep, const struct kill *before, ui
     storage.crash_at = at;
     storage.on_crash = on_crash;
     storage.on_crash_arg = &kill;
+    if (choice % FAULT_ONE_IN == 0) {
+        storage.fail_at = 1 + choice * 7 % MAX(at, 1ull);
+        storage.fail_errno = choice % 2 ? EIO : ENOSPC;
+        storage.fail_sticky = choice % 5 == 0;
+        kill.faulty = true;
+    }
+    kill.faulty |= before->faulty;
     if (sim_after_kill(before->at.rt, &storage, &world.rt) < 0)
         world_fail(&world, "cannot make the simulator");
     world.guest = guest_clone(before->guest);
@@ -113,9 +123,12 @@ static struct kill live(const struct sweep *sweep, const struct kill *before, ui
     world.root = NULL;
     world_run(&world, co_world_scenario);
     /* Later ones may find the overlay there that an earlier one was making. */
-    if (!kill.happened && !world.clean && !before->keep.data)
+    if (!kill.happened && !world.clean && !before->keep.data && !kill.faulty)
         world_fail(&world, "a life that nobody ended failed");
     world.plan.keep = block_keep_close(world.plan.keep);
+    /* Where a close failed the keep goes on with what could not be written. */
+    if (!kill.happened && kill.faulty && access(path, F_OK) == 0)
+        on_crash(&kill);
     guest_free(world.guest);
     if (kill.happened) {
         kill.world = NULL;
@@ -170,9 +183,9 @@ static bool kill_once(const struct sweep *sweep, const struct kill *base, uint64
     snprintf(note, sizeof(note), "%llu", (unsigned long long)k);
     world_note(&base->at, sweep->program, note);
     struct kill kill = live(sweep, base, k, k);
-    bool happened = kill.happened;
+    bool happened = kill.happened || kill.faulty;
     for (unsigned i = 0; kill.happened; i++) {
-        if (random_one_in(&random, POWER_ONE_IN))
+        if (random_one_in(&random, POWER_ONE_IN) && !kill.faulty)
             verify(sweep, &kill, true, k + i);
         if (i + 1 == lives || !kill.at.created) {
             verify(sweep, &kill, false, k + i);
