@@ -192,6 +192,19 @@ TEST(compare_and_write_swaps_only_what_matches, NULL)
     CHECK_GOOD(co_out(CDB(0x89, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0), 0));
 }
 
+TEST(data_that_does_not_fit_the_command_is_refused, NULL)
+{
+    fill(9, 2048);
+    CHECK_SENSE(co_out(CDB(0x89, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0), 2048), 5,
+                ASC_INVALID_FIELD_IN_INFORMATION_UNIT);
+    CHECK_SENSE(co_out(CDB(0x93, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0), 1024), 5,
+                ASC_INVALID_FIELD_IN_INFORMATION_UNIT);
+    CHECK_SENSE(co_out(CDB(0x41, 8, 0, 0, 0, 5, 0, 0, 1, 0), 256), 5,
+                ASC_INVALID_FIELD_IN_INFORMATION_UNIT);
+    CHECK_GOOD(co_in(CDB(0x28, 0, 0, 0, 0, 5, 0, 0, 1, 0), 512));
+    CHECK(buffer_is_zero(back, 512));
+}
+
 TEST(orwrite_sets_bits, NULL)
 {
     memset(data, 0x0f, 512);
@@ -241,6 +254,27 @@ TEST(unmapped_blocks_read_as_zeroes_and_show_it, NULL)
     CHECK_GOOD(co_in(CDB(0x9e, 0x12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 24, 0, 0), 24));
     CHECK_EQUAL(back[20] & 0x0f, 1);
     CHECK(load_be32(back + 16) >= 128);
+}
+
+TEST(unmapped_parts_of_clusters_read_as_zeroes_too, NULL)
+{
+    fill(5, 65536);
+    CHECK_GOOD(co_out(CDB(0x2a, 0, 0, 0, 0, 0, 0, 0, 128, 0), 65536));
+    for (uint32_t count = 1; count < 128; count += 21) {
+        unmap_list(1, 0, count);
+        CHECK_GOOD(co_out(CDB(0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0), 24));
+        CHECK_GOOD(co_in(CDB(0x28, 0, 0, 0, 0, 0, 0, 0, 128, 0), 65536));
+        CHECK(buffer_is_zero(back, count * 512));
+        CHECK(!buffer_is_zero(back + count * 512, 512));
+    }
+}
+
+TEST(unmapping_no_blocks_is_no_error_wherever, NULL)
+{
+    unmap_list(1, SIZE / 512, 0);
+    CHECK_GOOD(co_out(CDB(0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0), 24));
+    unmap_list(1, UINT64_MAX, 0);
+    CHECK_GOOD(co_out(CDB(0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0), 24));
 }
 
 TEST(unmap_lists_are_checked_before_anything_goes, NULL)
@@ -415,9 +449,12 @@ int main(void)
         cmocka_unit_test(read_only_media_refuse_writes),
         cmocka_unit_test(verify_compares),
         cmocka_unit_test(compare_and_write_swaps_only_what_matches),
+        cmocka_unit_test(data_that_does_not_fit_the_command_is_refused),
         cmocka_unit_test(orwrite_sets_bits),
         cmocka_unit_test(write_same_repeats_its_block),
         cmocka_unit_test(unmapped_blocks_read_as_zeroes_and_show_it),
+        cmocka_unit_test(unmapped_parts_of_clusters_read_as_zeroes_too),
+        cmocka_unit_test(unmapping_no_blocks_is_no_error_wherever),
         cmocka_unit_test(unmap_lists_are_checked_before_anything_goes),
         cmocka_unit_test(format_unit_empties_the_disk),
         cmocka_unit_test(a_stopped_unit_does_not_read),

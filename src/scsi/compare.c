@@ -17,7 +17,7 @@ int co_compare_and_write(struct call *c)
         return status;
     if (e.bytes > COMPARE_MAX)
         return fail_cdb(c, 13, 7);
-    status = data_out_take(c, 2 * e.bytes, &data);
+    status = data_out_take_exactly(c, 2 * e.bytes, &data);
     if (status || e.bytes == 0)
         return status;
     co_range_lock(&c->disk->ranges, &entry, e.offset, e.bytes, true);

@@ -113,8 +113,33 @@ TEST(blocks_are_copied_between_block_sizes)
     CHECK(!memcmp(back, data + 4096, 32768));
     /* not a whole number of the other's blocks */
     CHECK_SENSE(co_copy(make_list(bed.disk, other, 8, 3, 63)), 5, ASC_INVALID_FIELD_IN_PARAMETERS);
-    CHECK_SENSE(co_copy(make_list(bed.disk, other, 8, SIZE / 4096, 8)), 5, ASC_LBA_OUT_OF_RANGE);
-    CHECK_SENSE(co_copy(make_list(bed.disk, other, UINT64_MAX, 0, 8)), 5, ASC_LBA_OUT_OF_RANGE);
+    CHECK_SENSE(co_copy(make_list(bed.disk, other, 8, SIZE / 4096, 8)), 0xa, ASC_NONE);
+    struct outcome o = co_copy(make_list(bed.disk, other, UINT64_MAX, 0, 8));
+    CHECK_SENSE(o, 0xa, ASC_NONE);
+    CHECK_EQUAL(load_be16(o.sense + 16), 16 + 2 * 32 + 12); /* the source's address is at fault */
+}
+
+TEST(lists_are_refused_for_what_is_wrong_with_them)
+{
+    size_t length = make_list(bed.disk, other, 8, 3, 64), segment = 16 + 2 * 32;
+    list[segment] = 0x03; /* stream to stream, which is shorter */
+    store_be32(list + 8, 20);
+    CHECK_SENSE(co_copy(length - 8), 5, ASC_BAD_SEGMENT_TYPE);
+    length = make_list(bed.disk, other, 8, 3, 64);
+    store_be32(list + 8, 27);
+    CHECK_SENSE(co_copy(length - 1), 5, ASC_INVALID_FIELD_IN_PARAMETERS);
+    length = make_list(bed.disk, other, 8, 3, 64);
+    store_be16(list + segment + 6, 2); /* there are two CSCDs: 0 and 1 */
+    CHECK_SENSE(co_copy(length), 0xa, ASC_COPY_TARGET_NOT_REACHABLE);
+    length = make_list(bed.disk, other, 8, 3, 64);
+    list[16] = 0xe0; /* a Fibre Channel name */
+    CHECK_SENSE(co_copy(length), 5, ASC_BAD_TARGET_TYPE);
+    length = make_list(bed.disk, other, 8, 3, 64);
+    list[16 + 1] = 0x20; /* NUL */
+    CHECK_SENSE(co_copy(length), 5, ASC_INVALID_FIELD_IN_PARAMETERS);
+    length = make_list(bed.disk, other, 8, 3, 64);
+    list[16 + 1] = 0xc0; /* LU ID TYPE means nothing for an identification descriptor */
+    CHECK_GOOD(co_copy(length));
 }
 
 TEST(overlapping_copies_are_as_if_read_first)
@@ -298,6 +323,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(blocks_are_copied_between_block_sizes),
+        cmocka_unit_test(lists_are_refused_for_what_is_wrong_with_them),
         cmocka_unit_test(overlapping_copies_are_as_if_read_first),
         cmocka_unit_test(a_disk_that_the_nexus_does_not_see_is_out_of_reach),
         cmocka_unit_test(a_copy_may_do_no_more_than_its_initiator),

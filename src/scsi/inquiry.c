@@ -10,6 +10,7 @@
 static const uint16_t versions[] = {
     0x00a0, /* SAM-5 */
     0x0460, /* SPC-4 */
+    0x04c0, /* SBC-3: initiators look for the oldest that has what they use */
     0x0600, /* SBC-4 */
 };
 

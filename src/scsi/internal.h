@@ -29,7 +29,7 @@
 #define SCRATCH_BYTES     (256 * KiB)
 #define COMPARE_MAX       (128 * KiB) /* one COMPARE AND WRITE, at most 255 blocks */
 #define UNMAP_DESCRIPTORS 256
-#define UNMAP_MAX         (UINT64_C(4) * GiB)
+#define UNMAP_BLOCKS_MAX  (UINT64_C(1) << 20)
 #define REGISTRATIONS_MAX 256
 
 /* ---- unit attentions, most important first (SAM-5, 5.14) ---- */
@@ -319,6 +319,8 @@ int extent_check(struct call *c, struct extent *e);
 int transfer_extent(struct call *c, struct extent *ret);
 /** The first @expected bytes of the data-out buffer. @return 0, or the status where it has less. */
 int data_out_take(struct call *c, uint64_t expected, struct sgl *ret);
+/** The same where more than that must be a mistake about what the data means. */
+int data_out_take_exactly(struct call *c, uint64_t expected, struct sgl *ret);
 /** Flags of a write: durable at once where @force or where the write cache is off. */
 unsigned write_flags(const struct call *c, bool force);
 /**
@@ -333,7 +335,7 @@ int co_scsi_compare(struct scsi_disk *disk, uint64_t offset, struct sgl expected
 uint8_t *pattern_new(struct sgl block, uint64_t bytes, size_t *ret_chunk);
 
 /* unmap.c */
-/** Deallocates what can be; the rest keeps its data. 0 or -errno. */
+/** Deallocates what can be, and writes zeroes over the data of the rest. 0 or -errno. */
 int co_deallocate(struct scsi_disk *disk, uint64_t offset, uint64_t length);
 
 /* nexus.c */

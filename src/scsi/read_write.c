@@ -61,6 +61,15 @@ int data_out_take(struct call *c, uint64_t expected, struct sgl *ret)
     return 0;
 }
 
+int data_out_take_exactly(struct call *c, uint64_t expected, struct sgl *ret)
+{
+    if (unlikely(c->task->data_out.length > expected)) {
+        call_residual(c, expected, c->task->data_out.length);
+        return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_INVALID_FIELD_IN_INFORMATION_UNIT);
+    }
+    return data_out_take(c, expected, ret);
+}
+
 /* READ (6) and WRITE (6) have no FUA. */
 static bool fua(const struct call *c)
 {

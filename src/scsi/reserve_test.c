@@ -150,11 +150,13 @@ static const uint8_t types[] = {1, 3, 5, 6, 7, 8};
 
 static void co_check_row(unsigned row, unsigned who, bool conflicts)
 {
+    uint8_t opcode = rows[row].cdb[0];
+    size_t out = opcode == 0x41 || opcode == 0x93 ? 512 : 1024; /* WRITE SAME: one block */
     memset(data, 0, 1024);
     struct outcome o =
-        co_send(bed.lun[who], rows[row].cdb, rows[row].length, data, 1024, back, sizeof(back));
+        co_send(bed.lun[who], rows[row].cdb, rows[row].length, data, out, back, sizeof(back));
     if ((o.status == SCSI_RESERVATION_CONFLICT) != conflicts)
-        fprintf(stderr, "opcode %02x, nexus %u: status %02x\n", rows[row].cdb[0], who, o.status);
+        fprintf(stderr, "opcode %02x, nexus %u: status %02x\n", opcode, who, o.status);
     CHECK((o.status == SCSI_RESERVATION_CONFLICT) == conflicts);
     CHECK(conflicts || o.status == SCSI_GOOD || o.key == SCSI_KEY_NOT_READY);
     (void)co_send(bed.lun[0], CDB(0x1b, 0, 0, 0, 1, 0), NULL, 0, NULL, 0);

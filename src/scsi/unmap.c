@@ -2,8 +2,9 @@
  * UNMAP and FORMAT UNIT (SBC-4, 5.35 and 5.5).
  *
  * LBPRZ promises that a deallocated block reads as zeroes, so blocks are deallocated by
- * write-zeroes that may unmap. What cannot be without writing (the edges of a cluster, a backend
- * that has no holes) stays mapped and keeps its data, as the standard allows.
+ * write-zeroes that may unmap. Where that is not possible (the edges of a cluster, a backend that
+ * has no holes) zeroes are written over data: the standard lets such blocks stay as they are, but
+ * initiators take LBPRZ to hold for every block that they unmapped.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -14,20 +15,48 @@
 #define ALIGNMENT_MAX    (2 * MiB) /* of a cluster */
 #define FORMAT_STEP      (1 * GiB)
 
+/*
+ * Zeroes where there is data; what reads as zeroes already must not be allocated for it. An edge
+ * for which there is no space stays mapped.
+ */
+static int co_zero_edge(struct scsi_disk *disk, uint64_t offset, uint64_t length)
+{
+    int result = 0;
+    while (length && result == 0) {
+        struct block_extent extent;
+        result = co_root_status(disk->root, offset, length, &extent);
+        if (result < 0)
+            return result;
+        uint64_t part = MIN(extent.length, length);
+        if (!(extent.flags & BLOCK_STATUS_ZERO))
+            result = co_root_write_zeroes(disk->root, offset, part, BLOCK_MAY_UNMAP);
+        offset += part;
+        length -= part;
+    }
+    return result == -ENOSPC || result == -EDQUOT ? 0 : result;
+}
+
 int co_deallocate(struct scsi_disk *disk, uint64_t offset, uint64_t length)
 {
     unsigned flags = BLOCK_MAY_UNMAP | BLOCK_NO_FALLBACK;
+    uint64_t start = offset, end = offset + length;
     int result = co_root_write_zeroes(disk->root, offset, length, flags);
     /* The middle that is aligned to whatever the image's clusters are. */
     for (uint64_t alignment = 4096; result == -ENOTSUP && alignment <= ALIGNMENT_MAX;
          alignment *= 2) {
-        uint64_t start = align_up(offset, alignment);
-        uint64_t end = align_down(offset + length, alignment);
+        start = align_up(offset, alignment);
+        end = align_down(offset + length, alignment);
         if (start >= end)
-            return 0;
+            break;
         result = co_root_write_zeroes(disk->root, start, end - start, flags);
     }
-    return result == -ENOTSUP ? 0 : result;
+    if (result == -ENOTSUP)
+        return co_zero_edge(disk, offset, length);
+    if (result == 0 && start > offset)
+        result = co_zero_edge(disk, offset, start - offset);
+    if (result == 0 && end < offset + length)
+        result = co_zero_edge(disk, end, offset + length - end);
+    return result;
 }
 
 /* All descriptors are looked at before the first one is carried out. */
@@ -38,12 +67,12 @@ static int check_descriptors(struct call *c, const uint8_t *list, size_t length)
     while (cursor_left(&cursor) >= DESCRIPTOR_BYTES) {
         struct extent e = {.lba = cursor_be64(&cursor), .count = cursor_be32(&cursor)};
         (void)cursor_take(&cursor, 4);
-        int status = extent_check(c, &e);
+        int status = e.count ? extent_check(c, &e) : 0; /* no blocks are nowhere out of range */
         if (status)
             return status;
-        total += e.bytes;
+        total += e.count;
     }
-    if (total > UNMAP_MAX)
+    if (total > UNMAP_BLOCKS_MAX)
         return fail_parameter(c, HEADER_BYTES + 8, 7);
     return 0;
 }
@@ -55,12 +84,11 @@ static int co_unmap_descriptors(struct call *c, const uint8_t *list, size_t leng
         struct extent e = {.lba = cursor_be64(&cursor), .count = cursor_be32(&cursor)};
         struct range_entry entry;
         (void)cursor_take(&cursor, 4);
-        int status = extent_check(c, &e);
-        if (status || e.bytes == 0) {
-            if (status)
-                return status; /* the disk shrank meanwhile */
+        if (e.count == 0)
             continue;
-        }
+        int status = extent_check(c, &e);
+        if (status)
+            return status; /* the disk shrank meanwhile */
         co_range_lock(&c->disk->ranges, &entry, e.offset, e.bytes, false);
         int result = co_deallocate(c->disk, e.offset, e.bytes);
         range_unlock(&c->disk->ranges, &entry);

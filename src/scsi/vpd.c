@@ -74,7 +74,7 @@ static void page_limits(struct call *c)
     store_be16(d + 2, (uint16_t)(1u << MIN(disk->physical_exponent, 15u)));
     store_be32(d + 4, (uint32_t)(TRANSFER_MAX >> shift));
     store_be32(d + 8, (uint32_t)(MiB >> shift)); /* OPTIMAL TRANSFER LENGTH */
-    store_be32(d + 16, (uint32_t)(UNMAP_MAX >> shift));
+    store_be32(d + 16, (uint32_t)UNMAP_BLOCKS_MAX);
     store_be32(d + 20, UNMAP_DESCRIPTORS);
     store_be32(d + 24, granularity);
     store_be32(d + 28, 0x80000000); /* UGAVALID, alignment 0 */

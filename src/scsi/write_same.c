@@ -58,7 +58,8 @@ int co_write_same(struct call *c)
         return status;
     if (e.bytes > WRITE_SAME_MAX)
         return fail_cdb(c, count_at, 7);
-    status = data_out_take(c, no_data ? 0 : c->disk->block_bytes, &block);
+    status = no_data ? data_out_take(c, 0, &block)
+                     : data_out_take_exactly(c, c->disk->block_bytes, &block);
     if (status)
         return status;
     unsigned flags = write_flags(c, false) | (c->cdb[1] & UNMAP ? BLOCK_MAY_UNMAP : 0);

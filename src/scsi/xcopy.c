@@ -49,8 +49,10 @@ static int resolve_cscd(struct copy *x, const uint8_t *d, unsigned at, struct sc
     struct call *c = x->c;
     if (d[0] != XCOPY_IDENTIFICATION)
         return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_BAD_TARGET_TYPE);
-    if (d[1]) /* LU ID TYPE 0, not NUL, a direct access block device */
-        return fail_parameter(c, at + 1, 7);
+    /* LU ID TYPE is ignored; NUL (obsolete: a disk that is none) is refused, and so is anything but
+       a direct access block device. */
+    if (d[1] & 0x3f)
+        return fail_parameter(c, at + 1, 5);
     struct wanted wanted = {
         .code_set = d[4] & 0x0f, .type = d[5] & 0x0f, .length = d[7], .bytes = d + 8};
     if ((d[5] & 0x30) || wanted.length > 20)
@@ -84,21 +86,27 @@ static bool permitted(struct call *c, struct scsi_disk *disk, bool write)
     return !reserved && active && !stopped && !(write && protected);
 }
 
+/* COPY ABORTED, with a segment pointer (SPC-4, 4.5.2.4.5) to the byte @at of the parameter list. */
+static int fail_segment(struct call *c, unsigned at)
+{
+    return fail_sense(c, &(struct sense){.key = SCSI_KEY_COPY_ABORTED,
+                                         .asc = ASC_NONE,
+                                         .has_field = true,
+                                         .bit = 7,
+                                         .byte = (uint16_t)at});
+}
+
 /* SPC-4, 6.4.6.2 and .4. The count is in blocks of the source, or with DC of the destination. */
 static int parse_segment(struct copy *x, unsigned index, struct segment *ret)
 {
     const uint8_t *d = x->segments + (size_t)index * SEGMENT_BYTES;
     unsigned at = HEADER_BYTES + x->cscd_count * CSCD_BYTES + index * SEGMENT_BYTES;
     struct call *c = x->c;
-    if (d[0] != XCOPY_BLOCK_TO_BLOCK)
-        return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_BAD_SEGMENT_TYPE);
     if (load_be16(d + 2) != SEGMENT_BYTES - 4)
         return fail_parameter(c, at + 2, 7);
     uint16_t from = load_be16(d + 4), to = load_be16(d + 6), count = load_be16(d + 10);
-    if (from >= x->cscd_count)
-        return fail_parameter(c, at + 4, 7);
-    if (to >= x->cscd_count)
-        return fail_parameter(c, at + 6, 7);
+    if (from >= x->cscd_count || to >= x->cscd_count)
+        return fail_with(c, SCSI_KEY_COPY_ABORTED, ASC_COPY_TARGET_NOT_REACHABLE);
     ret->from = x->luns[from]->disk;
     ret->to_lun = x->luns[to];
     ret->to = ret->to_lun->disk;
@@ -108,9 +116,9 @@ static int parse_segment(struct copy *x, unsigned index, struct segment *ret)
     if (ret->bytes % ret->from->block_bytes || ret->bytes % ret->to->block_bytes)
         return fail_parameter(c, at + 10, 7);
     if (!range_fits(from_lba, ret->bytes >> ret->from->block_shift, disk_blocks(ret->from)))
-        return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_LBA_OUT_OF_RANGE);
+        return fail_segment(c, at + 12);
     if (!range_fits(to_lba, ret->bytes >> ret->to->block_shift, disk_blocks(ret->to)))
-        return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_LBA_OUT_OF_RANGE);
+        return fail_segment(c, at + 20);
     ret->from_offset = from_lba << ret->from->block_shift;
     ret->to_offset = to_lba << ret->to->block_shift;
     return 0;
@@ -179,6 +187,18 @@ static int co_run_segments(struct copy *x)
 
 /* ---- the command ---- */
 
+/* Types come first: of one that is not known, the length is not known either. */
+static int check_segment_types(struct call *c, const uint8_t *segments, size_t length)
+{
+    for (size_t at = 0; at < length; at += SEGMENT_BYTES) {
+        if (segments[at] != XCOPY_BLOCK_TO_BLOCK)
+            return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_BAD_SEGMENT_TYPE);
+        if (length - at < SEGMENT_BYTES)
+            return fail_parameter(c, 8, 7);
+    }
+    return 0;
+}
+
 static int check_lengths(struct call *c, const uint8_t *list, size_t length)
 {
     size_t cscds = load_be16(list + 2), segments = load_be32(list + 8);
@@ -190,11 +210,9 @@ static int check_lengths(struct call *c, const uint8_t *list, size_t length)
         return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_TOO_MANY_TARGETS);
     if (segments > XCOPY_SEGMENTS * SEGMENT_BYTES)
         return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_TOO_MANY_SEGMENTS);
-    if (segments % SEGMENT_BYTES)
-        return fail_parameter(c, 8, 7);
     if (HEADER_BYTES + cscds + segments > length)
         return fail_with(c, SCSI_KEY_ILLEGAL_REQUEST, ASC_PARAMETER_LIST_LENGTH);
-    return 0;
+    return check_segment_types(c, list + HEADER_BYTES + cscds, segments);
 }
 
 static int co_copy(struct copy *x, const uint8_t *list)
