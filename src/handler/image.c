@@ -1,0 +1,112 @@
+/*
+ * Which image a backstore's configuration names, and whether it may and can be served.
+ *
+ * The folders of --allow are the administrator's guard against configurations that others write:
+ * the image and the folder that it may name files in must lie below one of them, links followed.
+ * The path that was checked is the one that is opened.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/size.h"
+#include "handler/internal.h"
+#include <limits.h>
+
+struct resolve_work {
+    struct config_string *config;
+    const char *const *allow;
+    struct hws_error *err;
+};
+
+/* Is @path @folder itself or below it? Both are resolved. */
+static bool lies_below(const char *path, const char *folder)
+{
+    size_t length = strlen(folder);
+    if (length && folder[length - 1] == '/')
+        length--; /* the root */
+    return strncmp(path, folder, length) == 0 && (path[length] == '/' || path[length] == '\0');
+}
+
+static bool is_allowed(const char *path, const char *const *allow)
+{
+    for (; *allow; allow++) {
+        autofree char *folder = realpath(*allow, NULL);
+        if (folder && lies_below(path, folder))
+            return true;
+    }
+    return false;
+}
+
+static int resolve(const char *what, char **path, const char *const *allow, struct hws_error *err)
+{
+    char *resolved = realpath(*path, NULL);
+    if (!resolved)
+        return hws_fail_errno(err, errno, "%s %s", what, *path);
+    if (!is_allowed(resolved, allow)) {
+        hws_fail(err, EPERM,
+                 "%s %s is in none of the folders that this handler may use (option --allow)", what,
+                 resolved);
+        free(resolved);
+        return -EPERM;
+    }
+    free(*path);
+    *path = resolved;
+    return 0;
+}
+
+static int resolve_blocking(void *arg)
+{
+    struct resolve_work *w = arg;
+    int r = resolve("image", &w->config->image, w->allow, w->err);
+    if (r == 0 && w->config->allow)
+        r = resolve("folder", &w->config->allow, w->allow, w->err);
+    return r;
+}
+
+int co_image_configure(const char *text, const char *const *allow, struct config_string *ret,
+                       struct hws_error *err)
+{
+    struct config_string config = {0};
+    int r = config_string_parse(text, &config, err);
+    if (r < 0)
+        return r;
+    if (allow) {
+        struct resolve_work w = {&config, allow, err};
+        r = co_work(resolve_blocking, &w);
+    }
+    if (r < 0)
+        config_string_free(&config);
+    else
+        *ret = config;
+    return r;
+}
+
+int image_size_check(uint64_t image_bytes, uint64_t backstore_bytes, uint32_t block_bytes,
+                     struct hws_error *err)
+{
+    uint64_t usable = align_down(image_bytes, block_bytes);
+    char has[16], wanted[16];
+    if (usable == 0)
+        return hws_fail(err, EINVAL, "the image has %llu bytes, which is not one block of %u",
+                        (unsigned long long)image_bytes, block_bytes);
+    if (backstore_bytes == usable)
+        return IMAGE_SIZE_FITS;
+    if (backstore_bytes < usable)
+        return IMAGE_SIZE_CORRECT;
+    return hws_fail(err, EINVAL,
+                    "the backstore is to have %llu bytes (%s), but the image has %llu (%s): give "
+                    "the size 0 for that of the image, or grow the image first (hawser resize)",
+                    (unsigned long long)backstore_bytes,
+                    size_format(backstore_bytes, wanted, sizeof(wanted)),
+                    (unsigned long long)usable, size_format(usable, has, sizeof(has)));
+}
+
+int co_image_check(const char *text, const char *const *allow, struct hws_error *err)
+{
+    struct config_string config;
+    int r = co_image_configure(text, allow, &config, err);
+    if (r < 0)
+        return r;
+    r = co_config_string_check(&config, err);
+    config_string_free(&config);
+    return r;
+}
