@@ -70,6 +70,9 @@ _hawser_values()
     serve:--block-size) echo 512 4096 ;;
     serve:--queues) echo @ ;;
     serve:--allow) echo @folder ;;
+    tcmu-handler:--allow) echo @folder ;;
+    tcmu-handler:--threads) echo @ ;;
+    tcmu-handler:--log-level) echo error warning info debug ;;
     version:--output) echo human json ;;
     esac
 }
@@ -89,6 +92,7 @@ _hawser_options()
     detach) echo --force --all --output= --help ;;
     list) echo --stats --names --output= --help ;;
     serve) echo --config= --socket= --path= --state-file= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --via= --block-size= --queues= --allow= --help ;;
+    tcmu-handler) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
     help) echo --help ;;
     version) echo --output= --help ;;
     esac
@@ -109,6 +113,7 @@ _hawser_operands()
     detach) echo @attachment ;;
     list) echo @attachment ;;
     serve) echo @file ;;
+    tcmu-handler) : ;;
     help) echo @command ;;
     version) : ;;
     esac
@@ -137,7 +142,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize snapshot attach detach list serve help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize snapshot attach detach list serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -150,7 +155,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize snapshot attach detach list serve help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize snapshot attach detach list serve tcmu-handler help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.
