@@ -49,9 +49,10 @@ int nvmet_loop_add_host(const struct nvmet_loop *loop, struct hws_error *err)
     return configfs_write(err, text, CONTROL "/add_remote_port");
 }
 
+/* The target first: the kernel forgets its name with the remote port's (6.12), but not the port. */
 void nvmet_loop_remove(const struct nvmet_loop *loop)
 {
+    name_port(NULL, "del_target_port", loop->target_wwnn, loop->target_wwpn);
     name_port(NULL, "del_remote_port", loop->target_wwnn, loop->target_wwpn);
     name_port(NULL, "del_local_port", loop->host_wwnn, loop->host_wwpn);
-    name_port(NULL, "del_target_port", loop->target_wwnn, loop->target_wwpn);
 }
