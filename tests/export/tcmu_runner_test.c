@@ -160,12 +160,13 @@ static void a_wrong_configuration_is_told_why(void **state)
     assert_refused("hawser/disk.qcow2", "absolute path");
     assert_refused("hawser//nowhere/disk.qcow2", "No such file");
     make_raw("plain", SIZE_BYTES);
-    snprintf(config, sizeof(config), "hawser/%s", path_of("plain"));
+    const char *plain = path_of("plain");
+    snprintf(config, sizeof(config), "hawser/%s", plain);
     assert_refused(config, "format");
-    strcat(config, ";format=raw");
+    snprintf(config, sizeof(config), "hawser/%s;format=raw", plain);
     assert_true(handler->check_config(config, &reason));
     assert_null(reason);
-    strcat(config, ";tcmur_cmd_time_out=10");
+    snprintf(config, sizeof(config), "hawser/%s;format=raw;tcmur_cmd_time_out=10", plain);
     assert_refused(config, "tcmur_cmd_time_out");
     memset(config, 'a', sizeof(config) - 1);
     config[sizeof(config) - 1] = '\0';
