@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -490,6 +491,47 @@ static void the_end_takes_its_threads(void **state)
     handler->destroy();
 }
 
+/* A process that serves, and is killed with changes in memory. */
+static void serve_and_die(uint8_t *buffer)
+{
+    struct tcmu_device dev;
+    start(&dev, "disk.qcow2", "");
+    settle(&dev);
+    for (unsigned i = 0; i < DEPTH; i++) {
+        pattern(buffer, 8192, i);
+        if (transfer(&dev, OP_WRITE_16, i * (SIZE_BYTES / DEPTH / 512), buffer, 8192))
+            _exit(1);
+    }
+    kill(getpid(), SIGKILL);
+}
+
+static void what_was_answered_survives_a_kill(void **state)
+{
+    static uint8_t buffer[8192], back[8192];
+    struct tcmu_device dev;
+    int status;
+    make_qcow2("disk.qcow2", SIZE_BYTES);
+    handler->destroy(); /* threads do not survive a fork */
+    pid_t pid = fork();
+    if (pid == 0)
+        serve_and_die(buffer);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    assert_int_equal(access(path_of("keep"), F_OK), 0);
+    start(&dev, "disk.qcow2", "");
+    settle(&dev);
+    for (unsigned i = 0; i < DEPTH; i++) {
+        pattern(buffer, 8192, i);
+        assert_int_equal(
+            transfer(&dev, OP_READ_16, i * (SIZE_BYTES / DEPTH / 512), back, sizeof(back)),
+            RUNNER_GOOD);
+        assert_memory_equal(back, buffer, sizeof(back));
+    }
+    handler->close(&dev);
+    handler->destroy();
+    assert_int_equal(access(path_of("keep"), F_OK), -1);
+}
+
 static int remove_folder(void **state)
 {
     char command[300];
@@ -514,9 +556,11 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_devices_share_few_threads),
         cmocka_unit_test(any_command_is_answered),
         cmocka_unit_test(the_end_takes_its_threads),
+        cmocka_unit_test(what_was_answered_survives_a_kill),
     };
     if (argc != 3 || !mkdtemp(folder))
         return 2;
+    setenv("HAWSER_TCMU_RUNNER_KEEP", path_of("keep"), 1);
     handler = fake_load(argv[1]);
     hawser = argv[2];
     return cmocka_run_group_tests(tests, NULL, remove_folder);

@@ -23,6 +23,9 @@
 #include "rt/sync.h"
 #include "scsi/scsi.h"
 
+#define LOCK_TRIES  40
+#define LOCK_TRY_NS 50000000
+
 struct device {
     struct tcmu_device *dev;
     struct config_string config;
@@ -275,6 +278,19 @@ int device_check(const char *text, struct hws_error *err)
     return threads_call(co_check, copy, err);
 }
 
+/* A predecessor that was killed holds the image until its last I/O has ended. */
+static int co_open_root(struct device *device, struct hws_error *err)
+{
+    int r;
+    for (unsigned tries = 0; tries <= LOCK_TRIES; tries++) {
+        r = co_config_string_open(&device->config, threads_keep(), &device->root, err);
+        if (r != -EAGAIN && r != -EBUSY)
+            break;
+        co_sleep_ns(LOCK_TRY_NS);
+    }
+    return r;
+}
+
 static int co_open_image(struct device *device, struct hws_error *err)
 {
     uint64_t blocks = tcmu_dev_get_num_lbas(device->dev), size;
@@ -284,7 +300,7 @@ static int co_open_image(struct device *device, struct hws_error *err)
                         device->block_bytes);
     if (mul_overflows(blocks, (uint64_t)device->block_bytes, &size))
         return hws_fail(err, EINVAL, "dev_size is out of range");
-    int r = co_config_string_open(&device->config, NULL, &device->root, err);
+    int r = co_open_root(device, err);
     if (r < 0)
         return r;
     uint64_t found = block_root_size(device->root);

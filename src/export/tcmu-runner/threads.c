@@ -9,19 +9,27 @@
  */
 #include "export/tcmu-runner/threads.h"
 #include "base/log.h"
+#include "block/keep.h"
 #include "drivers/drivers.h"
 #include "export/tcmu-runner/interface.h"
 #include <pthread.h>
 #include <semaphore.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
+#include <time.h>
 
 /* A device belongs to one queue thread; more than a few of them only add wake-ups. */
-#define QUEUES_MAX 4
+#define QUEUES_MAX  4
+
+#define KEEP_FOLDER "/run/hawser"
+#define KEEP_TRIES  200
+#define KEEP_TRY_MS 50
 
 static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;
 static struct rt *rt;
 static struct rt_queue *control, *queue[QUEUES_MAX];
 static unsigned queue_count, queue_next;
+static struct block_keep *keep;
 
 static void log_to_runner(enum log_level level, const char *line, void *arg)
 {
@@ -70,6 +78,7 @@ static void stop(void)
     rt = rt_free(rt);
     control = NULL;
     queue_count = 0;
+    keep = block_keep_close(keep);
 }
 
 static int start_queue(const char *name, struct rt_queue **ret, struct hws_error *err)
@@ -80,16 +89,39 @@ static int start_queue(const char *name, struct rt_queue **ret, struct hws_error
     return r;
 }
 
+/*
+ * What images have in memory only outlives a tcmu-runner that is killed. The predecessor may be
+ * dying still: it holds the file until all its I/O has ended.
+ */
+static int open_keep(struct hws_error *err)
+{
+    const char *path = secure_getenv("HAWSER_TCMU_RUNNER_KEEP");
+    if (!path) {
+        path = KEEP_FOLDER "/tcmu-runner.keep";
+        if (mkdir(KEEP_FOLDER, 0755) < 0 && errno != EEXIST)
+            return hws_fail_errno(err, errno, "cannot make the folder " KEEP_FOLDER);
+    }
+    int r;
+    for (unsigned tries = 0; (r = block_keep_open(path, &keep, err)) == -EAGAIN; tries++) {
+        if (tries == KEEP_TRIES)
+            break;
+        nanosleep(&(struct timespec){.tv_nsec = KEEP_TRY_MS * 1000000}, NULL);
+    }
+    return r;
+}
+
 static int start(struct hws_error *err)
 {
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     unsigned wanted = processors < 1 ? 1 : (unsigned)MIN(processors, QUEUES_MAX);
     log_set_sink(log_to_runner, NULL);
     drivers_register();
-    int r = rt_create(NULL, &rt, err);
+    int r = open_keep(err);
     if (r < 0)
         return r;
-    r = start_queue("hawser", &control, err);
+    r = rt_create(NULL, &rt, err);
+    if (r == 0)
+        r = start_queue("hawser", &control, err);
     for (; r == 0 && queue_count < wanted; queue_count += r == 0) {
         char name[16];
         snprintf(name, sizeof(name), "hawser-io%u", queue_count);
@@ -106,6 +138,11 @@ void threads_stop(void)
     if (rt)
         stop();
     pthread_mutex_unlock(&starting);
+}
+
+struct block_keep *threads_keep(void)
+{
+    return keep;
 }
 
 struct rt_queue *threads_next(void)

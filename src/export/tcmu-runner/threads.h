@@ -7,6 +7,7 @@
 #ifndef EXPORT_TCMU_RUNNER_THREADS_H
 #define EXPORT_TCMU_RUNNER_THREADS_H
 
+#include "block/keep.h"
 #include "rt/rt.h"
 
 typedef int threads_fn(void *arg, struct hws_error *err);
@@ -20,6 +21,9 @@ HWS_MUST_CHECK int threads_call(threads_fn *co_run, void *arg, struct hws_error 
 
 /** The next of the queues that execute commands. From within threads_call(). */
 struct rt_queue *threads_next(void);
+
+/** Where changes of images survive the process. From within threads_call(). */
+struct block_keep *threads_keep(void);
 
 /** Ends all threads; there may be no device left. A later call starts them again. */
 void threads_stop(void);
