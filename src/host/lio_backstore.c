@@ -177,6 +177,9 @@ static int set_up(const struct lio_backstore *b, const struct lio_backstore_opti
     if (r == 0)
         r = configfs_write(err, o->write_cache ? "1" : "0",
                            "core/user_%u/%s/attrib/emulate_write_cache", b->hba, b->name);
+    /* Who serves it is told of aborts and resets (Linux 5.10). */
+    if (r == 0 && configfs_exists("core/user_%u/%s/attrib/tmr_notification", b->hba, b->name))
+        r = configfs_write(err, "1", "core/user_%u/%s/attrib/tmr_notification", b->hba, b->name);
     if (r == 0)
         r = configfs_write(err, "1", "core/user_%u/%s/enable", b->hba, b->name);
     return r;
