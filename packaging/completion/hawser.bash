@@ -47,13 +47,26 @@ _hawser_values()
     attach:--cache) echo none writeback writethrough unsafe ;;
     attach:--discard) echo unmap ignore ;;
     attach:--detect-zeroes) echo off on unmap ;;
-    attach:--via) echo auto tcmu fuse-loop fuse none ;;
     attach:--block-size) echo 512 4096 ;;
     attach:--queues) echo @ ;;
     attach:--allow) echo @folder ;;
+    attach:--via) echo auto tcmu fuse-loop fuse none ;;
     attach:--mount) echo @folder ;;
     attach:--mkfs) echo @ ;;
     attach:--output) echo human json ;;
+    export:--target|export:-t) echo @ ;;
+    export:--portal|export:-p) echo @ ;;
+    export:--initiator|export:-i) echo @ ;;
+    export:--secrets) echo @file ;;
+    export:--name) echo @ ;;
+    export:--format|export:-f) echo @format ;;
+    export:--cache) echo none writeback writethrough unsafe ;;
+    export:--discard) echo unmap ignore ;;
+    export:--detect-zeroes) echo off on unmap ;;
+    export:--block-size) echo 512 4096 ;;
+    export:--queues) echo @ ;;
+    export:--allow) echo @folder ;;
+    export:--output) echo human json ;;
     detach:--output) echo human json ;;
     list:--output) echo human json ;;
     serve:--config|serve:-c) echo @file ;;
@@ -66,10 +79,10 @@ _hawser_values()
     serve:--cache) echo none writeback writethrough unsafe ;;
     serve:--discard) echo unmap ignore ;;
     serve:--detect-zeroes) echo off on unmap ;;
-    serve:--via) echo auto tcmu fuse-loop fuse none ;;
     serve:--block-size) echo 512 4096 ;;
     serve:--queues) echo @ ;;
     serve:--allow) echo @folder ;;
+    serve:--via) echo auto tcmu fuse-loop fuse none ;;
     tcmu-handler:--allow) echo @folder ;;
     tcmu-handler:--threads) echo @ ;;
     tcmu-handler:--log-level) echo error warning info debug ;;
@@ -88,10 +101,11 @@ _hawser_options()
     map) echo --format= --start-offset= --max-length= --allow= --force-share --output= --help ;;
     resize) echo --format= --shrink --allow= --quiet --output= --help ;;
     snapshot) echo --revert --force --format= --allow= --output= --help ;;
-    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --via= --block-size= --queues= --allow= --mount= --mkfs= --output= --help ;;
+    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --mount= --mkfs= --output= --help ;;
+    export) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
     detach) echo --force --all --output= --help ;;
     list) echo --stats --names --output= --help ;;
-    serve) echo --config= --socket= --path= --state-file= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --via= --block-size= --queues= --allow= --help ;;
+    serve) echo --config= --socket= --path= --state-file= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --help ;;
     tcmu-handler) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
     help) echo --help ;;
     version) echo --output= --help ;;
@@ -110,6 +124,7 @@ _hawser_operands()
     resize) echo @attachment ;;
     snapshot) echo @attachment @file ;;
     attach) echo @file ;;
+    export) echo @file ;;
     detach) echo @attachment ;;
     list) echo @attachment ;;
     serve) echo @file ;;
@@ -142,7 +157,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize snapshot attach detach list serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize snapshot attach export detach list serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -155,7 +170,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize snapshot attach detach list serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize snapshot attach export detach list serve tcmu-handler help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.

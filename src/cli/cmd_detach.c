@@ -20,6 +20,8 @@ static int detach_one(const struct detach_options *options, struct attachment *a
     const char *top = attachment_top(attachment), *image = attachment_image(attachment);
     if (attach_stop(attachment, options->force, &err) < 0)
         return out_error("detach", CLI_FAILED, &err);
+    if (attachment_export(attachment) && export_forget(attachment->name, &err) < 0)
+        return out_error("detach", CLI_FAILED, &err);
     if (options->output == CLI_JSON) {
         json_array_append_new(results, json_pack("{s:s, s:b, s:s*}", "name", attachment->name,
                                                  "was-running", was_running, "top", top));
@@ -38,6 +40,33 @@ static int detach_one(const struct detach_options *options, struct attachment *a
     if (!was_running)
         cli_note_leftover("detach", top ? top : image);
     return CLI_OK;
+}
+
+/* An export that is saved and does not run: there is nothing to stop, and all to forget. */
+static int forget_saved(const struct detach_options *options, const char *name, json_t *results)
+{
+    struct hws_error err = {0};
+    if (export_forget(name, &err) < 0)
+        return out_error("detach", CLI_FAILED, &err);
+    if (options->output == CLI_JSON)
+        json_array_append_new(results, json_pack("{s:s, s:b}", "name", name, "was-running", false));
+    return CLI_OK;
+}
+
+static int detach_named(const struct detach_options *options, const char *name, json_t *results)
+{
+    struct hws_error err = {0};
+    struct attachment *attachment;
+    if (attachment_find(name, &attachment, &err) == 0) {
+        int code = detach_one(options, attachment, results);
+        attachment_free(attachment);
+        return code;
+    }
+    json_t *saved = export_saved(name);
+    if (!saved)
+        return out_error("detach", CLI_FAILED, &err);
+    json_decref(saved);
+    return forget_saved(options, name, results);
 }
 
 static int detach_all(const struct detach_options *options, json_t *results)
@@ -68,13 +97,7 @@ static int run(const void *arg, char **operands, unsigned count)
     json_t *results = json_array();
     int code = options->all ? detach_all(options, results) : CLI_OK;
     for (unsigned i = 0; i < count; i++) {
-        struct attachment *attachment;
-        int one = attachment_find(operands[i], &attachment, &err) < 0
-                      ? out_error("detach", CLI_FAILED, &err)
-                      : detach_one(options, attachment, results);
-        if (err.code == 0)
-            attachment_free(attachment);
-        err = (struct hws_error){0};
+        int one = detach_named(options, operands[i], results);
         code = one ? one : code;
     }
     if (options->output == CLI_JSON)
@@ -99,7 +122,10 @@ const struct cli_command cli_detach_command = {
                    "the engine and removes "
                    "all traces. A device that is in use is left alone, and the message says who "
                    "uses it. What an engine "
-                   "that was killed has left behind is cleaned up as well.",
+                   "that was killed has left behind is cleaned up as well.\n\nAn export is taken "
+                   "back from "
+                   "its initiators, who must have logged out unless --force is given, and no "
+                   "longer saved.",
     .operands = {{"NAME", "a name, device, image or mount folder, as 'hawser list' shows them",
                   CLI_COMPLETE_ATTACHMENT}},
     .examples = {{"by name", "hawser detach disk"},

@@ -32,6 +32,12 @@ static json_t *describe(const struct attachment *attachment, bool stats)
     json_t *volume =
         json_array_get(json_object_get(status ? status : attachment->state, "volumes"), 0);
     json_t *object = volume ? json_deep_copy(volume) : json_object();
+    json_t *export = json_object_get(status ? status : attachment->state, "export");
+    if (export) {
+        json_object_set(object, "export", export);
+        json_object_set(object, "volumes",
+                        json_object_get(status ? status : attachment->state, "volumes"));
+    }
     const char *image = attachment_image(attachment);
     json_object_set_new(object, "name", json_string(attachment->name));
     json_object_set_new(object, "image", json_string(image ? image : ""));
@@ -79,6 +85,72 @@ static void print_stats(json_t *entry)
     }
 }
 
+/* An export that is saved and does not run. */
+static json_t *describe_saved(const char *name)
+{
+    json_t *saved = export_saved(name), *first = NULL;
+    json_t *object = json_pack("{s:s, s:s}", "name", name, "state", "saved");
+    if (saved) {
+        first = json_array_get(json_object_get(saved, "images"), 0);
+        json_t *target = json_object_get(json_object_get(saved, "options"), "target");
+        json_object_set_new(object, "export",
+                            json_pack("{s:s, s:O, s:O?, s:i}", "name", name, "fabric",
+                                      json_object_get(saved, "fabric"), "target", target, "units",
+                                      (int)json_array_size(json_object_get(saved, "images"))));
+        json_object_set(object, "image", first);
+    } else {
+        json_object_set_new(object, "state", json_string("unreadable"));
+    }
+    json_decref(saved);
+    return object;
+}
+
+static bool is_listed(const json_t *entries, const char *name)
+{
+    size_t i;
+    const json_t *entry;
+    json_array_foreach(entries, i, entry)
+    {
+        const char *other =
+            json_string_value(json_is_string(entry) ? entry : json_object_get(entry, "name"));
+        if (other && !strcmp(other, name))
+            return true;
+    }
+    return false;
+}
+
+/* Those that do not run, after all that do. */
+static void add_saved(const struct list_options *options, json_t *entries)
+{
+    char **names;
+    unsigned count;
+    if (exports_saved(&names, &count, NULL) < 0)
+        return;
+    for (unsigned i = 0; i < count; i++) {
+        if (!options->names && !is_listed(entries, names[i]))
+            json_array_append_new(entries, describe_saved(names[i]));
+        free(names[i]);
+    }
+    free(names);
+}
+
+/* Where, what, and who uses it. */
+static void print_export(json_t *export)
+{
+    size_t i;
+    json_t *session, *sessions = json_object_get(export, "sessions");
+    const char *portals = json_string_value(json_object_get(export, "portals"));
+    printf("    %s %s", text_of(export, "fabric", "?"), text_of(export, "target", "?"));
+    if (portals)
+        printf(" at %s", portals);
+    printf(", %lld image%s", (long long)json_integer_value(json_object_get(export, "units")),
+           json_integer_value(json_object_get(export, "units")) == 1 ? "" : "s");
+    json_array_foreach(sessions, i, session)
+        printf("%s%s", i ? ", " : "; in use by ",
+               json_string_value(session) ? json_string_value(session) : "?");
+    putchar('\n');
+}
+
 static void print_table(json_t *entries, bool stats)
 {
     size_t i;
@@ -98,6 +170,8 @@ static void print_table(json_t *entries, bool stats)
                text_of(entry, "device", "-"), size);
         out_safe(stdout, text_of(entry, "image", "?"));
         putchar('\n');
+        if (json_object_get(entry, "export"))
+            print_export(json_object_get(entry, "export"));
         if (stats)
             print_stats(entry);
     }
@@ -131,6 +205,8 @@ static int run(const void *arg, char **operands, unsigned count)
         attachment_free(list[i]);
     }
     free(list);
+    if (!count)
+        add_saved(options, entries);
     if (json)
         out_json(json_incref(entries));
     else if (!options->names)
@@ -152,11 +228,13 @@ const struct cli_command cli_list_command = {
     .name = "list",
     .summary = "Show what is attached",
     .synopsis = "[OPTION...] [NAME|DEVICE|IMAGE]",
-    .description = "Lists the attachments of this host with state, device, size and image. The "
-                   "state is 'running', 'dead' "
-                   "(the engine was killed: 'hawser detach' cleans up) or 'not answering'. With "
-                   "--stats, and always "
-                   "in JSON, each engine tells what it has done and how long it took.",
+    .description =
+        "Lists the attachments of this host with state, device, size and image. The "
+        "state is 'running', 'dead' "
+        "(the engine was killed: 'hawser detach' cleans up) or 'not answering'; 'saved' is "
+        "an export that 'hawser export --restore' would start. With "
+        "--stats, and always "
+        "in JSON, each engine tells what it has done and how long it took.",
     .operands = {{"NAME", "one attachment; all if not given", CLI_COMPLETE_ATTACHMENT}},
     .examples = {{"what is attached", "hawser list"},
                  {"how fast it is", "hawser list --stats disk"},

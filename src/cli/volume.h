@@ -26,8 +26,8 @@ static inline const char *cli_word(const char *const *choices, int chosen)
     return chosen < 0 ? NULL : choices[chosen];
 }
 
-/* Rows for a table; `type` has a field `volume`. */
-#define CLI_VOLUME_OPTIONS(type)                                                               \
+/* Rows for a table; `type` has a field `volume`. The first for a volume of any kind of device. */
+#define CLI_VOLUME_COMMON_OPTIONS(type)                                                        \
     {"name",   0,                                                                              \
      CLI_TEXT, offsetof(type, volume.name),                                                    \
      "NAME",   "name of the volume; made from the image's name if not given"},                 \
@@ -57,10 +57,6 @@ static inline const char *cli_word(const char *const *choices, int chosen)
          "MODE",                                                                               \
          "find zeroes in what is written and do not store them (off if not given)",            \
          cli_detect_choices},                                                                  \
-        {"via",          0,                                                                    \
-         CLI_CHOICE,     offsetof(type, volume.via),                                           \
-         "WAY",          "the way to make a device (auto if not given)",                       \
-         cli_via_choices},                                                                     \
         {"block-size",     0,                                                                  \
          CLI_CHOICE,       offsetof(type, volume.block_size),                                  \
          "BYTES",          "logical block size of the device (512 if not given)",              \
@@ -73,6 +69,13 @@ static inline const char *cli_word(const char *const *choices, int chosen)
             "a folder in which images may name backing and data files (may be repeated; "      \
             "the image's own folder if not given; / allows any)",                              \
             .completes = CLI_COMPLETE_FOLDER                                                   \
+    }
+
+#define CLI_VOLUME_OPTIONS(type)                                            \
+    CLI_VOLUME_COMMON_OPTIONS(type),                                        \
+    {                                                                       \
+        "via", 0, CLI_CHOICE, offsetof(type, volume.via), "WAY",            \
+            "the way to make a device (auto if not given)", cli_via_choices \
     }
 
 #endif

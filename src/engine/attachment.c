@@ -19,19 +19,13 @@
 #define REMOVE_TRIES    3
 
 /* All that an attachment's folder may hold. */
-static const char *const files[] = {"control.sock",
-                                    "config.json",
-                                    "state.json",
-                                    "mounts.json",
-                                    "state.json.new",
-                                    "config.json.new",
-                                    "mounts.json.new",
-                                    "log",
-                                    "image",
-                                    "control.sock.new",
-                                    "ending",
-                                    "keep",
-                                    "lock"};
+static const char *const files[] = {"control.sock",    "config.json",
+                                    "state.json",      "mounts.json",
+                                    "state.json.new",  "config.json.new",
+                                    "mounts.json.new", "log",
+                                    "image",           "control.sock.new",
+                                    "ending",          "keep",
+                                    "secrets",         "lock"};
 
 struct attachment *attachment_free(struct attachment *attachment)
 {

@@ -117,6 +117,63 @@ HWS_MUST_CHECK int attach_start(const struct attach_options *options, struct att
  */
 HWS_MUST_CHECK int attach_stop(struct attachment *attachment, bool force, struct hws_error *err);
 
+/* ---- exports ---- */
+
+/*
+ * Images as the LUNs or namespaces of one target of a fabric: attachments like others, with one
+ * engine for all images of an export. They are saved, so that they are there again after the host's
+ * next start:
+ *
+ *   STATE/exports/NAME.json    /var/lib/hawser, or $HAWSER_STATE_DIR; folder 0700, file 0600:
+ *                              images, options, and secrets where it has some
+ */
+struct export_request {
+    struct attach_options volume; /* of each image; `via`, `mount` and what follows are not used */
+    const char *const *images;    /* NULL-terminated, one at least */
+    const char *fabric;           /* "iscsi", ... */
+    json_t *options;              /* of the fabric, as given; borrowed */
+    const char *secrets;          /* file of secrets; "-": standard input; NULL: none */
+    bool temporary;               /* not saved */
+};
+
+/**
+ * Starts an export and saves it. @ret owned by the caller. A failure leaves nothing behind.
+ * Interruptions as with attach_start().
+ */
+HWS_MUST_CHECK int export_start(const struct export_request *request, struct attachment **ret,
+                                struct attach_times *times, struct hws_error *err);
+
+/** What became of a saved export. */
+struct export_outcome {
+    char name[ATTACHMENT_NAME_MAX + 1];
+    bool was_running;
+    struct hws_error err; /* code 0: it runs; or, after exports_stop(), does not */
+};
+
+/**
+ * Starts those saved exports that do not run: all, or the one called @name. Each by itself: a
+ * failure of one is told in its outcome and keeps no other. @ret to free(). @return -errno only
+ * where they cannot be listed, or there is none of that name.
+ */
+HWS_MUST_CHECK int exports_restore(const char *name, struct export_outcome **ret,
+                                   unsigned *ret_count, struct hws_error *err);
+
+/** Stops those that run, as when the host goes down: whoever uses them; they stay saved. */
+HWS_MUST_CHECK int exports_stop(const char *name, struct export_outcome **ret, unsigned *ret_count,
+                                struct hws_error *err);
+
+/** The names of the saved exports, sorted. @ret an array; free() each and the array. */
+HWS_MUST_CHECK int exports_saved(char ***ret, unsigned *ret_count, struct hws_error *err);
+
+/** What is saved of the export called @name, without its secrets; NULL where nothing is. */
+json_t *export_saved(const char *name);
+
+/** Forgets a saved export; one that is not there is no error. */
+HWS_MUST_CHECK int export_forget(const char *name, struct hws_error *err);
+
+/** "export" of the configuration: "fabric", "options"; NULL where the attachment is no export. */
+const json_t *attachment_export(const struct attachment *attachment);
+
 /** The file that an interrupted revert of the image at @path left beside it, or NULL. free(). */
 char *attachment_leftover(const char *path);
 

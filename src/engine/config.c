@@ -115,7 +115,7 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
 
 static int parse_all(const json_t *object, struct engine_config *config, struct hws_error *err)
 {
-    static const char *const by_hand[] = {"volumes", NULL};
+    static const char *const by_hand[] = {"volumes", "export", NULL};
     const json_t *volumes = json_object_get(object, "volumes");
     size_t count = json_array_size(volumes);
     if (count == 0 || count > ENGINE_VOLUMES_MAX)
@@ -125,6 +125,8 @@ static int parse_all(const json_t *object, struct engine_config *config, struct 
                           offsetof(struct engine_config, volume_count), err);
     for (size_t i = 0; r == 0 && i < count; i++)
         r = parse_volume(json_array_get(volumes, i), config, err);
+    if (r == 0)
+        config->export = json_incref(json_object_get(object, "export"));
     return r;
 }
 
@@ -157,6 +159,7 @@ struct engine_config *engine_config_free(struct engine_config *config)
     }
     options_free(engine_table, config);
     json_decref(config->source);
+    json_decref(config->export);
     free(config);
     return NULL;
 }

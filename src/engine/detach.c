@@ -12,8 +12,10 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "engine/engine.h"
+#include "engine/export.h"
 #include "engine/holders.h"
 #include "engine/internal.h"
+#include "engine/target.h"
 #include "host/loop.h"
 #include "host/mounts.h"
 #include <fcntl.h>
@@ -149,13 +151,36 @@ static int co_clean_loop(void *arg, struct hws_error *err)
     return r;
 }
 
+struct kernel_cleanup {
+    const json_t *config;
+    bool force;
+};
+
+/* What outlives an engine: a fabric's target first, then the backstores below it. */
+static int co_clean_kernel(void *arg, struct hws_error *err)
+{
+    const struct kernel_cleanup *cleanup = arg;
+    struct engine_config *config;
+    int r = co_export_clear(cleanup->config, cleanup->force, err);
+    if (r < 0 || engine_config_parse(cleanup->config, &config, NULL) < 0)
+        return r;
+    for (unsigned i = 0; r == 0 && i < config->volume_count; i++)
+        if (device_way_outlives(config->volume[i].via))
+            r = co_target_clear(&config->volume[i], cleanup->force, err);
+    engine_config_free(config);
+    return r;
+}
+
 static int clean_dead(const struct attachment *attachment, bool force, struct hws_error *err)
 {
     json_t *volume = json_array_get(json_object_get(attachment->state, "volumes"), 0);
     struct loop_cleanup cleanup = {attachment_device(attachment),
                                    json_string_value(json_object_get(volume, "file"))};
     char users[512];
-    int r = 0;
+    struct kernel_cleanup kernel = {attachment->config, force};
+    int r = attachment->config ? attachment_run(co_clean_kernel, &kernel, err) : 0;
+    if (r < 0)
+        return r;
     if (cleanup.path && cleanup.file && strcmp(cleanup.path, cleanup.file))
         r = attachment_run(co_clean_loop, &cleanup, err);
     if (r == -EBUSY && !force)

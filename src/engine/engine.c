@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "drivers/drivers.h"
 #include "engine/client.h"
+#include "engine/export.h"
 #include "engine/keeper.h"
 #include "engine/target.h"
 #include <poll.h>
@@ -107,6 +108,9 @@ static int write_state(struct engine *engine)
         json_array_append_new(volumes, volume_status(&engine->volumes[i]));
     json_t *state = json_pack("{s:i, s:s, s:o}", "pid", (int)getpid(), "version", HAWSER_VERSION,
                               "volumes", volumes);
+    json_t *export = export_state(engine);
+    if (export)
+        json_object_set_new(state, "export", export);
     autofree char *temporary = NULL;
     const char *path = engine->config->state_file;
     int r = asprintf(&temporary, "%s.new", path) < 0 ? -ENOMEM : 0;
@@ -155,20 +159,29 @@ static int co_start(struct engine *engine, struct hws_error *err)
     int r = co_engine_wait_go(engine, err);
     for (unsigned i = 0; r == 0 && i < config->volume_count; i++)
         r = co_volume_open(&engine->volumes[i], err);
+    if (r == 0)
+        r = co_export_start(engine, err);
     if (r == 0 && config->socket)
         r = server_start(engine, config->socket, &engine->server, err);
     return r == 0 ? engine_store_state(engine, err) : r;
 }
 
-/* Devices first: once all are gone, nothing can reach the images. */
+/*
+ * What hangs on the devices first, then the devices: once all are gone, nothing can reach the
+ * images. Whoever may not be cut off keeps all of it.
+ */
 static int co_unexport_all(struct engine *engine, bool force, struct hws_error *err)
 {
-    for (unsigned i = 0; i < engine->config->volume_count; i++) {
-        int r = co_volume_unexport(&engine->volumes[i], force, err);
-        if (r < 0)
-            return r;
-    }
-    return 0;
+    bool exported = engine->export != NULL;
+    int r = co_export_stop(engine, force, err);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; r == 0 && i < engine->config->volume_count; i++)
+        r = co_volume_unexport(&engine->volumes[i], force, err);
+    struct hws_error why = {0};
+    if (r < 0 && exported && co_export_start(engine, &why) < 0)
+        log_error("it is not exported any more: %s", why.text);
+    return r;
 }
 
 static void co_close_all(struct engine *engine)
@@ -271,6 +284,7 @@ static void co_engine(void *arg)
         engine_set_state(engine, ENGINE_FAILED);
     }
     co_server_stop(engine->server);
+    export_leave(engine);
     co_close_all(engine);
     co_wait_signals_done(engine);
 }

@@ -7,6 +7,7 @@
  *   overlay.c     snapshot and revert of a live volume
  *   device*.c     the ways to make a device of a volume (table; device.h)
  *   target.c target_identity.c   a volume as a backstore of the kernel's SCSI target
+ *   export.c      its volumes as one target of a fabric
  *   keeper.c      the process that starts the engine again when it dies
  *   replace.c resume.c   a new program in its place; what the next process needs to know
  *   server.c      the control socket: framing, limits, clients
@@ -35,6 +36,7 @@
 struct engine;
 struct server;
 struct device;
+struct export;
 
 /* The states of an engine, and where each may go. */
 enum engine_state {
@@ -80,6 +82,7 @@ struct engine_config {
     bool keeper;       /* one is wanted, or this is one */
     uint64_t keeper_engine, keeper_pipe; /* of a keeper that became another program */
     json_t *source;                      /* what it was parsed from */
+    json_t *export;                      /* of all volumes, by a fabric (export.h); or NULL */
     unsigned volume_count;
     struct volume_config volume[ENGINE_VOLUMES_MAX];
 };
@@ -90,6 +93,7 @@ struct engine {
     struct co_mutex control; /* one structural change at a time */
     struct volume *volumes;  /* config->volume_count of them */
     struct server *server;
+    struct export *export; /* NULL: none */
     bool uring_commands;
     bool succeeds; /* it takes the place of one that has ended in order */
     uint64_t started_ns;

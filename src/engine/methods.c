@@ -8,6 +8,7 @@
  */
 #include "engine/engine.h"
 #include "base/log.h"
+#include "engine/export.h"
 #include "base/size.h"
 #include "engine/client.h"
 
@@ -37,7 +38,7 @@ static const struct method methods[];
 static int co_status_method(struct engine *engine, const void *params, json_t **ret,
                             struct hws_error *err)
 {
-    json_t *volumes = json_array();
+    json_t *export = co_export_status(engine), *volumes = json_array();
     for (unsigned i = 0; i < engine->config->volume_count; i++)
         json_array_append_new(volumes, volume_status(&engine->volumes[i]));
     *ret =
@@ -45,6 +46,8 @@ static int co_status_method(struct engine *engine, const void *params, json_t **
                   engine_state_name(engine->state), "pid", (int)getpid(), "runtime",
                   rt_name(rt_current()), "uptime-ms",
                   (json_int_t)((rt_now_ns() - engine->started_ns) / 1000000), "volumes", volumes);
+    if (export)
+        json_object_set_new(*ret, "export", export);
     return 0;
 }
 
