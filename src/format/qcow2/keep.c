@@ -176,6 +176,11 @@ void qcow2_keep_reset(struct qcow2 *q)
 
 uint64_t qcow2_keep_mark(struct qcow2 *q)
 {
+    if (!q->kept.image && q->header.autoclear_features & MARK_BITS)
+        log_warning(
+            "'%s': a server with a keep used this image and did not close it; if the keep is "
+            "still there its changes are lost with this write",
+            q->node->filename);
     if (!q->kept.image || q->header.version < 3)
         return 0;
     q->kept.mark = (rt_random_u64() | 1ull << 32) & MARK_BITS;
