@@ -44,7 +44,8 @@ static const struct cli_option table[] = {
      "serve only images below FOLDER, and let them name files only there; may be given many times",
      .completes = CLI_COMPLETE_FOLDER},
     {"threads", 0, CLI_UINT, offsetof(struct tcmu_handler_options, threads), "N",
-     "threads that serve one device, once it is used (1 if not given, at most 16)"},
+     "threads that serve all devices together (one a processor, at most 8, if not given; at most "
+     "16)"},
     {"no-dbus", 0, CLI_FLAG, offsetof(struct tcmu_handler_options, no_dbus), NULL,
      "do not register with D-Bus: targetcli then lists no user:hawser"},
     {"keep-answers", 0, CLI_FLAG, offsetof(struct tcmu_handler_options, keep_answers), NULL,

@@ -13,7 +13,7 @@
 
 struct handler_options {
     const char *const *allow; /* folders that images must lie in, NULL-terminated; NULL: anywhere */
-    unsigned threads;         /* that serve one device; 0: 1 */
+    unsigned threads;         /* that serve all devices together; 0: one a processor, at most 8 */
     int log_level;            /* enum log_level */
     bool no_dbus;             /* do not register with D-Bus */
     /*

@@ -149,13 +149,18 @@ static int co_serve(struct device *device, struct hws_error *err)
     r = make_disk(device, err);
     if (r < 0)
         return r;
+    struct rt_queue *queue;
+    r = co_handler_queue(device->handler, &queue, err);
+    if (r < 0)
+        return r;
     let_go_of_uio(device);
     struct tcmu_export_options options = {
         .minor = device->minor,
         .name = device->name.name,
         .nexus = device->nexus,
         .lun = device->lun,
-        .threads = MAX(device->handler->options->threads, 1u),
+        .threads = 1,
+        .queues = &queue,
     };
     return co_tcmu_export_start(&options, &device->export, err);
 }
@@ -172,6 +177,7 @@ static void co_close_image(struct device *device)
     if (co_block_root_free(device->root, &err) < 0)
         log_error("backstore '%s': %s", device->name.name, err.text);
     device->root = NULL;
+    device->keep = block_keep_close(device->keep);
 }
 
 /* The uio device may be gone without a word: the kernel was told of a failure by somebody else. */
@@ -225,6 +231,20 @@ static void on_first_command(void *arg)
 
 /* ---- opening ---- */
 
+/* What a killed predecessor had completed and not yet written lies in the image's keep. */
+static int co_open_with_keep(struct device *device, struct hws_error *err)
+{
+    int r = 0;
+    if (!device->config.read_only)
+        r = co_image_keep(device->config.image, &device->keep, err);
+    if (r < 0)
+        return r;
+    r = co_config_string_open(&device->config, device->keep, &device->root, err);
+    if (r < 0)
+        device->keep = block_keep_close(device->keep);
+    return r;
+}
+
 static int co_open_image(struct device *device, bool adopt, struct hws_error *err)
 {
     uint64_t deadline = rt_now_ns() + (adopt ? LOCK_PATIENCE_NS : 0);
@@ -233,7 +253,7 @@ static int co_open_image(struct device *device, bool adopt, struct hws_error *er
     if (r < 0)
         return r;
     for (;;) {
-        r = co_config_string_open(&device->config, NULL, &device->root, err);
+        r = co_open_with_keep(device, err);
         if (r != -EAGAIN || rt_now_ns() > deadline)
             return r;
         co_sleep_ns(LOCK_RETRY_NS);

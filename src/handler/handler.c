@@ -16,7 +16,9 @@
 #include <sys/signalfd.h>
 
 /* sd-bus wants more than the usual stack; untouched pages cost nothing. */
-#define STACK_BYTES ((size_t)256 << 10)
+#define STACK_BYTES         ((size_t)256 << 10)
+
+#define DEFAULT_THREADS_MAX 8
 
 struct start {
     struct handler *handler;
@@ -232,6 +234,29 @@ void handler_ask_look_around(struct handler *handler)
     rt_mutex_unlock(&handler->guard);
 }
 
+/* ---- threads ---- */
+
+int co_handler_queue(struct handler *handler, struct rt_queue **ret, struct hws_error *err)
+{
+    int r = 0;
+    co_mutex_lock(&handler->queues_guard);
+    unsigned index = handler->next_queue++ % handler->queue_count;
+    if (!handler->queues[index]) {
+        char name[16];
+        snprintf(name, sizeof(name), "tcmu/%u", index);
+        r = rt_queue_start(rt_current(), name, &handler->queues[index], err);
+    }
+    *ret = handler->queues[index];
+    co_mutex_unlock(&handler->queues_guard);
+    return r;
+}
+
+static unsigned default_threads(void)
+{
+    long online = sysconf(_SC_NPROCESSORS_ONLN);
+    return online < 1 ? 1 : (unsigned)MIN(online, DEFAULT_THREADS_MAX);
+}
+
 /* ---- the dispatcher ---- */
 
 /* Beside another handler, answers to what was made while we were alone cannot be told apart. */
@@ -350,6 +375,9 @@ static void co_handler(void *arg)
     co_group_wait(&handler->work); /* what is under way is answered still */
     handler->listener = listener_stop(handler->listener);
     co_leave_all(handler);
+    for (unsigned i = 0; i < handler->queue_count; i++)
+        if (handler->queues[i])
+            co_queue_stop(handler->queues[i]);
     co_watch_stop(handler->signal_watch);
 }
 
@@ -381,12 +409,16 @@ int handler_main(const struct handler_options *options, struct hws_error *err)
     rt_mutex_init(&handler.guard);
     co_waitq_init(&handler.changed);
     co_group_init(&handler.work);
+    co_mutex_init(&handler.queues_guard);
+    handler.queue_count =
+        options->threads ? MIN(options->threads, (unsigned)TCMU_THREADS_MAX) : default_threads();
     int r = rt_create(&rt_options, &rt, err);
     if (r == 0) {
         r = rt_run(rt, co_handler, &start);
         rt_free(rt);
         r = r < 0 ? hws_fail_errno(err, -r, "cannot start the I/O runtime") : start.result;
     }
+    co_mutex_destroy(&handler.queues_guard);
     co_group_destroy(&handler.work);
     rt_mutex_destroy(&handler.guard);
     return r;

@@ -10,6 +10,9 @@
 #include "base/size.h"
 #include "handler/internal.h"
 #include <limits.h>
+#include <sys/stat.h>
+
+#define KEEP_FOLDER "/run/hawser-tcmu-handler"
 
 struct resolve_work {
     struct config_string *config;
@@ -79,6 +82,44 @@ int co_image_configure(const char *text, const char *const *allow, struct config
         *ret = config;
     return r;
 }
+
+/* ---- the keep ---- */
+
+struct keep_work {
+    const char *path;
+    struct block_keep **ret;
+    struct hws_error *err;
+};
+
+static uint64_t hash_text(const char *text)
+{
+    uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
+    for (; *text; text++)
+        hash = (hash ^ (uint8_t)*text) * 0x100000001b3;
+    return hash;
+}
+
+static int keep_blocking(void *arg)
+{
+    struct keep_work *w = arg;
+    autofree char *resolved = realpath(w->path, NULL);
+    char path[sizeof(KEEP_FOLDER) + 32];
+    if (!resolved)
+        return hws_fail_errno(w->err, errno, "cannot open '%s'", w->path);
+    if (mkdir(KEEP_FOLDER, 0700) < 0 && errno != EEXIST)
+        return hws_fail_errno(w->err, errno, "cannot make %s", KEEP_FOLDER);
+    snprintf(path, sizeof(path), KEEP_FOLDER "/%016llx.keep",
+             (unsigned long long)hash_text(resolved));
+    return block_keep_open(path, w->ret, w->err);
+}
+
+int co_image_keep(const char *path, struct block_keep **ret, struct hws_error *err)
+{
+    struct keep_work w = {path, ret, err};
+    return co_work(keep_blocking, &w);
+}
+
+/* ---- sizes, checks ---- */
 
 int image_size_check(uint64_t image_bytes, uint64_t backstore_bytes, uint32_t block_bytes,
                      struct hws_error *err)

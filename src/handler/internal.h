@@ -9,7 +9,7 @@
  *   bus.c         D-Bus: the names by which targetcli and tcmu-runner find us
  *
  * All but the listener runs on one queue, the control queue; each device's changes are serialized
- * by its own mutex. The export of a device has queue threads of its own.
+ * by its own mutex. Commands are executed on a few queue threads that all devices share.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -17,8 +17,10 @@
 #define HANDLER_INTERNAL_H
 
 #include "block/block.h"
+#include "block/keep.h"
 #include "drivers/config_string.h"
 #include "export/tcmu/netlink.h"
+#include "export/tcmu/tcmu.h"
 #include "handler/client.h"
 #include "rt/sync.h"
 
@@ -38,6 +40,9 @@ struct handler {
     struct bus *bus; /* NULL: no D-Bus */
     struct list devices;
     unsigned device_count;
+    struct rt_queue *queues[TCMU_THREADS_MAX]; /* serve all devices; started when needed */
+    unsigned queue_count, next_queue;
+    struct co_mutex queues_guard;
     struct co_group work; /* coroutines that use devices */
     struct rt_mutex guard;
     struct co_waitq changed;
@@ -48,6 +53,10 @@ struct handler {
     int signal_fd;
     struct rt_watch *signal_watch;
 };
+
+/** The thread that serves the next device: each in turn. Started at its first use. */
+HWS_MUST_CHECK int co_handler_queue(struct handler *handler, struct rt_queue **ret,
+                                    struct hws_error *err);
 
 /** Has the dispatcher look for devices. Any thread. */
 void handler_ask_rescan(struct handler *handler);
@@ -113,6 +122,12 @@ HWS_MUST_CHECK int co_backstores_scan(const char *handler, backstore_found *foun
 HWS_MUST_CHECK int co_image_configure(const char *text, const char *const *allow,
                                       struct config_string *ret, struct hws_error *err);
 
+/**
+ * Opens the keep of the image at @path: one an image, whatever backstore it serves, so that what it
+ * holds can only meet its own image. @ret ended by block_keep_close().
+ */
+HWS_MUST_CHECK int co_image_keep(const char *path, struct block_keep **ret, struct hws_error *err);
+
 enum image_size { IMAGE_SIZE_FITS, IMAGE_SIZE_CORRECT };
 
 /**
@@ -141,6 +156,7 @@ struct device {
     struct hws_error why; /* where opened < 0 */
     struct config_string config;
     struct backstore backstore;
+    struct block_keep *keep;
     struct block_root *root;
     int uio_fd; /* while no command came: our claim to the device */
     struct rt_watch *first_command;

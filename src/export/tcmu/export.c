@@ -6,6 +6,8 @@
  */
 #include "export/tcmu/internal.h"
 
+#define BARRIER_RETRY_NS ((uint64_t)10 * 1000000)
+
 static struct tcmu_export *export_free(struct tcmu_export *e)
 {
     if (e) {
@@ -35,8 +37,11 @@ static struct tcmu_export *export_new(const struct tcmu_export_options *options)
     e->nexus = options->nexus;
     e->lun = options->lun;
     e->lane_count = MAX(options->threads, 1U);
-    for (unsigned i = 0; i < e->lane_count; i++)
+    for (unsigned i = 0; i < e->lane_count; i++) {
         tcmu_lane_init(e, i);
+        e->lane[i].queue = options->queues ? options->queues[i] : NULL;
+    }
+    e->shared_queues = options->queues != NULL;
     return e;
 }
 
@@ -45,7 +50,9 @@ static int start_lane(struct tcmu_export *e, unsigned index, struct hws_error *e
     char name[16];
     snprintf(name, sizeof(name), "tcmu%u/%u", e->minor % 1000000, index % TCMU_THREADS_MAX);
     struct tcmu_lane *lane = &e->lane[index];
-    int result = rt_queue_start(rt_current(), name, &lane->queue, err);
+    int result = 0;
+    if (!e->shared_queues)
+        result = rt_queue_start(rt_current(), name, &lane->queue, err);
     if (result < 0)
         return result;
     result = rt_spawn(lane->queue, co_tcmu_lane, lane);
@@ -55,6 +62,49 @@ static int start_lane(struct tcmu_export *e, unsigned index, struct hws_error *e
     e->lanes_alive++;
     rt_mutex_unlock(&e->guard);
     return 0;
+}
+
+struct barrier {
+    struct rt_later later;
+    struct co *co;
+    struct co_group *group;
+};
+
+static void on_barrier(struct rt_later *later)
+{
+    co_wake(container_of(later, struct barrier, later)->co);
+}
+
+/* Comes after all that the queue has to do now, bells included. */
+static void co_barrier(void *arg)
+{
+    struct co_group *group = arg;
+    struct barrier barrier = {.co = co_self()};
+    rt_later_init(&barrier.later, on_barrier);
+    rt_later(&barrier.later);
+    co_suspend();
+    co_group_done(group);
+}
+
+/* A queue of our own ends with its last coroutine; of a shared one, ours must be known to be over.
+ */
+static void co_leave_queues(struct tcmu_export *e)
+{
+    struct co_group group;
+    if (!e->shared_queues) {
+        for (unsigned i = 0; i < e->lane_count; i++)
+            if (e->lane[i].queue)
+                co_queue_stop(e->lane[i].queue);
+        return;
+    }
+    co_group_init(&group);
+    for (unsigned i = 0; i < e->lane_count; i++) {
+        co_group_add(&group, 1);
+        while (rt_spawn(e->lane[i].queue, co_barrier, &group) < 0)
+            co_sleep_ns(BARRIER_RETRY_NS); /* no memory: to go on without would be worse */
+    }
+    co_group_wait(&group);
+    co_group_destroy(&group);
 }
 
 /* Ends what was started; commands that were taken are completed. */
@@ -67,9 +117,7 @@ static void co_end(struct tcmu_export *e)
     while (e->lanes_alive > 0 || e->ring.in_flight > 0)
         co_waitq_wait(&e->changed, &e->guard);
     rt_mutex_unlock(&e->guard);
-    for (unsigned i = 0; i < e->lane_count; i++)
-        if (e->lane[i].queue)
-            co_queue_stop(e->lane[i].queue);
+    co_leave_queues(e);
 }
 
 int co_tcmu_export_serve(const struct tcmu_export_options *options,

@@ -55,7 +55,8 @@ struct tcmu_export {
     struct scsi_nexus *nexus;
     struct scsi_lun *lun;
     struct tcmu_device device;
-    bool edge; /* events need not be read; see rt_watch_start() */
+    bool edge;          /* events need not be read; see rt_watch_start() */
+    bool shared_queues; /* the caller's, not ours */
     unsigned lane_count;
     struct tcmu_lane lane[TCMU_THREADS_MAX];
     struct tcmu_task *task; /* TCMU_TASKS_MAX */

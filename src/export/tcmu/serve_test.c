@@ -24,6 +24,7 @@ struct bed {
     struct scsi_lun *lun;
     struct fake_kernel kernel;
     struct tcmu_export *export;
+    struct rt_queue **queues; /* NULL: the export has its own */
     uint8_t model[BLOCKS * BLOCK];
 };
 
@@ -50,7 +51,7 @@ static void co_start(struct bed *b, unsigned threads)
     struct hws_error err = {0};
     struct tcmu_device device = fake_device(&b->kernel);
     struct tcmu_export_options options = {
-        .name = "test", .nexus = b->nexus, .lun = b->lun, .threads = threads};
+        .name = "test", .nexus = b->nexus, .lun = b->lun, .threads = threads, .queues = b->queues};
     CHECK_EQUAL(co_tcmu_export_serve(&options, &device, &b->export, &err), 0);
 }
 
@@ -338,6 +339,29 @@ TEST(a_stop_completes_what_was_taken_and_the_next_export_does_the_rest)
     }
 }
 
+/* The queues live on, and nothing of an export that is gone may be left on them. */
+TEST(exports_come_and_go_on_queues_that_stay)
+{
+    struct rt_queue *queues[2];
+    struct hws_error err = {0};
+    for (unsigned i = 0; i < ARRAY_LEN(queues); i++)
+        CHECK_EQUAL(rt_queue_start(rt_current(), "shared", &queues[i], &err), 0);
+    bed.queues = queues;
+    for (unsigned round = 0; round < 20; round++) {
+        co_bed_open(&bed, 16384, 1 + round % 2, round % 3 ? 0 : 1000);
+        CHECK_EQUAL(co_work(settle_it, &bed), 0);
+        CHECK_EQUAL(co_work(launch, &bed), 0);
+        co_stop(&bed);
+        fake_clean(&bed.kernel);
+        co_start(&bed, 2);
+        CHECK_EQUAL(co_work(land_all, &bed), 0);
+        co_bed_close(&bed);
+    }
+    bed.queues = NULL;
+    for (unsigned i = 0; i < ARRAY_LEN(queues); i++)
+        co_queue_stop(queues[i]);
+}
+
 TEST(an_idle_export_stops)
 {
     for (unsigned threads = 1; threads <= TCMU_THREADS_MAX; threads += 5) {
@@ -514,6 +538,7 @@ int main(void)
         ON_BOTH(answers_out_of_order_on_three_threads_match_the_model),
         ON_BOTH(what_finds_no_task_waits_in_the_ring),
         ON_BOTH(a_stop_completes_what_was_taken_and_the_next_export_does_the_rest),
+        ON_BOTH(exports_come_and_go_on_queues_that_stay),
         ON_BOTH(an_idle_export_stops),
         ON_BOTH(a_reset_lets_commands_end_and_is_told_to_those_that_come_after),
         ON_BOTH(aborted_commands_are_answered),

@@ -29,6 +29,11 @@ struct tcmu_export_options {
     struct scsi_lun *lun;
     unsigned threads; /* queue threads that execute commands, 1..TCMU_THREADS_MAX; 0: what measured
                          best */
+    /*
+     * NULL: threads of its own. Else @threads queues of the caller's, which outlive the export and
+     * may serve others too: for a process with many devices. Copied.
+     */
+    struct rt_queue *const *queues;
 };
 
 /**
