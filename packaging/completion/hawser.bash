@@ -68,6 +68,8 @@ _hawser_values()
     export:--allow) echo @folder ;;
     export:--output) echo human json ;;
     detach:--output) echo human json ;;
+    upgrade:--program) echo @file ;;
+    upgrade:--output) echo human json ;;
     list:--output) echo human json ;;
     serve:--config|serve:-c) echo @file ;;
     serve:--socket|serve:-s) echo @file ;;
@@ -104,6 +106,7 @@ _hawser_options()
     attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --mount= --mkfs= --output= --help ;;
     export) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
     detach) echo --force --all --output= --help ;;
+    upgrade) echo --program= --all --output= --help ;;
     list) echo --stats --names --output= --help ;;
     serve) echo --config= --socket= --path= --state-file= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --help ;;
     tcmu-handler) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
@@ -126,6 +129,7 @@ _hawser_operands()
     attach) echo @file ;;
     export) echo @file ;;
     detach) echo @attachment ;;
+    upgrade) echo @attachment ;;
     list) echo @attachment ;;
     serve) echo @file ;;
     tcmu-handler) : ;;
@@ -157,7 +161,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize snapshot attach export detach list serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize snapshot attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -170,7 +174,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize snapshot attach export detach list serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize snapshot attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.

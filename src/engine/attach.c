@@ -282,6 +282,16 @@ static int start_engine(const struct attachment *attachment, int lock,
     return r;
 }
 
+int attachment_revive(const struct attachment *attachment, int lock, struct hws_error *err)
+{
+    const struct interruption none = {.fd = -1};
+    struct attach_times times;
+    autofree char *ending = attachment_path(attachment, "ending");
+    if (ending)
+        unlink(ending);
+    return start_engine(attachment, lock, &none, &times, err);
+}
+
 /* ---- file system ---- */
 
 /* @return 1 when nothing known lies on the device, 0 when something does, -errno. */
@@ -360,6 +370,8 @@ static int mount_device(const struct attach_options *options, const struct attac
         return hws_fail_errno(err, errno, "cannot mount at %s", options->mount);
     struct mount_options how = {
         .device = device, .target = target, .read_only = options->read_only};
+    if (mounts_look(device, target) == MOUNTS_ON_TOP)
+        return 0; /* by the same command before */
     r = attachment_store(attachment, "mounts.json",
                          json_pack("[{s:s, s:b}]", "target", target, "made", made), err);
     if (r == 0)
@@ -405,13 +417,46 @@ static int refuse_all_attached(const struct attach_options *options, struct hws_
     return r;
 }
 
+/*
+ * The same command again, after all processes of an attachment were killed: its disk is there and
+ * in use, and gets an engine again. @return 1 where there is nothing of the kind.
+ */
+static int start_again(const struct attach_options *options, const struct interruption *in,
+                       char **ret, struct attach_times *times, struct hws_error *err)
+{
+    char base[ATTACHMENT_NAME_MAX + 8];
+    struct attachment *attachment;
+    autofd int lock = -1;
+    attach_name_from_image(options->image, base);
+    if (attachment_load(options->name ? options->name : base, &attachment, NULL) < 0)
+        return 1;
+    json_t *wanted = NULL;
+    int r = 1;
+    if (!attachment->running && attach_make_config(options, attachment, &wanted, NULL) == 0 &&
+        json_equal(wanted, attachment->config) && attachment_outlived(attachment) &&
+        attachment_lock(attachment, &lock, NULL) == 0) {
+        *ret = strdup(attachment->name);
+        r = *ret ? start_engine(attachment, lock, in, times, err)
+                 : hws_fail(err, ENOMEM, "out of memory");
+        if (r < 0)
+            hws_wrap(err, r, "'%s' was left by an engine that died, and cannot be served again",
+                     attachment->name);
+    }
+    json_decref(wanted);
+    attachment_free(attachment);
+    return r;
+}
+
 /* A folder with an engine that is ready. Until then the lock is held here too. */
 static int start(const struct attach_options *options, const struct interruption *in, char **ret,
                  struct attach_times *times, struct hws_error *err)
 {
     struct attachment *attachment = NULL;
     autofd int lock = -1;
-    int r = make_folder(options, &attachment, &lock, err);
+    int r = start_again(options, in, ret, times, err);
+    if (r <= 0)
+        return r;
+    r = make_folder(options, &attachment, &lock, err);
     if (r < 0)
         return r;
     *ret = strdup(attachment->name);

@@ -45,8 +45,10 @@ static int add_volume(const struct attach_options *options, const char *image_gi
                       struct hws_error *err)
 {
     autofree char *file = attachment_path(attachment, "image");
+    autofree char *keep = NULL;
     autofree char *image = realpath(image_given, NULL);
-    if (!file)
+    bool only = !options->more || !options->more[0];
+    if (!file || asprintf(&keep, only ? "%s/keep" : "%s/keep.%s", attachment->folder, name) < 0)
         return hws_fail(err, ENOMEM, "out of memory");
     json_t *volume = json_object();
     json_array_append_new(volumes, volume);
@@ -56,6 +58,7 @@ static int add_volume(const struct attach_options *options, const char *image_gi
     if (!options->via || !strcmp(options->via, "auto") || !strncmp(options->via, "fuse", 4))
         set_text(volume, "path", file);
     set_text(volume, "via", options->via);
+    set_text(volume, "keep", keep);
     set_text(volume, "cache", options->cache);
     set_text(volume, "discard", options->discard);
     set_text(volume, "detect-zeroes", options->detect_zeroes);
@@ -103,8 +106,8 @@ static int add_volumes(const struct attach_options *options, const struct attach
     return r;
 }
 
-int attach_write_config(const struct attach_options *options, struct attachment *attachment,
-                        struct hws_error *err)
+int attach_make_config(const struct attach_options *options, const struct attachment *attachment,
+                       json_t **ret, struct hws_error *err)
 {
     autofree char *socket = attachment_path(attachment, "control.sock");
     autofree char *state = attachment_path(attachment, "state.json");
@@ -112,11 +115,18 @@ int attach_write_config(const struct attach_options *options, struct attachment 
     if (!socket || !state || !end)
         return hws_fail(err, ENOMEM, "out of memory");
     json_t *volumes = json_array();
-    attachment->config = json_pack("{s:s, s:s, s:b, s:s, s:o}", "socket", socket, "state-file",
-                                   state, "keeper", 1, "end-file", end, "volumes", volumes);
+    *ret = json_pack("{s:s, s:s, s:b, s:s, s:o}", "socket", socket, "state-file", state, "keeper",
+                     1, "end-file", end, "volumes", volumes);
     int r = add_volumes(options, attachment, volumes, err);
     if (r == 0 && options->configure)
-        r = options->configure(options->configure_arg, attachment, attachment->config, err);
+        r = options->configure(options->configure_arg, attachment, *ret, err);
+    return r;
+}
+
+int attach_write_config(const struct attach_options *options, struct attachment *attachment,
+                        struct hws_error *err)
+{
+    int r = attach_make_config(options, attachment, &attachment->config, err);
     return r < 0
                ? r
                : attachment_store(attachment, "config.json", json_incref(attachment->config), err);

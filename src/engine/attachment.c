@@ -76,6 +76,13 @@ static bool is_locked(const struct attachment *attachment)
     return fd >= 0 && flock(fd, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK;
 }
 
+void attachment_reload(struct attachment *attachment)
+{
+    attachment->running = is_locked(attachment);
+    json_decref(attachment->state);
+    attachment->state = load_json(attachment, "state.json");
+}
+
 int attachment_load(const char *name, struct attachment **ret, struct hws_error *err)
 {
     char root[PATH_MAX];
@@ -93,9 +100,8 @@ int attachment_load(const char *name, struct attachment **ret, struct hws_error 
         attachment_free(attachment);
         return hws_fail(err, ENOENT, "nothing is attached as '%.80s'", name);
     }
-    attachment->running = is_locked(attachment);
     attachment->config = load_json(attachment, "config.json");
-    attachment->state = load_json(attachment, "state.json");
+    attachment_reload(attachment);
     *ret = attachment;
     return 0;
 }
@@ -241,8 +247,28 @@ int attachment_store(const struct attachment *attachment, const char *file, json
     return r < 0 ? hws_fail_errno(err, -r, "cannot write %s", path ? path : file) : 0;
 }
 
+void attachment_mark_ending(const struct attachment *attachment)
+{
+    autofree char *path = attachment_path(attachment, "ending");
+    int fd = path ? open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600) : -1;
+    if (fd >= 0)
+        close(fd);
+}
+
+/* One for each volume, where there are several. */
+static void remove_keeps(const struct attachment *attachment)
+{
+    DIR *folder = opendir(attachment->folder);
+    for (struct dirent *at; folder && (at = readdir(folder));)
+        if (!strncmp(at->d_name, "keep.", 5))
+            unlinkat(dirfd(folder), at->d_name, 0);
+    if (folder)
+        closedir(folder);
+}
+
 static int remove_files(const struct attachment *attachment, struct hws_error *err)
 {
+    remove_keeps(attachment);
     for (unsigned i = 0; i < ARRAY_LEN(files); i++) {
         autofree char *path = attachment_path(attachment, files[i]);
         if (path && unlink(path) < 0 && errno != ENOENT)

@@ -40,6 +40,7 @@ static const struct option_desc volume_table[] = {
     {"uuid", OPTION_STRING, VOLUME(uuid), "what a SCSI disk's identifiers come from"},
     {"group", OPTION_STRING, VOLUME(group),
      "SCSI disks of one group may be copied from one to another by their initiators"},
+    {"keep", OPTION_STRING, VOLUME(keep), "file for changes that must outlive the process"},
     OPTION_END,
 };
 

@@ -4,14 +4,19 @@
  *   unmount what attach mounted -> `stop` (the engine takes the device away, flushes, ends)
  *   -> wait for its lock -> remove the folder
  *
- * Of a dead engine there may be left: a mounted file system on a device that only fails, a loop
- * device that waits for its last user, the FUSE mount (every access: "not connected"), and the
+ * A SCSI disk that its engine left is served by another engine first, so that what the kernel
+ * caches of it is written, and then detached like any other. Where that fails, its image being
+ * gone, the disk is made to fail its commands, and removed.
+ *
+ * Of a dead engine there may be left, besides: a mounted file system on a device that only fails, a
+ * loop device that waits for its last user, the FUSE mount (every access: "not connected"), and the
  * folder. All are taken away, what is not there is no error, so that a second detach finishes what
  * a first could not.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "engine/engine.h"
+#include "base/log.h"
 #include "engine/export.h"
 #include "engine/holders.h"
 #include "engine/internal.h"
@@ -171,6 +176,70 @@ static int co_clean_kernel(void *arg, struct hws_error *err)
     return r;
 }
 
+/* ---- SCSI disks that an engine left ---- */
+
+struct targets {
+    struct engine_config *config;
+    bool found;
+};
+
+typedef int target_fn(const struct volume_config *config, struct targets *targets,
+                      struct hws_error *err);
+
+struct target_walk {
+    target_fn *co_each;
+    struct targets *targets;
+};
+
+static int co_walk_targets(void *arg, struct hws_error *err)
+{
+    struct target_walk *walk = arg;
+    const struct engine_config *config = walk->targets->config;
+    int r = 0;
+    for (unsigned i = 0; r == 0 && i < config->volume_count; i++)
+        if (device_way_outlives(config->volume[i].via))
+            r = walk->co_each(&config->volume[i], walk->targets, err);
+    return r;
+}
+
+static int walk_targets(const struct attachment *attachment, target_fn *co_each,
+                        struct targets *targets, struct hws_error *err)
+{
+    struct target_walk walk = {co_each, targets};
+    if (engine_config_parse(attachment->config, &targets->config, NULL) < 0)
+        return 0; /* no engine ever ran with it */
+    int r = attachment_run(co_walk_targets, &walk, err);
+    targets->config = engine_config_free(targets->config);
+    return r;
+}
+
+static int co_look(const struct volume_config *config, struct targets *targets,
+                   struct hws_error *err)
+{
+    targets->found |= co_target_is_there(config);
+    return 0;
+}
+
+bool attachment_outlived(const struct attachment *attachment)
+{
+    struct targets targets = {0};
+    return walk_targets(attachment, co_look, &targets, NULL) == 0 && targets.found;
+}
+
+static int co_abandon(const struct volume_config *config, struct targets *targets,
+                      struct hws_error *err)
+{
+    int r = co_target_abandon(config, err);
+    return r == -ENOENT ? 0 : r;
+}
+
+/* Nothing that follows waits for the disk any more. */
+static int abandon_targets(const struct attachment *attachment, struct hws_error *err)
+{
+    struct targets targets = {0};
+    return walk_targets(attachment, co_abandon, &targets, err);
+}
+
 static int clean_dead(const struct attachment *attachment, bool force, struct hws_error *err)
 {
     json_t *volume = json_array_get(json_object_get(attachment->state, "volumes"), 0);
@@ -215,6 +284,7 @@ static int stop_running(const struct attachment *attachment, bool force, struct 
      */
     if (r == 0 || (!force && r != -ESTALE))
         return r;
+    attachment_mark_ending(attachment);
     pid_t pid = attachment_engine_pid(attachment);
     return pid > 1 && kill(pid, SIGKILL) == 0 ? 0 : r;
 }
@@ -244,10 +314,27 @@ int attachment_clear(const struct attachment *attachment, bool force, struct hws
     return r < 0 ? r : attachment_remove(attachment, err);
 }
 
+/* @return whether an engine runs now. */
+static bool serve_again(struct attachment *attachment)
+{
+    struct hws_error why = {0};
+    autofd int lock = -1;
+    if (!attachment_outlived(attachment) || attachment_lock(attachment, &lock, NULL) < 0)
+        return false;
+    int r = attachment_revive(attachment, lock, &why);
+    close(steal_fd(&lock));
+    attachment_reload(attachment);
+    if (r == 0)
+        return true;
+    log_warning("'%s' cannot be served again: %s; what was not written to it is lost",
+                attachment->name, why.text);
+    return false;
+}
+
 int attach_stop(struct attachment *attachment, bool force, struct hws_error *err)
 {
     autofd int lock = -1;
-    bool was_running = attachment->running;
+    bool was_running = attachment->running || serve_again(attachment);
     struct hws_error flush = {0};
     int stopped = 0, r;
     if (was_running) {
@@ -262,6 +349,8 @@ int attach_stop(struct attachment *attachment, bool force, struct hws_error *err
         }
     }
     r = wait_end(attachment, &lock, err);
+    if (r == 0)
+        r = abandon_targets(attachment, err);
     if (r == 0 && !was_running)
         r = unmount_all(attachment, true, err);
     if (r == 0)

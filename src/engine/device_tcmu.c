@@ -50,6 +50,8 @@ static int co_start(struct volume *volume, bool with_disk, struct device **ret,
         r = co_start_disk(tcmu, err);
     if (r == 0)
         r = co_target_unblock(tcmu->target, err);
+    if (r == 0 && tcmu->disk.path[0]) /* it was set offline where nobody was to serve it again */
+        r = co_lio_disk_set_online(&tcmu->disk, true, err);
     if (r == 0) {
         *ret = &tcmu->device;
         return 0;

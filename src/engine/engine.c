@@ -184,6 +184,25 @@ static int co_unexport_all(struct engine *engine, bool force, struct hws_error *
     return r;
 }
 
+/* What a predecessor left is in use: it stays for the next who tries. */
+static void co_undo_start(struct engine *engine)
+{
+    struct hws_error err = {0};
+    bool inherited = false;
+    for (unsigned i = 0; i < engine->config->volume_count; i++) {
+        struct volume *volume = &engine->volumes[i];
+        if (!volume->target || !target_is_adopted(volume->target))
+            continue;
+        inherited = true;
+        if (co_volume_leave(volume, &err) < 0)
+            log_error("%s", err.text);
+    }
+    if (inherited)
+        export_leave(engine);
+    if (co_unexport_all(engine, true, &err) < 0)
+        log_error("%s", err.text);
+}
+
 static void co_close_all(struct engine *engine)
 {
     for (unsigned i = 0; i < engine->config->volume_count; i++) {
@@ -278,9 +297,7 @@ static void co_engine(void *arg)
         else if (engine->server)
             server_give_path(engine->server);
     } else {
-        struct hws_error ignored;
-        if (co_unexport_all(engine, true, &ignored) < 0)
-            log_error("%s", ignored.text);
+        co_undo_start(engine);
         engine_set_state(engine, ENGINE_FAILED);
     }
     co_server_stop(engine->server);

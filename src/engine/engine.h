@@ -52,7 +52,7 @@ const char *engine_state_name(enum engine_state state);
 /** As configured; strings are owned by the struct. */
 struct volume_config {
     char *name, *image, *format, *path;
-    char *uuid, *group;
+    char *uuid, *group, *keep;
     json_t *resume; /* where a predecessor left it (resume.c), or NULL */
     char *allow_list[ENGINE_ALLOW_MAX + 1];
     int via; /* DEVICE_... */
@@ -65,8 +65,9 @@ struct volume {
     struct engine *engine;
     struct volume_config config;
     struct block_root *root;
-    struct device *device; /* NULL: not exported */
-    struct target *target; /* of the device, or NULL (target.c) */
+    struct device *device;   /* NULL: not exported */
+    struct block_keep *keep; /* or NULL */
+    struct target *target;   /* of the device, or NULL (target.c) */
     /* After snapshots: what is on top, and what is being put there (resume.c). */
     char *top, *top_format, *next, *next_format;
     json_t *chain;                   /* files that may be named, beside those allowed; or NULL */

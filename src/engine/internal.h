@@ -23,6 +23,9 @@ char *attachment_path(const struct attachment *attachment, const char *file);
 HWS_MUST_CHECK int attachment_load(const char *name, struct attachment **ret,
                                    struct hws_error *err);
 
+/** Looks again whether it runs, and at its state. */
+void attachment_reload(struct attachment *attachment);
+
 /**
  * Takes the attachment's lock. @ret the locked descriptor, to be handed to the engine or closed.
  * -EAGAIN while another process holds it, -ENOENT once the folder is gone.
@@ -40,6 +43,19 @@ HWS_MUST_CHECK int attachment_remove(const struct attachment *attachment, struct
 HWS_MUST_CHECK int attachment_clear(const struct attachment *attachment, bool force,
                                     struct hws_error *err);
 
+/**
+ * Starts an engine for an attachment whose own is gone, in the place of that: it takes over what
+ * is left in the kernel. @lock is taken over by the engine and stays the caller's, too.
+ */
+HWS_MUST_CHECK int attachment_revive(const struct attachment *attachment, int lock,
+                                     struct hws_error *err);
+
+/** Whether a SCSI disk is there that another engine can serve on. */
+bool attachment_outlived(const struct attachment *attachment);
+
+/** From now on no keeper starts its engine again. */
+void attachment_mark_ending(const struct attachment *attachment);
+
 /** Writes @value as a file of the attachment, in one step. Takes over the reference. */
 HWS_MUST_CHECK int attachment_store(const struct attachment *attachment, const char *file,
                                     json_t *value, struct hws_error *err);
@@ -49,7 +65,12 @@ HWS_MUST_CHECK int attachment_store(const struct attachment *attachment, const c
 /** "/a/My disk.qcow2" -> "My-disk". @name of ATTACHMENT_NAME_MAX + 8 bytes. */
 void attach_name_from_image(const char *image, char *name);
 
-/** Makes the engine's configuration of the options, and writes it. */
+/** The engine's configuration for the options. @ret a new reference, also after a failure. */
+HWS_MUST_CHECK int attach_make_config(const struct attach_options *options,
+                                      const struct attachment *attachment, json_t **ret,
+                                      struct hws_error *err);
+
+/** The same, written to the attachment's folder. */
 HWS_MUST_CHECK int attach_write_config(const struct attach_options *options,
                                        struct attachment *attachment, struct hws_error *err);
 

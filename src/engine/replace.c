@@ -84,6 +84,12 @@ static json_t *successor_config(const struct engine *engine)
     return config;
 }
 
+/* Out of the way of the numbers that the successor finds its descriptors at. */
+static int high(int fd)
+{
+    return fd < 0 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 64);
+}
+
 void engine_become_keeper(const struct engine_config *config, const char *program, pid_t engine,
                           int pipe_fd)
 {
@@ -93,17 +99,21 @@ void engine_become_keeper(const struct engine_config *config, const char *progra
     json_object_set_new(object, "keeper-engine", json_integer(engine));
     json_object_set_new(object, "keeper-pipe", json_integer(KEEPER_FD));
     autofd int file = config_file(object);
+    /* A descriptor that has its number already would stay close on exec. */
+    autofd int high_file = high(file), high_pipe = high(pipe_fd);
     json_decref(object);
     char *arguments[] = {(char *)"hawser", (char *)"serve", (char *)"--config", (char *)CONFIG_PATH,
                          NULL};
-    if (file < 0 || dup2(file, CONFIG_FD) < 0 || dup2(pipe_fd, KEEPER_FD) < 0) {
+    if (high_file < 0 || high_pipe < 0 || dup2(high_file, CONFIG_FD) < 0 ||
+        dup2(high_pipe, KEEPER_FD) < 0) {
         log_error("cannot hand the configuration over: %s", strerror(errno));
         return;
     }
     execve(program, arguments, environ);
     log_error("cannot run %s: %s", program, strerror(errno));
     close(CONFIG_FD);
-    close(KEEPER_FD);
+    if (pipe_fd != KEEPER_FD)
+        close(KEEPER_FD);
 }
 
 /* ---- the successor ---- */
@@ -138,12 +148,6 @@ static int spawn(struct successor *successor, const int from[4])
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attributes);
     return -r;
-}
-
-/* Out of the way of the numbers that the successor finds its descriptors at. */
-static int high(int fd)
-{
-    return fd < 0 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 64);
 }
 
 static int start_with(struct engine *engine, struct successor *successor, int file,

@@ -5,6 +5,7 @@
  */
 #include "engine/engine.h"
 #include "base/log.h"
+#include "block/keep.h"
 #include "engine/target.h"
 
 /** What a dying predecessor takes to let go of the image. */
@@ -23,7 +24,8 @@ int co_volume_open_node(struct volume *volume, const char *text, const char *for
                         const char *const *allow, struct block_node **ret, struct hws_error *err)
 {
     const struct volume_config *config = &volume->config;
-    struct block_policy policy = {.cache = (enum block_cache)config->cache, .allow = allow};
+    struct block_policy policy = {
+        .cache = (enum block_cache)config->cache, .allow = allow, .keep = volume->keep};
     json_t *description;
     int r = block_describe(text, format, &description, err);
     if (r < 0)
@@ -84,13 +86,28 @@ static int co_open_patiently(struct volume *volume, bool inherits, struct block_
     return r;
 }
 
+static int co_open_keep(struct volume *volume, bool inherits, struct hws_error *err)
+{
+    const char *path = volume->config.keep;
+    if (!path || volume->config.read_only || !device_way_outlives(volume->config.via))
+        return 0;
+    const uint64_t deadline = rt_now_ns() + LOCK_PATIENCE_NS;
+    int r;
+    while ((r = block_keep_open(path, &volume->keep, err)) == -EAGAIN && inherits &&
+           rt_now_ns() < deadline)
+        co_sleep_ns(LOCK_RETRY_NS);
+    return r;
+}
+
 static int co_open_root(struct volume *volume, struct hws_error *err)
 {
     const struct volume_config *config = &volume->config;
     struct block_node *node;
     bool inherits = device_way_outlives(config->via) && co_target_is_there(config);
     volume_find_top(volume, inherits);
-    int r = co_open_patiently(volume, inherits || volume->engine->succeeds, &node, err);
+    int r = co_open_keep(volume, inherits, err);
+    if (r == 0)
+        r = co_open_patiently(volume, inherits || volume->engine->succeeds, &node, err);
     if (r < 0)
         return r;
     struct block_root_options options = {
@@ -155,11 +172,14 @@ int co_volume_unexport(struct volume *volume, bool force, struct hws_error *err)
 int co_volume_close(struct volume *volume, struct hws_error *err)
 {
     assert(!volume->device);
-    if (!volume->root)
+    if (!volume->root) {
+        volume->keep = block_keep_close(volume->keep);
         return 0;
+    }
     int flushed = volume->config.read_only ? 0 : co_root_flush(volume->root);
     int r = co_block_root_free(volume->root, err);
     volume->root = NULL;
+    volume->keep = block_keep_close(volume->keep);
     if (flushed < 0)
         return hws_fail_errno(err, -flushed, "volume '%s': the last flush failed",
                               volume->config.name);

@@ -364,7 +364,10 @@ static int online_blocking(void *arg)
 {
     struct work *w = arg;
     struct lio_disk now;
-    if (find(w->disk->target, &now) < 0)
+    char state[32];
+    if (find(w->disk->target, &now) < 0 ||
+        configfs_read(state, sizeof(state), "/sys/block/%s/device/state", block_of(&now)) < 0 ||
+        !strcmp(state, w->online ? "running" : "offline"))
         return 0;
     return configfs_write(w->err, w->online ? "running" : "offline", "/sys/block/%s/device/state",
                           block_of(&now));
