@@ -1,5 +1,6 @@
 /*
- * SYNCHRONIZE CACHE, PRE-FETCH and START STOP UNIT (SBC-4, 5.33, 5.14 and 5.31).
+ * SYNCHRONIZE CACHE, PRE-FETCH and START STOP UNIT (SBC-4, 5.33, 5.14 and 5.31), and PREVENT ALLOW
+ * MEDIUM REMOVAL (5.15).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -44,4 +45,15 @@ int co_start_stop_unit(struct call *c)
         return SCSI_RESERVATION_CONFLICT;
     int result = start || no_flush || disk->read_only ? 0 : co_root_flush(disk->root);
     return result < 0 ? fail_errno(c, result, true) : SCSI_GOOD;
+}
+
+/* The medium cannot be removed; who asks for that has it. SPC-4, table 65: to allow is free. */
+int co_prevent_allow(struct call *c)
+{
+    if (!(c->cdb[4] & 0x03))
+        return SCSI_GOOD;
+    rt_mutex_lock(&c->disk->lock);
+    bool conflict = reservation_conflicts(c->disk, c->nexus, RESERVE_WRITE);
+    rt_mutex_unlock(&c->disk->lock);
+    return conflict ? SCSI_RESERVATION_CONFLICT : SCSI_GOOD;
 }

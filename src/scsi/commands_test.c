@@ -47,6 +47,41 @@ TEST(inquiry_names_the_disk, NULL)
     CHECK_SENSE(co_in(CDB(0x12, 0, 0x80, 0, 96, 0), 96), 5, ASC_INVALID_FIELD_IN_CDB);
 }
 
+TEST(every_listed_log_page_answers, NULL)
+{
+    uint8_t list[64];
+    CHECK_GOOD(co_in(CDB(0x4d, 0, 0x40, 0xff, 0, 0, 0, 1, 0, 0), 256));
+    size_t length = load_be16(back + 2);
+    CHECK(back[0] == 0x40 && back[1] == 0xff && length >= 4 && length <= sizeof(list));
+    memcpy(list, back + 4, length);
+    for (size_t i = 0; i < length; i += 2) {
+        const uint8_t cdb[] = {0x4d, 0, 0x40 | list[i], list[i + 1], 0, 0, 0, 1, 0, 0};
+        struct outcome o = co_in(cdb, sizeof(cdb), 256);
+        CHECK_GOOD(o);
+        CHECK_EQUAL(back[0] & 0x3f, list[i]);
+        CHECK_EQUAL(back[1], list[i + 1]);
+        CHECK_EQUAL(o.length, 4u + load_be16(back + 2));
+    }
+    CHECK_GOOD(co_in(CDB(0x4d, 0, 0x40, 0, 0, 0, 0, 1, 0, 0), 256));
+    CHECK_EQUAL(load_be16(back + 2), 2);
+    CHECK(back[4] == 0x00 && back[5] == 0x2f);
+    CHECK_GOOD(co_in(CDB(0x4d, 0, 0x6f, 0, 0, 0, 0, 1, 0, 0), 256));
+    CHECK_EQUAL(load_be16(back + 4), 0); /* the general parameter */
+    CHECK_EQUAL(load_be16(back + 8), 0); /* no exception */
+    CHECK_EQUAL(back[10], 0xff);         /* no thermometer */
+    CHECK_EQUAL(co_in(CDB(0x4d, 0, 0x6f, 0, 0, 0, 0, 0, 6, 0), 256).length, 6);
+    CHECK_SENSE(co_in(CDB(0x4d, 0, 0x4d, 0, 0, 0, 0, 1, 0, 0), 256), 5, ASC_INVALID_FIELD_IN_CDB);
+    CHECK_SENSE(co_in(CDB(0x4d, 0, 0x6f, 1, 0, 0, 0, 1, 0, 0), 256), 5, ASC_INVALID_FIELD_IN_CDB);
+    CHECK_SENSE(co_in(CDB(0x4d, 1, 0x40, 0, 0, 0, 0, 1, 0, 0), 256), 5, ASC_INVALID_FIELD_IN_CDB);
+}
+
+TEST(medium_removal_may_be_prevented, NULL)
+{
+    CHECK_GOOD(co_in(CDB(0x1e, 0, 0, 0, 1, 0), 0));
+    CHECK_GOOD(co_in(CDB(0x1e, 0, 0, 0, 0, 0), 0));
+    CHECK_SENSE(co_in(CDB(0x1e, 0, 0, 0, 4, 0), 0), 5, ASC_INVALID_FIELD_IN_CDB);
+}
+
 TEST(every_listed_vital_product_page_answers, NULL)
 {
     uint8_t list[32];
@@ -438,6 +473,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(inquiry_names_the_disk),
+        cmocka_unit_test(every_listed_log_page_answers),
+        cmocka_unit_test(medium_removal_may_be_prevented),
         cmocka_unit_test(every_listed_vital_product_page_answers),
         cmocka_unit_test(identification_page_is_well_formed_and_stable),
         cmocka_unit_test(capacity_is_that_of_the_image),

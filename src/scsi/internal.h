@@ -349,8 +349,8 @@ co_handler co_test_unit_ready, co_request_sense, co_inquiry, co_report_luns, co_
 co_handler co_read_capacity_10, co_read_capacity_16, co_get_lba_status;
 co_handler co_read, co_write, co_write_and_verify, co_verify;
 co_handler co_compare_and_write, co_orwrite, co_write_same, co_unmap, co_format_unit;
-co_handler co_synchronize_cache, co_pre_fetch, co_start_stop_unit;
-co_handler co_mode_sense, co_mode_select;
+co_handler co_synchronize_cache, co_pre_fetch, co_start_stop_unit, co_prevent_allow;
+co_handler co_mode_sense, co_mode_select, co_log_sense;
 co_handler co_report_operation_codes, co_report_task_management;
 co_handler co_reserve, co_release, co_pr_in, co_pr_out;
 co_handler co_extended_copy, co_receive_copy_results;

@@ -98,6 +98,8 @@ static const struct {
     {"AAAAA", {0xa3, 0x0a, 0, 0, 0, 0, 0, 0, 0, 64}, 12},
     {"AAAAA", {0x5e, 0, 0, 0, 0, 0, 0, 0, 64}, 10},
     {"AAAAA", {0x1b, 0, 0, 0, 1}, 6},
+    {"AAAAA", {0x1e}, 6},
+    {"AAAAA", {0x4d, 0, 0x40, 0, 0, 0, 0, 0, 255}, 10},
     {"ACAAC", {0x08, 0, 0, 0, 1}, 6},
     {"ACAAC", {0x28, 0, 0, 0, 0, 0, 0, 0, 1}, 10},
     {"ACAAC", {0xa8, 0, 0, 0, 0, 0, 0, 0, 0, 1}, 12},
@@ -122,6 +124,7 @@ static const struct {
     {"CCACC", {0x35}, 10},
     {"CCACC", {0x91}, 16},
     {"CCACC", {0x1b, 0, 0, 0, 0}, 6},
+    {"CCACC", {0x1e, 0, 0, 0, 1}, 6},
     {"CCACC", {0x15, 0x10}, 6},
     {"CCACC", {0x55, 0x10}, 10},
     {"CCACC", {0x1a, 0, 0x3f, 0, 255}, 6},
@@ -502,6 +505,25 @@ TEST(reserve_beside_registrations_changes_nothing, &plain)
     CHECK_EQUAL(co_read_status(1), SCSI_GOOD);
 }
 
+TEST(a_lost_nexus_leaves_its_registration_only, &plain)
+{
+    CHECK_GOOD(co_send(bed.lun[0], CDB(0x16, 0, 0, 0, 0, 0), NULL, 0, NULL, 0));
+    scsi_nexus_lost(bed.nexus[1]); /* of another: it stays */
+    CHECK_EQUAL(co_read_status(1), SCSI_RESERVATION_CONFLICT);
+    scsi_nexus_lost(bed.nexus[0]);
+    CHECK_SENSE(co_ready(1), 6, ASC_NEXUS_LOSS);
+    CHECK_EQUAL(co_read_status(1), SCSI_GOOD);
+    CHECK_SENSE(co_ready(0), 6, ASC_NEXUS_LOSS);
+    CHECK_EQUAL(co_read_status(0), SCSI_GOOD); /* once */
+    CHECK_GOOD(co_pr(0, 0, 0, 0, 11, 0));
+    CHECK_GOOD(co_pr(0, 1, 3, 11, 0, 0));
+    scsi_nexus_lost(bed.nexus[0]);
+    CHECK_EQUAL(co_read_status(1), SCSI_RESERVATION_CONFLICT);
+    CHECK_SENSE(co_ready(0), 6, ASC_NEXUS_LOSS);
+    CHECK_EQUAL(co_key_count(), 1);
+    CHECK_EQUAL(co_read_status(0), SCSI_GOOD);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -521,6 +543,7 @@ int main(void)
         cmocka_unit_test(aptpl_without_a_keeper_is_refused),
         cmocka_unit_test(reserve_keeps_others_out_until_release_or_reset),
         cmocka_unit_test(reserve_beside_registrations_changes_nothing),
+        cmocka_unit_test(a_lost_nexus_leaves_its_registration_only),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
