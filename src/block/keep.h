@@ -6,9 +6,10 @@
  *
  * A keep is a file, best on tmpfs, mapped and shared. A process opens images with the keep in
  * their policy; after its death the next process opens the same images with the same keep and finds
- * the changes that were not written, which the format driver applies in the order of a flush before
- * it serves anything. A clean close empties the keep. One that is of another boot of the machine,
- * of another image, or damaged is told and refused, never applied.
+ * the changes that were not written, which the format driver takes over, as changes of its own,
+ * before it serves anything. A clean close empties the keep. One that is of another boot of the
+ * machine is told and emptied; one that is damaged, or whose image somebody else has changed since,
+ * is refused (EUCLEAN, ESTALE), never applied.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -36,7 +37,7 @@ HWS_MUST_CHECK int block_keep_open(const char *path, struct block_keep **ret,
 /** Closes it; the file is removed where nothing is in it. @keep may be NULL. @return NULL. */
 struct block_keep *block_keep_close(struct block_keep *keep);
 
-/** True where a predecessor left changes that have not been applied yet. */
+/** True where a predecessor left changes that nobody has taken over yet. */
 bool block_keep_pending(const struct block_keep *keep);
 
 /* ---- for format drivers ---- */
@@ -117,7 +118,7 @@ HWS_MUST_CHECK int block_keep_changes(struct block_keep_image *image,
                                       struct block_keep_change **ret, size_t *ret_count,
                                       uint64_t *ret_mark, struct hws_error *err);
 
-/** What the predecessor left has been applied, and is gone from the keep. */
+/** What the predecessor left is in the image, or in slots of ours: it goes from the keep. */
 void block_keep_applied(struct block_keep_image *image);
 
 /**

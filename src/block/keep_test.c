@@ -20,7 +20,7 @@ static char folder[32], path[48];
 
 static int setup(void **state)
 {
-    strcpy(folder, "/tmp/hawser-keep-XXXXXX");
+    snprintf(folder, sizeof(folder), "/tmp/hawser-keep-XXXXXX");
     if (!mkdtemp(folder))
         return 1;
     snprintf(path, sizeof(path), "%s/keep", folder);

@@ -140,10 +140,16 @@ static void co_die_with_changes(const char *image)
 
 static void co_expect_recovered(void)
 {
+    struct bytes before = image_copy();
     struct block_keep *keep = keep_open();
     assert_true(block_keep_pending(keep));
     struct block_node *node = co_must(OPEN_IMAGE, keep);
     assert_false(block_keep_pending(keep));
+    struct bytes now = image_copy(); /* nothing waits for a sync of the guest's data */
+    assert_int_equal(now.length, before.length);
+    assert_memory_equal(now.data, before.data, now.length);
+    free(now.data);
+    free(before.data);
     assert_int_equal(read_fill(node, 0, 0x11, 65536), 0);
     assert_int_equal(read_fill(node, 4 * MiB, 0x22, 65536), 0);
     must_close(node);
@@ -305,6 +311,45 @@ static void slots_that_lie_elsewhere_are_refused_as_a_whole(void **state)
     run_sim(1, co_hostile, NULL);
 }
 
+/* A successor took over and was killed before the keep let go of the old slots; with @half, before
+ * it had taken all over. */
+static void co_twice(void *arg)
+{
+    bool half = arg;
+    co_die_with_changes(NEW_IMAGE("\"cluster_size\":4096,"));
+    struct bytes first = keep_copy(), image = image_copy(), second;
+    struct block_keep *keep = keep_open();
+    struct block_node *node = co_must(OPEN_IMAGE, keep);
+    second = keep_copy();
+    must_close(node);
+    block_keep_close(keep);
+    image_put_back(&image);
+    /* The old segments come first, and are free in the second copy. */
+    assert_true(second.length >= 2 * first.length - 4096);
+    uint8_t *bytes = second.data;
+    for (size_t segment = first.length - 4096; half && segment + SEGMENT_BYTES <= second.length;
+         segment += SEGMENT_BYTES)
+        for (size_t i = 0; i < 64; i += 2)
+            memset(bytes + segment + SLOTS_AT + i * 16, 0, 4);
+    memcpy(bytes, first.data, first.length);
+    free(first.data);
+    keep_put_back(&second);
+    co_expect_recovered();
+    node = co_must(OPEN_IMAGE, NULL);
+    struct block_check check = {0};
+    struct hws_error err = {0};
+    assert_int_equal(co_block_check(node, 0, &check, &err), 0);
+    assert_int_equal(check.corruptions + check.errors, 0);
+    must_close(node);
+    assert_int_equal(co_unlink(IMAGE, &err), 0);
+}
+
+static void a_recovery_that_was_killed_is_repeated(void **state)
+{
+    run_sim(1, co_twice, NULL);
+    run_sim(1, co_twice, (void *)1);
+}
+
 #define OPEN_INNER "{\"driver\":\"qcow2\",\"file\":" OPEN_IMAGE "}"
 
 /* An image that lies in the other's disk. */
@@ -367,6 +412,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(slots_that_lie_elsewhere_are_refused_as_a_whole, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(a_recovery_that_was_killed_is_repeated, setup, teardown),
         cmocka_unit_test_setup_teardown(images_inside_images_have_their_own_parts, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

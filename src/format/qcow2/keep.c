@@ -21,8 +21,12 @@
  *
  * A pass that was running does not matter: what it wrote was in order, what it had not written yet
  * is dirty still, and newer content than it had is as good, because the data that it names is in
- * the file and the recovery syncs that first. Recovery writes in the order of a pass and empties
- * the keep after its last sync, so it may be killed, or the machine crash, at any time.
+ * the file, and the next pass syncs that first.
+ *
+ * The successor takes the slots over: copies of them become dirty slices and sectors of its own,
+ * for a flush pass to write in its order, and it serves at once. The slots that were left count
+ * until all have a copy, and nothing changes before. So a kill meanwhile leaves some twice, and
+ * equal. They are taken over in the order of a pass, as a pass may have to make room meanwhile.
  *
  * Requests of the dead process that are still under way hold the open file, and with it the image's
  * locks: the next process has the locks only after the last of them has ended.
@@ -37,11 +41,10 @@
 #include "base/log.h"
 #include "format/qcow2/qcow2.h"
 
-#define TABLE_SECTOR    512u
-#define SECTOR_ENTRIES  (TABLE_SECTOR / 8)
-#define ARENA_SECTORS   (BLOCK_KEEP_DATA_BYTES / TABLE_SECTOR)
-#define RECOVERY_PIECES 16u
-#define MARK_BITS       0xffffffff00000000ull
+#define TABLE_SECTOR   512u
+#define SECTOR_ENTRIES (TABLE_SECTOR / 8)
+#define ARENA_SECTORS  (BLOCK_KEEP_DATA_BYTES / TABLE_SECTOR)
+#define MARK_BITS      0xffffffff00000000ull
 
 /* ---- sectors of tables ---- */
 
@@ -183,8 +186,10 @@ uint64_t qcow2_keep_mark(struct qcow2 *q)
             q->node->filename);
     if (!q->kept.image || q->header.version < 3)
         return 0;
-    q->kept.mark = (rt_random_u64() | 1ull << 32) & MARK_BITS;
-    block_keep_mark(q->kept.image, q->kept.mark);
+    if (q->kept.mark == 0) {
+        q->kept.mark = (rt_random_u64() | 1ull << 32) & MARK_BITS;
+        block_keep_mark(q->kept.image, q->kept.mark);
+    }
     return q->kept.mark;
 }
 
@@ -294,8 +299,11 @@ static int check_changes(struct recovery *rec)
     bool fits = true;
     qsort(c, rec->count, sizeof(c[0]), by_place);
     for (size_t i = 0; i < rec->count && fits; i++) {
+        /* A recovery that was killed left some twice. */
+        bool twice = i && c[i].kind == c[i - 1].kind && c[i].offset == c[i - 1].offset;
         fits = c[i].kind < QCOW2_KEPT_KINDS &&
-               !(i && c[i].kind == c[i - 1].kind && c[i].offset == c[i - 1].offset);
+               !(twice && (c[i].length != c[i - 1].length ||
+                           memcmp(c[i].data, c[i - 1].data, c[i].length) != 0));
         if (fits && (c[i].kind == QCOW2_KEPT_L1 || c[i].kind == QCOW2_KEPT_REFTABLE))
             fits = overlay(q, &c[i]);
     }
@@ -309,47 +317,51 @@ static int check_changes(struct recovery *rec)
     return r;
 }
 
-/* ---- recovery: writing ---- */
+/* ---- recovery: taking over ---- */
 
-/* What is of @kind, neighbours together. @return how many, or -errno. */
-static int64_t co_write_kind(struct recovery *rec, enum qcow2_kept_kind kind)
+/* Whole in our slot before that counts; the one that was left counts until the end. */
+static int co_adopt_slice(struct qcow2 *q, const struct block_keep_change *c)
 {
-    int64_t written = 0;
-    for (size_t i = 0, next; i < rec->count; i = next) {
-        const struct block_keep_change *c = &rec->change[i];
-        struct iovec iov[RECOVERY_PIECES];
-        unsigned n = 0;
-        uint64_t end = c->offset;
-        next = i + 1;
-        if (c->kind != kind)
-            continue;
-        for (next = i; next < rec->count && n < RECOVERY_PIECES && rec->change[next].kind == kind &&
-                       rec->change[next].offset == end;
-             next++) {
-            iov[n++] = (struct iovec){.iov_base = rec->change[next].data,
-                                      .iov_len = rec->change[next].length};
-            end += rec->change[next].length;
-        }
-        int r = co_block_write(rec->q->file, c->offset, sgl_of(iov, n), 0);
-        if (r < 0)
-            return r;
-        written += n;
-    }
-    return written;
+    enum qcow2_table table = c->kind == QCOW2_KEPT_L2 ? QCOW2_TABLE_L2 : QCOW2_TABLE_REFCOUNT;
+    struct qcow2_slice *slice;
+    int r = qcow2_co_slice_get(q, table, c->offset, QCOW2_SLICE_NEW, &slice);
+    if (r < 0)
+        return r;
+    rt_mutex_lock(&q->lock);
+    memcpy(slice->data, c->data, c->length);
+    atomic_signal_fence(memory_order_seq_cst);
+    r = qcow2_slice_touch(q, slice);
+    qcow2_slice_unpin(q, slice);
+    rt_mutex_unlock(&q->lock);
+    return r;
 }
 
-/* In the order of a flush pass (flush.c). The first sync is for the guest's data too. */
-static int co_write_changes(struct recovery *rec)
+/* check_changes() has put it into the table already. */
+static int adopt_sector(struct qcow2 *q, const struct block_keep_change *c)
 {
-    for (unsigned kind = 0; kind < QCOW2_KEPT_KINDS; kind++) {
-        int64_t written = co_write_kind(rec, (enum qcow2_kept_kind)kind);
-        int r = written < 0 ? (int)written : 0;
-        if (r == 0 && (written || kind == QCOW2_KEPT_REFCOUNT))
-            r = co_block_flush(rec->q->file);
-        if (r < 0)
-            return r;
-    }
+    int r = qcow2_keep_reserve(q, 1);
+    if (r < 0)
+        return r;
+    rt_mutex_lock(&q->lock);
+    if (c->kind == QCOW2_KEPT_L1)
+        qcow2_mark_l1(q, (c->offset - q->header.l1_table_offset) / 8);
+    else
+        qcow2_mark_reftable(q, (c->offset - q->header.refcount_table_offset) / 8);
+    rt_mutex_unlock(&q->lock);
     return 0;
+}
+
+/* What was left becomes what this process has not written yet. */
+static int co_adopt(struct recovery *rec)
+{
+    struct qcow2 *q = rec->q;
+    int r = qcow2_guard_make(q);
+    for (size_t i = 0; i < rec->count && r == 0; i++) {
+        const struct block_keep_change *c = &rec->change[i];
+        bool slice = c->kind == QCOW2_KEPT_L2 || c->kind == QCOW2_KEPT_REFCOUNT;
+        r = slice ? co_adopt_slice(q, c) : adopt_sector(q, c);
+    }
+    return r;
 }
 
 static int co_apply(struct recovery *rec, uint64_t left_mark, struct hws_error *err)
@@ -368,14 +380,17 @@ static int co_apply(struct recovery *rec, uint64_t left_mark, struct hws_error *
                         "'%.200s': what the keep holds for this image does not fit it, so nothing "
                         "was applied; remove the keep to give it up",
                         name);
-    if (r == 0)
-        r = co_write_changes(rec);
+    if (r == 0) {
+        q->kept.mark = left_mark; /* it goes on */
+        block_keep_mark(q->kept.image, left_mark);
+        r = co_adopt(rec);
+    }
     if (r < 0)
-        return hws_fail_errno(err, -r, "'%.200s': writing what the keep holds", name);
-    log_info("'%s': %zu changes of metadata that a killed process left in the keep are written",
-             name, rec->count);
+        return hws_fail_errno(err, -r, "'%.200s': taking over what the keep holds", name);
     block_keep_applied(q->kept.image);
-    return qcow2_co_reload(q, err);
+    log_info("'%s': took over %zu pieces of metadata that a killed process had not written", name,
+             rec->count);
+    return 0;
 }
 
 static int co_recover(struct qcow2 *q, struct hws_error *err)

@@ -318,8 +318,8 @@ enum qcow2_kept_kind {
 };
 
 /**
- * Writes what a predecessor left in the keep into the image, in the order of a flush, and takes the
- * keep into use. Right after qcow2_co_start(); the tables are read again where they changed.
+ * Takes the keep into use, and what a predecessor left there over, as changes of our own that are
+ * not written yet. Right after qcow2_co_start().
  */
 HWS_MUST_CHECK int qcow2_co_keep_open(struct qcow2 *q, struct hws_error *err);
 /** Ends its use. Where something is not on disk (the last flush failed) it stays in the keep. */
