@@ -67,6 +67,7 @@ struct block_core {
     atomic_uint references;
     struct block_node *above; /* the node that this one was opened for; valid while opening only */
     uint64_t device, inode;   /* what storage this is; 0, 0: unknown or none */
+    uint64_t birth_ns;        /* of that storage; 0: unknown */
     bool identified;
     unsigned depth;   /* backing edges above, when it was opened */
     unsigned nesting; /* file edges above, likewise */

@@ -159,6 +159,9 @@ struct block_driver {
 HWS_MUST_CHECK int block_identify(struct block_node *node, uint64_t device, uint64_t inode,
                                   struct hws_error *err);
 
+/** Tells as well when that storage was made (rt_stat.birth_ns); 0 or no call: unknown. */
+void block_identify_birth(struct block_node *node, uint64_t birth_ns);
+
 /** What the open call that made @node shares between its nodes; never NULL. */
 const struct block_policy *block_policy_of(const struct block_node *node);
 

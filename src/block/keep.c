@@ -48,22 +48,22 @@ struct keep_head {
 struct keep_segment_head {
     _Atomic uint32_t state; /* stored last when it is taken, first when it is freed */
     uint32_t slot_bytes;
-    uint64_t device, inode; /* the storage of the image */
-    uint32_t nesting;       /* images inside images: how many containers lie between */
+    uint64_t device, inode, birth_ns; /* the storage of the image */
+    uint32_t nesting;                 /* images inside images: how many containers lie between */
     uint32_t reserved;
     uint64_t mark;
     struct block_keep_slot slot[KEEP_SLOTS_MAX];
 };
 
 static_assert(sizeof(struct block_keep_slot) == 16, "");
-static_assert(offsetof(struct keep_segment_head, slot) == 40, "");
+static_assert(offsetof(struct keep_segment_head, slot) == 48, "");
 static_assert(sizeof(struct keep_segment_head) <= KEEP_PAGE, "");
 static_assert(sizeof(struct keep_head) == 64, "");
 
 struct block_keep_image {
     struct block_keep *keep;
     struct list link;
-    uint64_t device, inode, mark;
+    uint64_t device, inode, birth_ns, mark;
     uint32_t nesting;
 };
 
@@ -391,6 +391,7 @@ static bool identify(const struct block_node *node, struct block_keep_image *ret
         ret->nesting++;
     ret->device = node->core->device;
     ret->inode = node->core->inode;
+    ret->birth_ns = node->core->birth_ns;
     return node->core->identified;
 }
 
@@ -402,8 +403,15 @@ static bool same_image(const struct block_keep_image *image, uint64_t device, ui
 
 static bool belongs(const struct segment *s, const struct block_keep_image *image)
 {
-    return is_used(s) && !s->image &&
+    return is_used(s) && !s->image && image->birth_ns == s->head->birth_ns &&
            same_image(image, s->head->device, s->head->inode, s->head->nesting);
+}
+
+/* The image was deleted, and its inode's number is that of another file now. */
+static bool is_of_deleted(const struct segment *s, const struct block_keep_image *image)
+{
+    return is_used(s) && !s->image && s->head->device == image->device &&
+           s->head->inode == image->inode && s->head->birth_ns != image->birth_ns;
 }
 
 int block_keep_attach(struct block_node *node, struct block_keep_image **ret, struct hws_error *err)
@@ -417,7 +425,12 @@ int block_keep_attach(struct block_node *node, struct block_keep_image **ret, st
     if (!image)
         return hws_fail(err, ENOMEM, "out of memory");
     *image = (struct block_keep_image){
-        .keep = keep, .device = id.device, .inode = id.inode, .nesting = id.nesting};
+        .keep = keep,
+        .device = id.device,
+        .inode = id.inode,
+        .birth_ns = id.birth_ns,
+        .nesting = id.nesting,
+    };
     int r = 0;
     pthread_mutex_lock(&keep->guard);
     list_for_each (link, &keep->images) {
@@ -430,6 +443,8 @@ int block_keep_attach(struct block_node *node, struct block_keep_image **ret, st
         for (size_t i = 0; i < keep->count; i++)
             if (belongs(keep->segment[i], image))
                 keep->segment[i]->image = image;
+            else if (is_of_deleted(keep->segment[i], image))
+                free_segment(keep->segment[i]);
     }
     pthread_mutex_unlock(&keep->guard);
     if (r < 0) {
@@ -560,6 +575,7 @@ struct block_keep_segment *block_keep_segment_new(struct block_keep_image *image
         head->slot_bytes = slot_bytes;
         head->device = image->device;
         head->inode = image->inode;
+        head->birth_ns = image->birth_ns;
         head->nesting = image->nesting;
         head->mark = image->mark;
         atomic_signal_fence(memory_order_seq_cst);

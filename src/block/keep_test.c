@@ -220,6 +220,37 @@ static void several_images_leave_changes_and_each_finds_its_own(void **state)
     assert_int_equal(access(path, F_OK), -1);
 }
 
+static void co_find_new_file(void *arg)
+{
+    struct block_keep *keep = must_open();
+    struct block_keep_change *change = NULL;
+    size_t count = 1;
+    uint64_t mark = 0;
+    struct block_node *a = co_image("a", keep), *b = co_image("b", keep);
+    block_identify_birth(block_child(a, BLOCK_FILE), 1234);
+    assert_false(block_keep_holds(a));
+    struct block_keep_image *of_a = attach(a);
+    assert_int_equal(block_keep_changes(of_a, &change, &count, &mark, NULL), 0);
+    assert_int_equal(count, 0);
+    free(change);
+    block_keep_detach(of_a);
+    assert_true(block_keep_holds(b));
+    struct block_keep_image *of_b = attach(b);
+    block_keep_applied(of_b);
+    block_keep_detach(of_b);
+    assert_false(block_keep_pending(keep)); /* those of the old file went */
+    co_block_close(a, NULL);
+    co_block_close(b, NULL);
+    block_keep_close(keep);
+}
+
+static void a_new_file_with_an_old_inode_is_another_image(void **state)
+{
+    test_run(co_leave, NULL);
+    test_run(co_find_new_file, NULL);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
 static void another_boot_empties_it(void **state)
 {
     test_run(co_leave, NULL);
@@ -242,7 +273,7 @@ static void damage_and_other_versions_are_refused(void **state)
         const char *why;
     } places[] = {{HEAD_BYTES, "state of a segment"},
                   {HEAD_BYTES + 4, "size of slots"},
-                  {HEAD_BYTES + 40 + 5 * 16, "state of a slot"}};
+                  {HEAD_BYTES + 48 + 5 * 16, "state of a slot"}};
     for (size_t i = 0; i < ARRAY_LEN(places); i++) {
         test_run(co_leave, NULL);
         patch(places[i].at, &bad, sizeof(bad));
@@ -270,6 +301,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(rights_of_others_and_links_are_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(killed_while_it_was_made_it_is_made_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(several_images_leave_changes_and_each_finds_its_own, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_new_file_with_an_old_inode_is_another_image, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(another_boot_empties_it, setup, teardown),
         cmocka_unit_test_setup_teardown(damage_and_other_versions_are_refused, setup, teardown),

@@ -158,6 +158,11 @@ int block_identify(struct block_node *node, uint64_t device, uint64_t inode, str
     return 0;
 }
 
+void block_identify_birth(struct block_node *node, uint64_t birth_ns)
+{
+    node->core->birth_ns = birth_ns;
+}
+
 /* @return true where this place of the code has not complained about the node yet. */
 static bool first_at(struct block_core *core, const char *place)
 {

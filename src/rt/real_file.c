@@ -262,6 +262,15 @@ static int64_t failed_or(int64_t result)
     return result < 0 ? -errno : result;
 }
 
+static uint64_t birth_of(const struct real_file *f)
+{
+    struct statx sx;
+    if (!f->is_regular || statx(f->file.fd, "", AT_EMPTY_PATH, STATX_BTIME, &sx) < 0 ||
+        !(sx.stx_mask & STATX_BTIME))
+        return 0;
+    return (uint64_t)sx.stx_btime.tv_sec * 1000000000 + sx.stx_btime.tv_nsec;
+}
+
 static int64_t perform_stat(struct rt_io *io)
 {
     const struct real_file *f = real_file(io->file);
@@ -276,6 +285,7 @@ static int64_t perform_stat(struct rt_io *io)
         .allocated_bytes = f->is_block_device ? size_bytes : (uint64_t)st.st_blocks * 512,
         .device = f->is_block_device ? st.st_rdev : st.st_dev,
         .inode = f->is_block_device ? 0 : st.st_ino,
+        .birth_ns = birth_of(f),
         .is_block_device = f->is_block_device,
         .is_regular = f->is_regular,
         .offset_alignment = f->file.offset_alignment,

@@ -153,6 +153,7 @@ struct rt_stat {
     uint64_t size_bytes;
     uint64_t allocated_bytes;
     uint64_t device, inode; /* identity, for loops and double opens */
+    uint64_t birth_ns; /* when it was made: tells a number of an inode used again; 0: unknown */
     bool is_block_device;
     bool is_regular;
     uint32_t offset_alignment; /* of offset and length; 1 without O_DIRECT */

@@ -11,6 +11,7 @@
 #include "drivers_test.h"
 #include "base/byteorder.h"
 #include "base/log.h"
+#include "block/core.h"
 #include "block/keep.h"
 #include <fcntl.h>
 
@@ -205,6 +206,12 @@ static void co_mark(void *arg)
     node = co_must(OPEN_IMAGE, keep);
     assert_int_equal(write_fill(node, 0, 2, 512), 0);
     assert_true(image_mark() != 0 && image_mark() != mark);
+    /* A layer that is read-only for a while, as when a push fails. */
+    assert_int_equal(co_node_set_read_only(node, true, NULL), 0);
+    assert_int_equal(image_mark(), 0);
+    assert_int_equal(co_node_set_read_only(node, false, NULL), 0);
+    assert_int_equal(write_fill(node, 0, 3, 512), 0);
+    assert_true(image_mark() != 0);
     must_close(node);
     block_keep_close(keep);
 }
@@ -254,7 +261,7 @@ static void an_image_with_kept_changes_is_not_read_without_them(void **state)
 
 /* Where the slots' headers lie in the keep's file, and what one with changes looks like. */
 #define SEGMENT_BYTES (4096 + 32768)
-#define SLOTS_AT      (4096 + 40)
+#define SLOTS_AT      (4096 + 48)
 #define DIRTY         0x7972644bu
 
 /* Moves the first dirty slot of @kind to @offset. */

@@ -177,6 +177,8 @@ static int co_file_open(struct block_node *node, const void *options, struct hws
     int r = co_open_handle(node, f->writable, &f->handle, &f->stat, err);
     if (r == 0)
         r = block_identify(node, f->stat.device, f->stat.inode, err);
+    if (r == 0)
+        block_identify_birth(node, f->stat.birth_ns);
     if (r == 0 && f->locking_option != FILE_LOCKING_OFF) {
         if (f->writable && f->stat.is_block_device)
             r = co_claim_device(node, err);

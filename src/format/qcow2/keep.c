@@ -34,7 +34,8 @@
  * The mark. While there may be changes in the keep the header has a random number in the upper half
  * of its autoclear bits, durable before the first change. Every program that writes the image and
  * does not know them clears them first, as the format demands; then the keep is stale, and refused.
- * Version 2 has no such bits; there only the identity of the file is held against it.
+ * Version 2 has no such bits: only the identity of the file (its inode, and when that was made) is
+ * held against the keep there.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
