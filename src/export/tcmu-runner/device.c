@@ -23,7 +23,7 @@
 #include "rt/sync.h"
 #include "scsi/scsi.h"
 
-#define LOCK_TRIES  40
+#define LOCK_TRIES  200 /* 10 s */
 #define LOCK_TRY_NS 50000000
 
 struct device {
