@@ -23,14 +23,17 @@ static int parse_size(const char *text, struct hws_resize *ret, struct hws_error
 }
 
 /* An attached volume is resized by its engine, while it is in use. */
-static int resize_online(struct attachment *attachment, const struct hws_resize *resize,
-                         uint64_t *ret_size, struct hws_error *err)
+static int resize_online(struct attachment *attachment, const char *what,
+                         const struct hws_resize *resize, uint64_t *ret_size, struct hws_error *err)
 {
     static const char *const signs[] = {"-", "", "+"};
     char text[32];
     snprintf(text, sizeof(text), "%s%llu", signs[resize->relative + 1],
              (unsigned long long)resize->size_bytes);
     json_t *params = json_pack("{s:s, s:b}", "size", text, "shrink", resize->shrink), *result;
+    const char *volume = attachment_volume(attachment, what);
+    if (volume)
+        json_object_set_new(params, "volume", json_string(volume));
     int r = attachment_call(attachment, "resize", params, &result, err);
     if (r < 0)
         return r;
@@ -67,7 +70,7 @@ static int run(const void *arg, char **operands, unsigned count)
     if (r > 0) {
         r = cli_refuse_reach(operands[0], options->format, &options->allow, &err);
         if (r == 0)
-            r = resize_online(attachment, &resize, &size, &err);
+            r = resize_online(attachment, operands[0], &resize, &size, &err);
     } else if (r == 0) {
         struct hws_image image = CLI_IMAGE(options, operands[0]);
         r = hws_resize(&image, &resize, &size, &err);

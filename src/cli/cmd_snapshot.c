@@ -68,7 +68,8 @@ static int take(const struct snapshot_options *options, const char *what, const 
         json_t *params = NULL;
         r = cli_refuse_reach(what, options->format, &options->allow, &err);
         if (r == 0)
-            params = json_pack("{s:s}", "overlay", overlay);
+            params = json_pack("{s:s, s:s*}", "overlay", overlay, "volume",
+                               attachment_volume(attachment, what));
         if (r == 0)
             r = params ? attachment_call(attachment, "snapshot", params, &result, &err)
                        : hws_fail(&err, EINVAL, "the overlay's name is no UTF-8");
@@ -100,10 +101,12 @@ static int print_reverted(const struct snapshot_options *options, const char *wh
 }
 
 static int revert_online(const struct snapshot_options *options, struct attachment *attachment,
-                         const char *layer, char **ret, struct hws_error *err)
+                         const char *what, const char *layer, char **ret, struct hws_error *err)
 {
     char path[PATH_MAX];
-    json_t *params = json_pack("{s:b}", "force", options->force), *result;
+    json_t *params = json_pack("{s:b, s:s*}", "force", options->force, "volume",
+                               attachment_volume(attachment, what)),
+           *result;
     int r = layer ? absolute(layer, path, sizeof(path), err) : 0;
     if (r < 0) {
         json_decref(params);
@@ -130,7 +133,7 @@ static int revert(const struct snapshot_options *options, const char *what, cons
     if (online) {
         r = cli_refuse_reach(what, options->format, &options->allow, &err);
         if (r == 0)
-            r = revert_online(options, attachment, layer, &back, &err);
+            r = revert_online(options, attachment, what, layer, &back, &err);
     } else if (r == 0 && options->force) {
         r = hws_fail(&err, EINVAL,
                      "--force is about the device of an attached volume, and '%.400s' is "

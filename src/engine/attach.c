@@ -403,8 +403,9 @@ static int refuse_attached(const char *path, struct hws_error *err)
     bool same = (theirs && !strcmp(theirs, image)) || (top && !strcmp(top, image));
     json_t *volume = json_array_get(json_object_get(other->config, "volumes"), 0);
     if (same && other->running && !json_is_true(json_object_get(volume, "read-only")))
-        r = hws_fail(err, EBUSY, "%.300s is attached already, as '%s' at %s", path, other->name,
-                     attachment_device(other) ? attachment_device(other) : "?");
+        r = hws_fail(err, EBUSY, "%.300s is attached already, as '%s'%s%s", path, other->name,
+                     attachment_device(other) ? " at " : "",
+                     attachment_device(other) ? attachment_device(other) : "");
     attachment_free(other);
     return r;
 }

@@ -171,16 +171,37 @@ static bool is_mounted_at(const struct attachment *attachment, const char *path)
     return found;
 }
 
+static const char *member(const json_t *volumes, size_t index, const char *name)
+{
+    return json_string_value(json_object_get(json_array_get(volumes, index), name));
+}
+
+static const char *volume_at(const struct attachment *attachment, const char *what,
+                             const char *real)
+{
+    const json_t *config = json_object_get(attachment->config, "volumes");
+    const json_t *state = json_object_get(attachment->state, "volumes");
+    size_t count = MAX(json_array_size(config), json_array_size(state));
+    for (size_t i = 0; i < count; i++) {
+        const char *device = member(state, i, "device"), *image = member(config, i, "image");
+        const char *top = member(state, i, "top"), *name = member(state, i, "name");
+        if ((device && !strcmp(device, what)) ||
+            (real && ((image && !strcmp(image, real)) || (top && !strcmp(top, real)))))
+            return name ? name : member(config, i, "name");
+    }
+    return NULL;
+}
+
+const char *attachment_volume(const struct attachment *attachment, const char *what)
+{
+    autofree char *real = realpath(what, NULL);
+    return volume_at(attachment, what, real);
+}
+
 /* By device, mount point, image or the file that is its top now. */
 static bool answers_to(const struct attachment *attachment, const char *what, const char *real)
 {
-    const char *device = attachment_device(attachment), *image = attachment_image(attachment);
-    if (device && !strcmp(device, what))
-        return true;
-    const char *top = attachment_top(attachment);
-    if (real && ((image && !strcmp(image, real)) || (top && !strcmp(top, real))))
-        return true;
-    return real && is_mounted_at(attachment, real);
+    return volume_at(attachment, what, real) || (real && is_mounted_at(attachment, real));
 }
 
 int attachment_find(const char *what, struct attachment **ret, struct hws_error *err)

@@ -62,6 +62,12 @@ HWS_MUST_CHECK int attachment_find(const char *what, struct attachment **ret,
                                    struct hws_error *err);
 
 /**
+ * The name of the volume whose device, image or top is @what; NULL where none is, as where @what is
+ * the attachment's name. For calls of engines that serve several.
+ */
+const char *attachment_volume(const struct attachment *attachment, const char *what);
+
+/**
  * Calls @method of the attachment's engine. @params a reference that is taken over, may be NULL.
  * @ret_result a new reference. An error that the engine answers becomes @err with the engine's
  * code.

@@ -230,7 +230,7 @@ static int co_abandon(const struct volume_config *config, struct targets *target
                       struct hws_error *err)
 {
     int r = co_target_abandon(config, err);
-    return r == -ENOENT ? 0 : r;
+    return r == -ENOENT || r == -EBUSY ? 0 : r;
 }
 
 /* Nothing that follows waits for the disk any more. */

@@ -395,7 +395,7 @@ static void co_give_up(void *arg)
     for (unsigned i = 0; i < config->volume_count; i++) {
         struct hws_error err = {0};
         int r = co_target_abandon(&config->volume[i], &err);
-        if (r < 0 && r != -ENOENT)
+        if (r < 0 && r != -ENOENT && r != -EBUSY)
             log_error("volume '%s': %s", config->volume[i].name, err.text);
     }
 }

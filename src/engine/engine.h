@@ -138,6 +138,8 @@ HWS_MUST_CHECK int co_volume_open(struct volume *volume, struct hws_error *err);
 HWS_MUST_CHECK int co_volume_unexport(struct volume *volume, bool force, struct hws_error *err);
 /** Flushes and closes the image. The volume must not be exported any more. */
 HWS_MUST_CHECK int co_volume_close(struct volume *volume, struct hws_error *err);
+/** Its device and the export that it is part of take the size that the volume has now. */
+HWS_MUST_CHECK int co_volume_resized(struct volume *volume, struct hws_error *err);
 HWS_MUST_CHECK int co_volume_resize(struct volume *volume, uint64_t size_bytes,
                                     struct hws_error *err);
 /** Status as the methods `status` and `stats` and the file state.json tell it. */

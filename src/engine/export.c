@@ -147,6 +147,15 @@ int co_export_start(struct engine *engine, struct hws_error *err)
     return r;
 }
 
+int co_export_resized(struct engine *engine, struct hws_error *err)
+{
+    const struct export *export = engine->export;
+    if (!export || !export->made || !export->fabric->co_resized)
+        return 0;
+    struct fabric_export it = view(export);
+    return export->fabric->co_resized(&it, err);
+}
+
 int co_export_stop(struct engine *engine, bool force, struct hws_error *err)
 {
     if (!engine->export || engine->replaced)
@@ -201,6 +210,7 @@ int co_export_clear(const json_t *object, bool force, struct hws_error *err)
 {
     struct engine_config *config = NULL;
     struct export *export = NULL;
+    bool served = false;
     if (!json_object_get(object, "export"))
         return 0;
     int r = engine_config_parse(object, &config, err);
@@ -210,9 +220,13 @@ int co_export_clear(const json_t *object, bool force, struct hws_error *err)
         identify_unit(export, &config->volume[i]);
         /* Nobody serves them: what is in flight goes back, or the removal would wait for it. */
         r = co_target_abandon(&config->volume[i], err);
+        served = r == -EBUSY;
         r = r == -ENOENT ? 0 : r;
     }
-    if (r == 0) {
+    /* Another engine has an image of that name: ours got no further than that. */
+    if (served) {
+        r = 0;
+    } else if (r == 0) {
         struct fabric_export it = view(export);
         r = export->fabric->co_remove(&it, force, err);
     }

@@ -23,6 +23,9 @@ const char *export_via(const char *fabric, struct hws_error *err);
 /** Makes the export that is configured, or takes over the one that is there. None: no effect. */
 HWS_MUST_CHECK int co_export_start(struct engine *engine, struct hws_error *err);
 
+/** After a volume's size changed: initiators learn of it. None: no effect. */
+HWS_MUST_CHECK int co_export_resized(struct engine *engine, struct hws_error *err);
+
 /** Removes it. -EBUSY, with the initiators named, while it is in use, unless @force. */
 HWS_MUST_CHECK int co_export_stop(struct engine *engine, bool force, struct hws_error *err);
 

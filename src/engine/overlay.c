@@ -165,8 +165,8 @@ static int co_revert_claimed(struct volume *volume, const char *layer_path,
     ret->pause_ns = rt_now_ns() - started;
     if (!kept && co_unlink(fresh, NULL) < 0)
         log_warning("%s: cannot remove it; nothing uses it any more", fresh);
-    if (r == 0 && volume->device && block_root_size(volume->root) != old_size)
-        r = co_device_resized(volume->device, err);
+    if (r == 0 && block_root_size(volume->root) != old_size)
+        r = co_volume_resized(volume, err);
     return r;
 }
 

@@ -14,7 +14,6 @@
 #define INITIATOR "iqn.2016-01.local.hawser:tcmu"
 /** What a dying process takes to let go of its descriptors, its rings' among them. */
 #define ADOPT_PATIENCE_NS ((uint64_t)5000000000)
-#define ADOPT_RETRY_NS    ((uint64_t)2000000)
 
 /* One initiator and what it sees: volumes of a group share it. */
 struct target_nexus {
@@ -130,28 +129,6 @@ static int co_make_backstore(struct target *target, struct hws_error *err)
     return r;
 }
 
-static int open_blocking(void *arg)
-{
-    const struct lio_backstore *backstore = arg;
-    char path[32];
-    snprintf(path, sizeof(path), "/dev/uio%u", backstore->minor);
-    autofd int fd = open(path, O_RDWR | O_CLOEXEC);
-    return fd < 0 ? -errno : 0;
-}
-
-/* Until a predecessor has let go of the ring. */
-static int co_wait_free(struct lio_backstore *backstore, struct hws_error *err)
-{
-    const uint64_t deadline = rt_now_ns() + ADOPT_PATIENCE_NS;
-    int r;
-    while ((r = co_work(open_blocking, backstore)) == -EBUSY && rt_now_ns() < deadline)
-        co_sleep_ns(ADOPT_RETRY_NS);
-    if (r == -EBUSY)
-        return hws_fail(err, EBUSY, "the backstore '%s' is served by another process",
-                        backstore->name);
-    return r < 0 ? hws_fail_errno(err, -r, "cannot open /dev/uio%u", backstore->minor) : 0;
-}
-
 static int co_hold_off(struct target *target, struct hws_error *err)
 {
     int r = co_lio_backstore_block(&target->backstore, true, err);
@@ -173,7 +150,7 @@ static int co_adopt_backstore(struct target *target, struct hws_error *err)
         r = co_lio_backstore_remove(&there, err);
         return r < 0 ? r : -ENOENT;
     }
-    r = co_wait_free(&there, err);
+    r = co_target_wait_free(&there, ADOPT_PATIENCE_NS, err);
     if (r < 0)
         return r;
     target->backstore = there;

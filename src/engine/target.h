@@ -51,14 +51,23 @@ HWS_MUST_CHECK int co_target_find(const struct volume_config *config, struct lio
 bool co_target_is_there(const struct volume_config *config);
 
 /**
+ * Waits until a predecessor has let go of the ring. -EBUSY once @patience_ns have passed: another
+ * process serves the backstore.
+ */
+HWS_MUST_CHECK int co_target_wait_free(const struct lio_backstore *backstore, uint64_t patience_ns,
+                                       struct hws_error *err);
+
+/**
  * For a volume that nobody will serve: commands fail, and no task waits for one. The backstore and
- * the disk stay for who attaches it again.
+ * the disk stay for who attaches it again. -EBUSY, with nothing done, where a process serves it: it
+ * is that one's, under the same name.
  */
 HWS_MUST_CHECK int co_target_abandon(const struct volume_config *config, struct hws_error *err);
 
 /**
  * Removes the disk and the backstore that a dead process left, whose image nobody can open. What
- * the kernel cached of it is lost. -EBUSY while the disk is in use, unless @force.
+ * the kernel cached of it is lost. One that another process serves is that one's, and stays. -EBUSY
+ * while the disk is in use, unless @force.
  */
 HWS_MUST_CHECK int co_target_clear(const struct volume_config *config, bool force,
                                    struct hws_error *err);

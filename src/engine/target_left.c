@@ -10,6 +10,11 @@
  */
 #include "base/log.h"
 #include "engine/target.h"
+#include <fcntl.h>
+
+/** How long a process that is gone may take to let go of the ring: its I/O ends behind it. */
+#define GONE_PATIENCE_NS ((uint64_t)1000000000)
+#define FREE_RETRY_NS    ((uint64_t)2000000)
 
 /* The first line of a small file; "" where there is none. */
 static void read_line(char *text, size_t size, const char *format, ...) HWS_PRINTF(3, 4);
@@ -68,14 +73,36 @@ bool co_target_is_there(const struct volume_config *config)
     return co_target_find(config, &there, NULL) == 0 && there.minor != LIO_NO_MINOR;
 }
 
+static int open_blocking(void *arg)
+{
+    const struct lio_backstore *backstore = arg;
+    char path[32];
+    snprintf(path, sizeof(path), "/dev/uio%u", backstore->minor);
+    autofd int fd = open(path, O_RDWR | O_CLOEXEC);
+    return fd < 0 ? -errno : 0;
+}
+
+int co_target_wait_free(const struct lio_backstore *backstore, uint64_t patience_ns,
+                        struct hws_error *err)
+{
+    const uint64_t deadline = rt_now_ns() + patience_ns;
+    int r;
+    while ((r = co_work(open_blocking, (void *)backstore)) == -EBUSY && rt_now_ns() < deadline)
+        co_sleep_ns(FREE_RETRY_NS);
+    if (r == -EBUSY)
+        return hws_fail(err, EBUSY, "the backstore '%s' is served by another process",
+                        backstore->name);
+    return r < 0 ? hws_fail_errno(err, -r, "cannot open /dev/uio%u", backstore->minor) : 0;
+}
+
 static int co_abandon(const struct volume_config *config, const struct lio_backstore *there,
                       struct hws_error *err)
 {
     struct target_identity identity;
     struct lio_disk disk;
     target_identify(config, &identity);
-    int r = 0;
-    if (co_lio_disk_find(identity.naa, &disk, NULL) == 0)
+    int r = there->minor == LIO_NO_MINOR ? 0 : co_target_wait_free(there, GONE_PATIENCE_NS, err);
+    if (r == 0 && co_lio_disk_find(identity.naa, &disk, NULL) == 0)
         r = co_lio_disk_set_online(&disk, false, err);
     if (r == 0 && there->minor != LIO_NO_MINOR)
         r = co_lio_backstore_block(there, true, err);
@@ -102,7 +129,7 @@ int co_target_clear(const struct volume_config *config, bool force, struct hws_e
     if (r == 0)
         r = co_abandon(config, &there, err);
     if (r < 0)
-        return r;
+        return r == -EBUSY ? 0 : r;
     target_identify(config, &identity);
     lio_disk_target(identity.naa, disk.target);
     r = co_lio_disk_remove(&disk, force, err);

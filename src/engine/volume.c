@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 #include "base/log.h"
 #include "block/keep.h"
+#include "engine/export.h"
 #include "engine/target.h"
 
 /** What a dying predecessor takes to let go of the image. */
@@ -186,12 +187,16 @@ int co_volume_close(struct volume *volume, struct hws_error *err)
     return r;
 }
 
+int co_volume_resized(struct volume *volume, struct hws_error *err)
+{
+    int r = volume->device ? co_device_resized(volume->device, err) : 0;
+    return r < 0 ? r : co_export_resized(volume->engine, err);
+}
+
 int co_volume_resize(struct volume *volume, uint64_t size_bytes, struct hws_error *err)
 {
     int r = co_root_resize(volume->root, size_bytes, err);
-    if (r < 0 || !volume->device)
-        return r;
-    return co_device_resized(volume->device, err);
+    return r < 0 ? r : co_volume_resized(volume, err);
 }
 
 json_t *volume_status(struct volume *volume)

@@ -130,7 +130,7 @@ static int look_at_port(const char *name, void *arg)
         return 0;
     if (configfs_read(text, sizeof(text), PORT "/addr_trsvcid", name) < 0)
         return 0;
-    s->service = (unsigned)atoi(text);
+    s->service = (unsigned)strtoul(text, NULL, 10);
     if (configfs_read(text, sizeof(text), PORT "/addr_traddr", name) < 0)
         return 0;
     s->any_address = !strcmp(text, "0.0.0.0");
