@@ -21,6 +21,8 @@ struct real_file {
     bool direct;                 /* O_DIRECT */
     bool in_memory;              /* tmpfs and the like: system calls do not wait for a disk */
     _Atomic bool nowait_refused; /* RWF_NOWAIT: not on this file system */
+    _Atomic uint8_t write_way;   /* enum write_way in real_file.c */
+    _Atomic uint8_t write_rest;  /* writes that go the long way, since one was slow */
     _Atomic bool locked;         /* rt_file_lock() took something */
     _Atomic unsigned rings;      /* bit n: ring[n].slot is set */
     struct real_file_ring {
@@ -33,6 +35,12 @@ static inline struct real_file *real_file(struct rt_file *file)
 {
     return container_of(file, struct real_file, file);
 }
+
+/**
+ * Writes into the page cache at once, where that costs less than handing the write to a thread.
+ * @return whether @io is complete.
+ */
+bool real_file_write_at_once(struct rt_io *io);
 
 /** Carries out @io by blocking system calls. @return its result. Any thread. */
 int64_t real_file_perform(struct rt_io *io);

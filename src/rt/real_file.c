@@ -16,6 +16,7 @@
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/uio.h>
+#include <time.h>
 
 /* Direct I/O of this alignment works on every file system and disk known. */
 #define DIRECT_ALIGNMENT_SAFE 4096u
@@ -350,6 +351,62 @@ static int64_t perform_stream(struct rt_io *io)
     }
     return failed_or(io->op == RT_OP_READ_STREAM ? readv(fd, io->iov, (int)io->iov_count)
                                                  : writev(fd, io->iov, (int)io->iov_count));
+}
+
+/*
+ * A buffered write to a local disk mostly ends in the page cache, in less time than it takes to
+ * wake a thread. Some file systems (XFS, btrfs) say so: with RWF_NOWAIT they write or refuse, and
+ * io_uring then needs no thread. ext4 refuses each time, and io_uring hands every write to one.
+ * There the plain call is made here, until it turns out to wait (for pages to be read, or dirty
+ * ones to go). On network file systems every write may wait, and threads let many do so at a time.
+ */
+enum write_way { WRITE_UNKNOWN, WRITE_BY_RING, WRITE_PLAINLY };
+
+#define WRITE_SLOW_NS       12000000 /* more than two ticks of the coarse clock */
+#define WRITE_REST          64
+#define WRITE_AT_ONCE_BYTES MiB
+
+/* Read from memory, whatever the machine's clock costs. */
+static uint64_t coarse_clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* If the first write succeeds without waiting, the ring does it again: the same bytes. */
+static enum write_way find_write_way(struct real_file *f, const struct rt_io *io)
+{
+    struct statfs fs;
+    enum write_way way = WRITE_BY_RING;
+    if (fstatfs(f->file.fd, &fs) == 0 && fs.f_type == EXT4_SUPER_MAGIC &&
+        pwritev2(f->file.fd, io->iov, (int)io->iov_count, (off_t)io->offset, RWF_NOWAIT) < 0 &&
+        errno == EOPNOTSUPP)
+        way = WRITE_PLAINLY;
+    atomic_store_explicit(&f->write_way, (uint8_t)way, memory_order_relaxed);
+    return way;
+}
+
+bool real_file_write_at_once(struct rt_io *io)
+{
+    struct real_file *f = real_file(io->file);
+    if (!f->is_regular || f->direct || io->flags || io->length > WRITE_AT_ONCE_BYTES)
+        return false;
+    enum write_way way = atomic_load_explicit(&f->write_way, memory_order_relaxed);
+    if (unlikely(way == WRITE_UNKNOWN))
+        way = find_write_way(f, io);
+    if (way != WRITE_PLAINLY)
+        return false;
+    uint8_t rest = atomic_load_explicit(&f->write_rest, memory_order_relaxed);
+    if (unlikely(rest)) {
+        atomic_store_explicit(&f->write_rest, (uint8_t)(rest - 1), memory_order_relaxed);
+        return false;
+    }
+    uint64_t start_ns = coarse_clock_ns();
+    io->result = real_file_perform(io);
+    if (unlikely(coarse_clock_ns() - start_ns > WRITE_SLOW_NS))
+        atomic_store_explicit(&f->write_rest, WRITE_REST, memory_order_relaxed);
+    return true;
 }
 
 int64_t real_file_perform(struct rt_io *io)

@@ -104,6 +104,10 @@ static bool submit(struct rt_queue *q, struct rt_io *io)
         if (read_cached(io))
             return true;
         break;
+    case RT_OP_WRITE:
+        if (real_file_write_at_once(io))
+            return true;
+        break;
     default:
         break;
     }

@@ -302,6 +302,10 @@ static bool submit(struct rt_queue *q, struct rt_io *io)
         io->result = real_file_perform(io);
         return true;
     }
+    if (io->op == RT_OP_WRITE && real_file_write_at_once(io)) {
+        rt_count(&q->count.system_calls, 1);
+        return true;
+    }
     if (!ring_can(io->op))
         return workers_submit(&rt_real(q->rt)->workers, io);
     if (io->op == RT_OP_COMMAND && !q->rt->options.uring_commands) {
