@@ -15,10 +15,16 @@
 /** What a dying process takes to let go of its descriptors, its rings' among them. */
 #define ADOPT_PATIENCE_NS ((uint64_t)5000000000)
 
-/* One initiator and what it sees: volumes of a group share it. */
+/*
+ * One nexus and what it sees: volumes of a group share it. It stands for all initiators, because
+ * TCMU does not tell who asks; so whether a copy may reach from one volume to another follows from
+ * what is exported to whom.
+ */
 struct target_nexus {
     struct scsi_nexus *scsi;
     unsigned users;
+    struct rt_mutex lock;
+    struct lio_backstore backstore[ENGINE_VOLUMES_MAX]; /* by LUN; name "": none */
 };
 
 struct target {
@@ -44,10 +50,7 @@ static uint32_t co_cluster_bytes(struct volume *volume)
     return bytes > 0 && bytes <= UINT32_MAX ? (uint32_t)bytes : 0;
 }
 
-/*
- * Volumes of one group share the nexus: a copy between two of them (EXTENDED COPY) is then
- * possible. All others see themselves alone, because TCMU does not tell who asks.
- */
+/* Volumes of one group share the nexus; all others see themselves alone. */
 static struct target_nexus *group_nexus(const struct volume *volume)
 {
     const char *group = volume->config.group;
@@ -59,18 +62,31 @@ static struct target_nexus *group_nexus(const struct volume *volume)
     return NULL;
 }
 
+/* On queue threads. */
+static bool co_may_copy(void *arg, uint16_t asked, uint16_t other, bool write)
+{
+    struct target_nexus *nexus = arg;
+    assert(asked < ENGINE_VOLUMES_MAX && other < ENGINE_VOLUMES_MAX);
+    rt_mutex_lock(&nexus->lock);
+    struct lio_backstore from = nexus->backstore[asked], to = nexus->backstore[other];
+    rt_mutex_unlock(&nexus->lock);
+    return from.name[0] && to.name[0] && co_lio_covisible(&from, &to, write);
+}
+
 static int get_nexus(struct target *target, struct hws_error *err)
 {
-    struct scsi_nexus_options options = {.initiator = INITIATOR};
     struct target_nexus *nexus = group_nexus(target->volume);
     if (!nexus) {
         nexus = calloc(1, sizeof(*nexus));
+        struct scsi_nexus_options options = {
+            .initiator = INITIATOR, .co_may_copy = co_may_copy, .may_copy_arg = nexus};
         int r = nexus ? scsi_nexus_new(&options, &nexus->scsi, err)
                       : hws_fail(err, ENOMEM, "out of memory");
         if (r < 0) {
             free(nexus);
             return r;
         }
+        rt_mutex_init(&nexus->lock);
     }
     nexus->users++;
     target->nexus = nexus;
@@ -82,7 +98,19 @@ static void put_nexus(struct target_nexus *nexus)
     if (!nexus || --nexus->users > 0)
         return;
     scsi_nexus_free(nexus->scsi);
+    rt_mutex_destroy(&nexus->lock);
     free(nexus);
+}
+
+/* @backstore NULL: it goes. */
+static void tell_nexus(struct target *target, const struct lio_backstore *backstore)
+{
+    const struct volume *volume = target->volume;
+    struct target_nexus *nexus = target->nexus;
+    rt_mutex_lock(&nexus->lock);
+    nexus->backstore[volume - volume->engine->volumes] =
+        backstore ? *backstore : (struct lio_backstore){0};
+    rt_mutex_unlock(&nexus->lock);
 }
 
 static int co_make_disk(struct target *target, struct hws_error *err)
@@ -183,6 +211,8 @@ static void co_target_free(struct target *target)
         co_scsi_unmap(target->lun);
     if (target->volume->target == target)
         target->volume->target = NULL;
+    if (target->nexus)
+        tell_nexus(target, NULL);
     put_nexus(target->nexus);
     scsi_disk_free(target->disk);
     free(target);
@@ -196,7 +226,10 @@ static int co_begin(struct target *target, struct hws_error *err)
     r = co_adopt_backstore(target, err);
     if (r == -ENOENT)
         r = co_make_backstore(target, err);
-    return r < 0 ? r : co_serve(target, err);
+    if (r < 0)
+        return r;
+    tell_nexus(target, &target->backstore);
+    return co_serve(target, err);
 }
 
 int co_target_start(struct volume *volume, struct target **ret, struct hws_error *err)

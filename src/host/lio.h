@@ -77,10 +77,11 @@ HWS_MUST_CHECK int co_lio_backstore_reset_ring(const struct lio_backstore *backs
                                                struct hws_error *err);
 
 /**
- * May whoever sees @from also see @to? True where every target portal group and every ACL that
- * exports @from exports @to: the condition for a copy between them.
+ * May whoever sees @from also see @to, and with @write write to it? True where every target portal
+ * group and every ACL that exports @from exports @to: the condition for a copy that is asked for at
+ * @from and reads or writes @to.
  */
-bool co_lio_covisible(const struct lio_backstore *from, const struct lio_backstore *to);
+bool co_lio_covisible(const struct lio_backstore *from, const struct lio_backstore *to, bool write);
 
 /* ---- the loopback fabric: a SCSI disk of this host ---- */
 

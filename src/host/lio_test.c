@@ -66,15 +66,16 @@ static void add_link(const char *folder, const char *target)
 }
 
 struct answer {
-    bool forth, back;
+    bool forth, back, forth_reading;
 };
 
 static void co_ask(void *arg)
 {
     struct answer *answer = arg;
     struct lio_backstore a = {.name = "a", .hba = 1}, b = {.name = "b", .hba = 2};
-    answer->forth = co_lio_covisible(&a, &b);
-    answer->back = co_lio_covisible(&b, &a);
+    answer->forth = co_lio_covisible(&a, &b, true);
+    answer->back = co_lio_covisible(&b, &a, true);
+    answer->forth_reading = co_lio_covisible(&a, &b, false);
 }
 
 static struct answer ask(void)
@@ -107,6 +108,16 @@ static void a_group_that_exports_one_alone_hides_the_other(void **state)
     assert_true(answer.back);
 }
 
+static void this_host_sees_all_its_own_disks_together(void **state)
+{
+    add_link("loopback/naa.6001405000000000/tpgt_1/lun/lun_0", "core/user_1/a");
+    struct answer answer = ask();
+    assert_false(answer.forth);
+    add_link("loopback/naa.6001405000000001/tpgt_1/lun/lun_0", "core/user_2/b");
+    answer = ask();
+    assert_true(answer.forth && answer.back);
+}
+
 static void an_acl_that_maps_one_alone_hides_the_other(void **state)
 {
     add_link(T "/lun/lun_0", "core/user_1/a");
@@ -121,7 +132,7 @@ static void an_acl_that_maps_one_alone_hides_the_other(void **state)
     assert_true(answer.back);
 }
 
-static void a_destination_that_is_write_protected_counts_as_hidden(void **state)
+static void what_is_write_protected_is_seen_and_not_written(void **state)
 {
     add_link(T "/lun/lun_0", "core/user_1/a");
     add_link(T "/lun/lun_1", "core/user_2/b");
@@ -131,7 +142,7 @@ static void a_destination_that_is_write_protected_counts_as_hidden(void **state)
     make_file(T "/acls/iqn.both/lun_1/write_protect", "1\n");
     struct answer answer = ask();
     assert_false(answer.forth);
-    assert_true(answer.back);
+    assert_true(answer.forth_reading && answer.back);
 }
 
 static void co_refusals(void *arg)
@@ -213,8 +224,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TREE_TEST(what_one_group_exports_is_seen_together),
         TREE_TEST(a_group_that_exports_one_alone_hides_the_other),
+        TREE_TEST(this_host_sees_all_its_own_disks_together),
         TREE_TEST(an_acl_that_maps_one_alone_hides_the_other),
-        TREE_TEST(a_destination_that_is_write_protected_counts_as_hidden),
+        TREE_TEST(what_is_write_protected_is_seen_and_not_written),
         TREE_TEST(bad_options_are_refused_before_the_kernel_sees_them),
         TREE_TEST(values_come_without_the_lines_end),
         TREE_TEST(secrets_are_not_told),

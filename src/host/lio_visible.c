@@ -4,9 +4,8 @@
  *     FABRIC/TARGET/tpgt_T/lun/lun_L/X -> core/user_N/NAME        a LUN of a target portal group
  *     FABRIC/TARGET/tpgt_T/acls/I/lun_M/Y -> ../../lun/lun_L      what initiator I sees of it
  *
- * The copy's source and destination have to be seen together: an initiator that may use one disk of
- * this process and not another must not reach the other by EXTENDED COPY. A destination that is
- * write-protected for somebody who sees the source is refused as well.
+ * An initiator that may use one disk of this process and not another must not reach the other by
+ * EXTENDED COPY; nor write by it to what is write-protected for somebody who could have asked.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -20,6 +19,7 @@
 struct search {
     const char *fabric, *target, *tpg, *acl;
     char from[VALUE_MAX], to[VALUE_MAX]; /* "user_N/NAME" */
+    bool write;                          /* to `to` */
     bool sees_from, sees_to;             /* of the group or ACL that is looked at */
     char from_lun[WORD_MAX], to_lun[WORD_MAX];
 };
@@ -72,7 +72,8 @@ static int look_at_mapped_link(const char *name, void *arg)
     s->sees_from = s->sees_from || !strcmp(lun + 1, s->from_lun);
     if (strcmp(lun + 1, s->to_lun) != 0)
         return 0;
-    if (configfs_read(protect, sizeof(protect), "%s/%s/%s/acls/%s/%s/write_protect", s->fabric,
+    if (!s->write ||
+        configfs_read(protect, sizeof(protect), "%s/%s/%s/acls/%s/%s/write_protect", s->fabric,
                       s->target, s->tpg, s->acl, link->lun) < 0 ||
         strcmp(protect, "1") != 0)
         s->sees_to = true;
@@ -116,6 +117,23 @@ static int look_at_group(const char *name, void *arg)
     return configfs_each(look_at_acl, s, false, "%s/%s/%s/acls", s->fabric, s->target, name);
 }
 
+/* Whatever the loopback fabric exports, each by a target of its own, this host sees all of it. */
+static int look_at_own_group(const char *name, void *arg)
+{
+    struct search *s = arg;
+    if (strncmp(name, "tpgt_", 5) != 0)
+        return 0;
+    s->tpg = name;
+    return configfs_each(look_at_lun, s, false, "%s/%s/%s/lun", s->fabric, s->target, name);
+}
+
+static int look_at_own_target(const char *name, void *arg)
+{
+    struct search *s = arg;
+    s->target = name;
+    return configfs_each(look_at_own_group, s, false, "%s/%s", s->fabric, name);
+}
+
 static int look_at_target(const char *name, void *arg)
 {
     struct search *s = arg;
@@ -129,7 +147,11 @@ static int look_at_fabric(const char *name, void *arg)
     if (!strcmp(name, "core"))
         return 0;
     s->fabric = name;
-    return configfs_each(look_at_target, s, false, "%s", name);
+    if (strcmp(name, "loopback") != 0)
+        return configfs_each(look_at_target, s, false, "%s", name);
+    s->sees_from = s->sees_to = false;
+    (void)configfs_each(look_at_own_target, s, false, "%s", name);
+    return s->sees_from && !s->sees_to;
 }
 
 static int look_blocking(void *arg)
@@ -137,9 +159,9 @@ static int look_blocking(void *arg)
     return configfs_each(look_at_fabric, arg, false, ".");
 }
 
-bool co_lio_covisible(const struct lio_backstore *from, const struct lio_backstore *to)
+bool co_lio_covisible(const struct lio_backstore *from, const struct lio_backstore *to, bool write)
 {
-    struct search s = {0};
+    struct search s = {.write = write};
     snprintf(s.from, sizeof(s.from), "user_%u/%s", from->hba, from->name);
     snprintf(s.to, sizeof(s.to), "user_%u/%s", to->hba, to->name);
     return co_work(look_blocking, &s) == 0;

@@ -168,6 +168,38 @@ TEST(a_disk_that_the_nexus_does_not_see_is_out_of_reach)
     CHECK(buffer_is_zero(back, 32768));
 }
 
+static bool write_allowed, read_allowed;
+static unsigned times_asked;
+
+static bool co_ask(void *arg, uint16_t asked, uint16_t to, bool write)
+{
+    CHECK(arg == &times_asked && asked == 0 && to == 5);
+    times_asked++;
+    co_yield ();
+    return write ? write_allowed : read_allowed;
+}
+
+TEST(where_a_nexus_stands_for_many_its_owner_says_what_is_seen_together)
+{
+    co_fill_source();
+    bed.nexus[0]->co_may_copy = co_ask;
+    bed.nexus[0]->may_copy_arg = &times_asked;
+    write_allowed = false;
+    read_allowed = true;
+    CHECK_SENSE(co_copy(make_list(bed.disk, other, 0, 0, 8)), SCSI_KEY_COPY_ABORTED,
+                ASC_COPY_TARGET_NOT_REACHABLE);
+    CHECK_GOOD(co_copy(make_list(other, bed.disk, 0, 0, 1)));
+    write_allowed = true;
+    read_allowed = false;
+    CHECK_SENSE(co_copy(make_list(other, bed.disk, 0, 0, 1)), SCSI_KEY_COPY_ABORTED,
+                ASC_COPY_TARGET_NOT_REACHABLE);
+    CHECK_GOOD(co_copy(make_list(bed.disk, other, 0, 0, 8)));
+    CHECK_EQUAL(times_asked, 4);
+    CHECK_GOOD(co_copy(make_list(bed.disk, bed.disk, 0, 64, 8))); /* to itself: not asked */
+    CHECK_EQUAL(times_asked, 4);
+    bed.nexus[0]->co_may_copy = NULL;
+}
+
 TEST(a_copy_may_do_no_more_than_its_initiator)
 {
     uint8_t reserve[24] = {0};
@@ -326,6 +358,7 @@ int main(void)
         cmocka_unit_test(lists_are_refused_for_what_is_wrong_with_them),
         cmocka_unit_test(overlapping_copies_are_as_if_read_first),
         cmocka_unit_test(a_disk_that_the_nexus_does_not_see_is_out_of_reach),
+        cmocka_unit_test(where_a_nexus_stands_for_many_its_owner_says_what_is_seen_together),
         cmocka_unit_test(a_copy_may_do_no_more_than_its_initiator),
         cmocka_unit_test(every_cut_and_every_flipped_byte_of_a_list_is_survived),
         cmocka_unit_test(results_can_be_asked_for),

@@ -133,6 +133,8 @@ struct scsi_nexus {
     struct identity who;
     uint16_t port_group;
     char *port_name;
+    bool (*co_may_copy)(void *arg, uint16_t asked, uint16_t other, bool write);
+    void *may_copy_arg;
     struct rt_mutex lock;
     struct co_waitq unpinned;
     struct scsi_lun *luns[SCSI_LUNS_MAX]; /* in the order of their numbers */

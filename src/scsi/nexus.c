@@ -16,6 +16,8 @@ int scsi_nexus_new(const struct scsi_nexus_options *options, struct scsi_nexus *
         return hws_fail(err, ENOMEM, "SCSI nexus: out of memory");
     nexus->who.port_id = options->port_id ? options->port_id : 1;
     nexus->port_group = options->port_group;
+    nexus->co_may_copy = options->co_may_copy;
+    nexus->may_copy_arg = options->may_copy_arg;
     int result = 0;
     if (options->transport_id) {
         size_t length = options->transport_id_length;

@@ -105,6 +105,13 @@ struct scsi_nexus_options {
     uint16_t port_id;      /* RELATIVE TARGET PORT IDENTIFIER, from 1; 0: 1 */
     uint16_t port_group;   /* target port group */
     const char *port_name; /* SCSI name of the target port for VPD page 83h, or NULL */
+    /*
+     * For a carrier that does not tell who asks, so that one nexus stands for all: whether whoever
+     * may send commands to the LUN @asked may also read, or with @write write, the LUN @other by a
+     * copy. Suspends; any queue thread. NULL: whoever sees a LUN of the nexus sees all.
+     */
+    bool (*co_may_copy)(void *arg, uint16_t asked, uint16_t other, bool write);
+    void *may_copy_arg;
 };
 
 HWS_MUST_CHECK int scsi_nexus_new(const struct scsi_nexus_options *options, struct scsi_nexus **ret,

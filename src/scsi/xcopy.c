@@ -5,7 +5,8 @@
  *     16  CSCD descriptors of 32 bytes: E4h, an identification as in VPD page 83h
  *     ..  segment descriptors of 28 bytes: 02h, block device to block device
  *
- * A CSCD is looked for among the LUNs of the nexus that asks, and nowhere else. What it may not do
+ * A CSCD is looked for among the LUNs of the nexus that asks, and nowhere else; where the nexus
+ * stands for many initiators, its owner tells which of them are seen together. What it may not do
  * by itself (reservations, write protection, ports that are not active), it may not do by a copy.
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -23,6 +24,7 @@ struct copy {
     unsigned cscd_count, segment_count;
     const uint8_t *segments;
     uint8_t *scratch;
+    bool readable[XCOPY_CSCDS], writable[XCOPY_CSCDS]; /* by whoever asks, as far as asked */
     unsigned segments_done;
     uint64_t bytes_done;
 };
@@ -69,6 +71,7 @@ static int resolve_cscd(struct copy *x, const uint8_t *d, unsigned at, struct sc
 /* ---- segments ---- */
 
 struct segment {
+    unsigned from_index, to_index; /* of the CSCDs */
     struct scsi_disk *from, *to;
     struct scsi_lun *to_lun;
     uint64_t from_offset, to_offset, bytes;
@@ -107,6 +110,8 @@ static int parse_segment(struct copy *x, unsigned index, struct segment *ret)
     uint16_t from = load_be16(d + 4), to = load_be16(d + 6), count = load_be16(d + 10);
     if (from >= x->cscd_count || to >= x->cscd_count)
         return fail_with(c, SCSI_KEY_COPY_ABORTED, ASC_COPY_TARGET_NOT_REACHABLE);
+    ret->from_index = from;
+    ret->to_index = to;
     ret->from = x->luns[from]->disk;
     ret->to_lun = x->luns[to];
     ret->to = ret->to_lun->disk;
@@ -122,6 +127,18 @@ static int parse_segment(struct copy *x, unsigned index, struct segment *ret)
     ret->from_offset = from_lba << ret->from->block_shift;
     ret->to_offset = to_lba << ret->to->block_shift;
     return 0;
+}
+
+/* Where one nexus stands for many initiators, whether the one that asks sees that LUN too. */
+static bool co_reaches(struct copy *x, unsigned index, bool write)
+{
+    const struct scsi_nexus *nexus = x->c->nexus;
+    bool *known = write ? &x->writable[index] : &x->readable[index];
+    uint16_t asked = x->c->lun->number, other = x->luns[index]->number;
+    if (!*known)
+        *known = !nexus->co_may_copy || asked == other ||
+                 nexus->co_may_copy(nexus->may_copy_arg, asked, other, write);
+    return *known;
 }
 
 static int co_copy_piece(struct copy *x, const struct segment *s, uint64_t done, size_t part)
@@ -147,6 +164,8 @@ static int co_copy_segment(struct copy *x, const struct segment *s, unsigned epo
 {
     bool backwards = s->from == s->to && s->to_offset > s->from_offset;
     uint64_t left = s->bytes, front = 0;
+    if (!co_reaches(x, s->from_index, false) || !co_reaches(x, s->to_index, true))
+        return fail_with(x->c, SCSI_KEY_COPY_ABORTED, ASC_COPY_TARGET_NOT_REACHABLE);
     if (!permitted(x->c, s->from, false) || !permitted(x->c, s->to, true))
         return fail_with(x->c, SCSI_KEY_COPY_ABORTED, ASC_THIRD_PARTY_FAILURE);
     while (left) {
