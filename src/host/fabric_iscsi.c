@@ -14,6 +14,7 @@
 #include "host/fabrics.h"
 #include "host/iscsi.h"
 #include "host/lio_target.h"
+#include "host/portal.h"
 #include "rt/rt.h"
 
 #define TPG "iscsi/%s/tpgt_1"
@@ -197,21 +198,28 @@ static int add_acls(const struct work *w, const struct iscsi_chap *chap, struct 
     return r;
 }
 
+/*
+ * The kernel answers EINVAL whatever keeps it from listening; what it is shows when we try. An
+ * address that this host has not got yet is none: the kernel listens once it is there.
+ */
+static int add_portal(const struct work *w, const char *portal, struct hws_error *err)
+{
+    int r = configfs_mkdir(err, TPG "/np/%s", w->options->target, portal);
+    int why = r < 0 ? portal_try(portal) : 0;
+    if (why == -EADDRINUSE)
+        return hws_fail(err, EADDRINUSE,
+                        "portal %s: another program listens there; choose another port, or "
+                        "another address",
+                        portal);
+    return why < 0 ? hws_fail_errno(err, -why, "portal %s: cannot listen there", portal) : r;
+}
+
 static int add_portals(const struct work *w, struct hws_error *err)
 {
     struct fabric_list list;
     int r = fabric_list_split(w->options->portals, "portals", &list, err);
-    for (unsigned i = 0; r == 0 && i < list.count; i++) {
-        r = configfs_mkdir(err, TPG "/np/%s", w->options->target, list.item[i]);
-        if (r == -EADDRINUSE)
-            r = hws_fail(err, EADDRINUSE,
-                         "portal %s: another program listens there; choose another port, or "
-                         "another address",
-                         list.item[i]);
-        else if (r == -EADDRNOTAVAIL)
-            r = hws_fail(err, EADDRNOTAVAIL, "portal %s: this host has not got that address",
-                         list.item[i]);
-    }
+    for (unsigned i = 0; r == 0 && i < list.count; i++)
+        r = add_portal(w, list.item[i], err);
     fabric_list_free(&list);
     return r;
 }

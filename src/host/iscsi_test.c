@@ -6,9 +6,13 @@
  */
 #include "host/fabric.h"
 #include "host/iscsi.h"
+#include "host/portal.h"
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <cmocka.h>
@@ -126,6 +130,22 @@ static void what_is_no_portal_is_refused(void **state)
     };
     for (unsigned i = 0; i < ARRAY_LEN(wrong); i++)
         check_portal(wrong[i], NULL);
+}
+
+static void a_portal_that_is_taken_is_told(void **state)
+{
+    struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof(here);
+    char portal[PORTAL_BYTES];
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(fd >= 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&here, sizeof(here)), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&here, &length), 0);
+    snprintf(portal, sizeof(portal), "127.0.0.1:%u", ntohs(here.sin_port));
+    assert_int_equal(listen(fd, 1), 0);
+    assert_int_equal(portal_try(portal), -EADDRINUSE);
+    close(fd);
+    assert_int_equal(portal_try(portal), 0);
 }
 
 /* ---- secrets ---- */
@@ -302,6 +322,7 @@ int main(void)
         cmocka_unit_test(made_up_names_are_valid_and_stay_the_same),
         cmocka_unit_test(portals_are_addresses_with_ports),
         cmocka_unit_test(what_is_no_portal_is_refused),
+        cmocka_unit_test(a_portal_that_is_taken_is_told),
         cmocka_unit_test(secrets_of_both_directions_are_read),
         cmocka_unit_test(secrets_that_are_weak_or_half_are_refused_and_never_told),
         cmocka_unit_test(files_that_others_can_read_hold_no_secrets),

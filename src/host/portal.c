@@ -6,6 +6,9 @@
 #include "host/portal.h"
 #include <arpa/inet.h>
 #include <ctype.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 static int bad_portal(const char *text, unsigned port, struct hws_error *err)
 {
@@ -59,4 +62,37 @@ int portal_parse(const char *text, unsigned default_port, char ret[PORTAL_BYTES]
     else
         return bad_portal(text, default_port, err);
     return 0;
+}
+
+/* With the kernel's own options: it reuses addresses, and takes one that may come later. */
+static int listen_at(const struct addrinfo *address)
+{
+    const int on = 1;
+    autofd int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
+        setsockopt(fd, IPPROTO_IP, IP_FREEBIND, &on, sizeof(on)) < 0)
+        return -errno;
+    return bind(fd, address->ai_addr, address->ai_addrlen) < 0 || listen(fd, 1) < 0 ? -errno : 0;
+}
+
+int portal_try(const char *portal)
+{
+    char text[PORTAL_BYTES];
+    const struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV | AI_PASSIVE,
+                                   .ai_socktype = SOCK_STREAM};
+    struct addrinfo *address;
+    snprintf(text, sizeof(text), "%s", portal);
+    char *colon = strrchr(text, ':'), *host = text, *bracket = strchr(text, ']');
+    if (!colon)
+        return -EINVAL;
+    *colon = '\0';
+    if (bracket) {
+        *bracket = '\0';
+        host = text + 1;
+    }
+    if (getaddrinfo(host, colon + 1, &hints, &address) != 0)
+        return -EINVAL;
+    int r = listen_at(address);
+    freeaddrinfo(address);
+    return r;
 }

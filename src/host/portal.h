@@ -1,5 +1,5 @@
 /*
- * Addresses to listen on, as people and the kernel's targets write them. Pure functions.
+ * Addresses to listen on, as people and the kernel's targets write them.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -18,5 +18,11 @@
  */
 HWS_MUST_CHECK int portal_parse(const char *text, unsigned default_port, char ret[PORTAL_BYTES],
                                 struct hws_error *err);
+
+/**
+ * Listens at @portal (as portal_parse() made it) for a moment, to learn what keeps the kernel's
+ * target from it. @return 0 or -errno.
+ */
+HWS_MUST_CHECK int portal_try(const char *portal);
 
 #endif
