@@ -9,6 +9,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/log.h"
+#include "engine/device.h"
 #include "engine/target.h"
 #include <fcntl.h>
 
@@ -118,6 +119,25 @@ int co_target_abandon(const struct volume_config *config, struct hws_error *err)
     return r < 0 ? r : co_abandon(config, &there, err);
 }
 
+static int open_alone_blocking(void *arg)
+{
+    autofd int fd = open(arg, O_RDONLY | O_EXCL | O_CLOEXEC);
+    return fd < 0 ? -errno : 0; /* it is offline: only -EBUSY tells anything */
+}
+
+static int co_refuse_used(const struct lio_disk *disk, struct hws_error *err)
+{
+    char users[512];
+    if (co_work(open_alone_blocking, (void *)disk->path) != -EBUSY)
+        return 0;
+    return hws_fail(err, EBUSY,
+                    "its engine died, and %s is still in use: %s; end that, or say --force",
+                    disk->path,
+                    co_block_device_users(disk->path, users, sizeof(users))
+                        ? users
+                        : "perhaps by a program that works on what was mounted from it");
+}
+
 int co_target_clear(const struct volume_config *config, bool force, struct hws_error *err)
 {
     struct target_identity identity;
@@ -131,7 +151,11 @@ int co_target_clear(const struct volume_config *config, bool force, struct hws_e
     if (r < 0)
         return r == -EBUSY ? 0 : r;
     target_identify(config, &identity);
+    if (!force && co_lio_disk_find(identity.naa, &disk, NULL) == 0)
+        r = co_refuse_used(&disk, err);
+    if (r < 0)
+        return r;
     lio_disk_target(identity.naa, disk.target);
-    r = co_lio_disk_remove(&disk, force, err);
+    r = co_lio_disk_remove(&disk, true, err);
     return r < 0 ? r : co_lio_backstore_remove(&there, err);
 }

@@ -104,7 +104,8 @@ HWS_MUST_CHECK int co_lio_disk_find(const uint8_t naa[8], struct lio_disk *ret,
 
 /**
  * Removes the disk and its target, with the backstore still served, so that what is cached is
- * written first. -EBUSY with the users unless @force. One that is gone is no error.
+ * written first. -EBUSY with the users unless @force: then it goes without a last flush, so that it
+ * may be one that nobody serves and that is offline. One that is gone is no error.
  */
 HWS_MUST_CHECK int co_lio_disk_remove(const struct lio_disk *disk, bool force,
                                       struct hws_error *err);

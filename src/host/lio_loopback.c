@@ -157,6 +157,13 @@ static int claim(const struct lio_disk *disk, bool force, struct hws_error *err)
     return steal_fd(&fd);
 }
 
+static int stop_flushing(const char *scsi_disk, void *arg)
+{
+    const char *block = arg;
+    return configfs_write(NULL, "temporary write through\n",
+                          "/sys/block/%s/device/scsi_disk/%s/cache_type", block, scsi_disk) < 0;
+}
+
 static int remove_blocking(void *arg)
 {
     struct work *w = arg;
@@ -168,6 +175,10 @@ static int remove_blocking(void *arg)
     /* A disk that is up is claimed by the name that it has now. */
     if (r == 0 && (held = claim(&now, w->force, w->err)) < 0 && held != -ENXIO)
         return held;
+    /* sd ends with a SYNCHRONIZE CACHE, which would wait for whoever does not serve any more. */
+    if (r == 0 && w->force)
+        configfs_each(stop_flushing, (void *)block_of(&now), true, "/sys/block/%s/device/scsi_disk",
+                      block_of(&now));
     autofd int lock = configfs_lock(w->err);
     if (lock < 0)
         return lock;
@@ -369,8 +380,8 @@ static int online_blocking(void *arg)
         configfs_read(state, sizeof(state), "/sys/block/%s/device/state", block_of(&now)) < 0 ||
         !strcmp(state, w->online ? "running" : "offline"))
         return 0;
-    return configfs_write(w->err, w->online ? "running" : "offline", "/sys/block/%s/device/state",
-                          block_of(&now));
+    return configfs_write(w->err, w->online ? "running\n" : "offline\n",
+                          "/sys/block/%s/device/state", block_of(&now));
 }
 
 int co_lio_disk_set_online(const struct lio_disk *disk, bool online, struct hws_error *err)
