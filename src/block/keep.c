@@ -81,6 +81,7 @@ struct block_keep {
     struct segment **segment;
     size_t count;
     struct list images;
+    bool told; /* that it cannot grow */
 };
 
 /* ---- the file ---- */
@@ -553,8 +554,11 @@ static struct segment *find_free(struct block_keep *keep)
     off_t at = (off_t)(KEEP_PAGE + keep->count * KEEP_SEGMENT_BYTES);
     int error = posix_fallocate(keep->fd, at, (off_t)KEEP_SEGMENT_BYTES);
     if (error || add_segment(keep) < 0) {
-        log_warning("the keep '%s' cannot grow%s%s", keep->path, error ? ": " : "",
-                    error ? strerror(error) : "");
+        if (!keep->told)
+            log_warning(
+                "the keep '%s' cannot grow%s%s: metadata caches stay smaller than they may be",
+                keep->path, error ? ": " : "", error ? strerror(error) : "");
+        keep->told = true;
         return NULL;
     }
     return keep->segment[keep->count - 1];

@@ -14,6 +14,8 @@
 #include "block/core.h"
 #include "block/keep.h"
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 
 #define IMAGE      "/image"
 #define DISK_BYTES (8 * MiB)
@@ -402,6 +404,37 @@ static void images_inside_images_have_their_own_parts(void **state)
     run_sim(1, co_nested, NULL);
 }
 
+/* The file system of the keep is full: the cache does with what it has. */
+static void co_full(void *arg)
+{
+    must_create(NEW_IMAGE("\"cluster_size\":512,"));
+    struct block_keep *keep = keep_open();
+    struct block_node *node = co_must(OPEN_IMAGE, keep);
+    assert_int_equal(write_fill(node, 0, 0, 512), 0);
+    struct bytes now = keep_copy();
+    free(now.data);
+    struct rlimit all, limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &all), 0);
+    limit = (struct rlimit){.rlim_cur = now.length + SEGMENT_BYTES, .rlim_max = all.rlim_max};
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    for (uint64_t at = 0; at < DISK_BYTES; at += 64 * KiB)
+        assert_int_equal(write_fill(node, at, (uint8_t)(at >> 16), 64 * KiB), 0);
+    for (uint64_t at = 0; at < DISK_BYTES; at += 64 * KiB)
+        assert_int_equal(read_fill(node, at, (uint8_t)(at >> 16), 64 * KiB), 0);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &all), 0);
+    now = keep_copy();
+    assert_true(now.length <= limit.rlim_cur);
+    free(now.data);
+    must_close(node);
+    block_keep_close(keep);
+}
+
+static void a_keep_that_cannot_grow_makes_the_cache_smaller(void **state)
+{
+    run_sim(1, co_full, NULL);
+}
+
 static void drop_message(enum log_level level, const char *line, void *arg)
 {
 }
@@ -420,6 +453,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(slots_that_lie_elsewhere_are_refused_as_a_whole, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_recovery_that_was_killed_is_repeated, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_keep_that_cannot_grow_makes_the_cache_smaller, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(images_inside_images_have_their_own_parts, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

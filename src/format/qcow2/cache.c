@@ -207,8 +207,13 @@ static struct qcow2_slice *take_slice(struct qcow2 *q, bool force)
             if (slice || !force)
                 return slice;
         }
-        if (!arena_new(q))
+        if (!arena_new(q)) {
+            if (within) {
+                block_cache_release(q->node->context, arena_bytes(q));
+                c->reserved_bytes -= arena_bytes(q);
+            }
             return evict(c);
+        }
     }
     return list_entry(list_pop_front(&c->unused), struct qcow2_slice, link);
 }
