@@ -12,12 +12,19 @@ struct detach_options {
     int output;
 };
 
+static char *copy_of(const char *text)
+{
+    return text ? strdup(text) : NULL;
+}
+
 static int detach_one(const struct detach_options *options, struct attachment *attachment,
                       json_t *results)
 {
     struct hws_error err = {0};
     bool was_running = attachment->running;
-    const char *top = attachment_top(attachment), *image = attachment_image(attachment);
+    /* Copies: what is known of it may be read anew while it ends. */
+    autofree char *top = copy_of(attachment_top(attachment));
+    autofree char *image = copy_of(attachment_image(attachment));
     if (attach_stop(attachment, options->force, &err) < 0)
         return out_error("detach", CLI_FAILED, &err);
     if (attachment_export(attachment) && export_forget(attachment->name, &err) < 0)
