@@ -22,11 +22,11 @@ static int read_number(const struct tcmu_device_name *name, const char *attribut
     int r =
         configfs_read(text, sizeof(text), "core/user_%u/%s/%s", name->hba, name->name, attribute);
     if (r < 0)
-        return hws_fail_errno(err, -r, "backstore '%s': cannot read %s", name->name, attribute);
+        return hws_fail_errno(err, -r, "cannot read its %s", attribute);
     errno = 0;
     *ret = strtoull(text, &end, 0);
     if (errno || end == text)
-        return hws_fail(err, EINVAL, "backstore '%s': %s is '%s'", name->name, attribute, text);
+        return hws_fail(err, EINVAL, "its %s is '%s'", attribute, text);
     return 0;
 }
 
@@ -61,9 +61,8 @@ static int read_blocking(void *arg)
     if (block == 0)
         block = 512;
     if (block != 512 && block != 4096)
-        return hws_fail(w->err, EINVAL,
-                        "backstore '%s': hw_block_size is %llu; this handler has 512 and 4096",
-                        w->name->name, (unsigned long long)block);
+        return hws_fail(w->err, EINVAL, "its hw_block_size is %llu; this handler has 512 and 4096",
+                        (unsigned long long)block);
     backstore.block_bytes = (uint32_t)block;
     backstore.write_cache = cache != 0;
     backstore.is_awaited = read_number(w->name, "attrib/nl_reply_supported", &awaited, NULL) < 0 ||

@@ -77,7 +77,7 @@ static void co_check(void *arg)
     struct check *check = arg;
     struct bus *bus = check->bus;
     struct hws_error err = {0};
-    int r = co_image_check(check->text, bus->handler->options->allow, &err);
+    int r = co_image_check(bus->handler, check->text, &err);
     if (r < 0)
         log_info("configuration '%s' is refused: %s", check->text, err.text);
     r = bus->lib->sd_bus_reply_method_return(check->message, "bs", r == 0,

@@ -141,13 +141,29 @@ int image_size_check(uint64_t image_bytes, uint64_t backstore_bytes, uint32_t bl
                     (unsigned long long)usable, size_format(usable, has, sizeof(has)));
 }
 
-int co_image_check(const char *text, const char *const *allow, struct hws_error *err)
+/* One backstore an image: their caches know nothing of each other. */
+static int check_unused(const struct handler *handler, const struct config_string *config,
+                        struct hws_error *err)
+{
+    list_for_each (node, (struct list *)&handler->devices) {
+        const struct device *device = list_entry(node, struct device, link);
+        if (device->root && !strcmp(device->config.image, config->image) &&
+            !(device->config.read_only && config->read_only))
+            return hws_fail(err, EBUSY, "image %s is served as backstore '%s' already",
+                            config->image, device->name.name);
+    }
+    return 0;
+}
+
+int co_image_check(const struct handler *handler, const char *text, struct hws_error *err)
 {
     struct config_string config;
-    int r = co_image_configure(text, allow, &config, err);
+    int r = co_image_configure(text, handler->options->allow, &config, err);
     if (r < 0)
         return r;
-    r = co_config_string_check(&config, err);
+    r = check_unused(handler, &config, err);
+    if (r == 0)
+        r = co_config_string_check(&config, err);
     config_string_free(&config);
     return r;
 }

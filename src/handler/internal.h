@@ -138,7 +138,7 @@ HWS_MUST_CHECK int image_size_check(uint64_t image_bytes, uint64_t backstore_byt
                                     uint32_t block_bytes, struct hws_error *err);
 
 /** Everything that can be known before a device is made. For CheckConfig. */
-HWS_MUST_CHECK int co_image_check(const char *text, const char *const *allow,
+HWS_MUST_CHECK int co_image_check(const struct handler *handler, const char *text,
                                   struct hws_error *err);
 
 /* ---- device.c ---- */
