@@ -69,11 +69,8 @@ static int detach_named(const struct detach_options *options, const char *name, 
         attachment_free(attachment);
         return code;
     }
-    json_t *saved = export_saved(name);
-    if (!saved)
-        return out_error("detach", CLI_FAILED, &err);
-    json_decref(saved);
-    return forget_saved(options, name, results);
+    return export_is_saved(name) ? forget_saved(options, name, results)
+                                 : out_error("detach", CLI_FAILED, &err);
 }
 
 static int detach_all(const struct detach_options *options, json_t *results)

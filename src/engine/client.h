@@ -174,6 +174,9 @@ HWS_MUST_CHECK int exports_saved(char ***ret, unsigned *ret_count, struct hws_er
 /** What is saved of the export called @name, without its secrets; NULL where nothing is. */
 json_t *export_saved(const char *name);
 
+/** Whether one of that name is saved, readable or not. */
+bool export_is_saved(const char *name);
+
 /** Forgets a saved export; one that is not there is no error. */
 HWS_MUST_CHECK int export_forget(const char *name, struct hws_error *err);
 

@@ -104,6 +104,8 @@ static int configure(void *arg, const struct attachment *attachment, json_t *con
     int r = start->secrets ? write_secrets(attachment, start->secrets, options, err) : 0;
     if (r == 0)
         r = fabric_resolve(start->fabric, attachment->name, options, err);
+    if (r == 0)
+        r = start->fabric->probe(err);
     if (r < 0) {
         json_decref(options);
         return r;
@@ -125,8 +127,7 @@ static int start_one(struct start *start, struct attachment **ret, struct attach
     options.via = export_via(start->fabric->name, err);
     options.configure = configure;
     options.configure_arg = start;
-    int r = start->fabric->probe(err);
-    return r < 0 ? r : attach_start(&options, ret, times, err);
+    return options.via ? attach_start(&options, ret, times, err) : -EINVAL;
 }
 
 /* An export that cannot be saved would be gone after the next start, unnoticed. */

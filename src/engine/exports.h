@@ -34,8 +34,6 @@ HWS_MUST_CHECK int export_load(const char *name, struct export_saved **ret, stru
 /** @return NULL. @saved may be NULL. */
 struct export_saved *export_saved_free(struct export_saved *saved);
 
-bool export_is_saved(const char *name);
-
 /** One restore or stop at a time. Waits. @return a descriptor to close, or -errno. */
 HWS_MUST_CHECK int exports_lock(struct hws_error *err);
 
