@@ -231,7 +231,9 @@ TEST(data_that_does_not_fit_the_command_is_refused, NULL)
 {
     fill(9, 2048);
     CHECK_SENSE(co_out(CDB(0x89, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0), 2048), 5,
-                ASC_INVALID_FIELD_IN_INFORMATION_UNIT);
+                ASC_INVALID_FIELD_IN_CDB);
+    CHECK_SENSE(co_out(CDB(0x89, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0), 1024), 5,
+                ASC_INVALID_FIELD_IN_CDB);
     CHECK_SENSE(co_out(CDB(0x93, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0), 1024), 5,
                 ASC_INVALID_FIELD_IN_INFORMATION_UNIT);
     CHECK_SENSE(co_out(CDB(0x41, 8, 0, 0, 0, 5, 0, 0, 1, 0), 256), 5,

@@ -17,7 +17,9 @@ int co_compare_and_write(struct call *c)
         return status;
     if (e.bytes > COMPARE_MAX)
         return fail_cdb(c, 13, 7);
-    status = data_out_take_exactly(c, 2 * e.bytes, &data);
+    if (c->task->data_out.length > 2 * e.bytes) /* more than 255 blocks, or not this many */
+        return fail_cdb(c, 13, 7);
+    status = data_out_take(c, 2 * e.bytes, &data);
     if (status || e.bytes == 0)
         return status;
     co_range_lock(&c->disk->ranges, &entry, e.offset, e.bytes, true);
