@@ -156,7 +156,7 @@ complete -c hawser -n '__fish_seen_subcommand_from serve' -l queues -r -d 'threa
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l allow -r -a '(__fish_complete_directories)' -d 'a folder in which images may name backing and data files (may be repeated; the image\'s own folder if not given; / allows any)'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l via -x -a 'auto tcmu fuse-loop fuse none' -d 'the way to make a device (auto if not given)'
 complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l allow -r -a '(__fish_complete_directories)' -d 'serve only images below FOLDER, and let them name files only there; may be given many times'
-complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l threads -r -d 'threads that serve one device, once it is used (1 if not given, at most 16)'
+complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l threads -r -d 'threads that serve all devices together (one a processor, at most 8, if not given; at most 16)'
 complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l no-dbus -d 'do not register with D-Bus: targetcli then lists no user:hawser'
 complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l keep-answers -d 'beside tcmu-runner: let the kernel wait for handlers\' answers as before; backstores of this handler must then be made with control=nl_reply_supported=-1'
 complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l log-level -x -a 'error warning info debug' -d 'how much to log (info if not given)'
