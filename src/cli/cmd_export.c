@@ -266,14 +266,14 @@ const struct cli_command cli_export_command = {
     .operands = {{"IMAGE",
                   "an image to export; or with --restore and --stop, a saved export's name",
                   CLI_COMPLETE_FILE}},
-    .examples = {{"to one initiator", "hawser export --iscsi --initiator iqn.1993-08.org.debian:01:"
-                                      "a1b2c3 disk.qcow2"},
-                 {"two LUNs on one address, with CHAP",
-                  "hawser export --iscsi --portal 192.0.2.1 --initiator iqn.1993-08.org.debian:01:"
-                  "a1b2c3 --secrets chap.txt data.qcow2 log.qcow2"},
-                 {"NVMe over TCP to everybody in a closed network",
-                  "hawser export --nvme --portal 10.0.0.1 --any-initiator disk.qcow2"},
-                 {"after a start of the host", "hawser export --restore"}},
+    .examples =
+        {{"to one initiator",
+          "hawser export --iscsi -i iqn.1993-08.org.debian:01:a1b2c3 disk.qcow2"},
+         {"two LUNs, with CHAP",
+          "hawser export --iscsi -i iqn.2026-11.org.example:db --secrets chap a.qcow2 b.qcow2"},
+         {"NVMe over TCP to everybody in a closed network",
+          "hawser export --nvme --portal 10.0.0.1 --any-initiator disk.qcow2"},
+         {"after a start of the host", "hawser export --restore"}},
     .options = table,
     .options_bytes = sizeof(struct export_command),
     .operands_max = CLI_LIST_MAX,
