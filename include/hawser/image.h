@@ -150,6 +150,10 @@ struct hws_convert {
     bool verify;
     /** Leave the target in the kernel's page cache: faster, and gone if the machine goes down. */
     bool no_sync;
+    /** Write compressed clusters, where the target's format has them: -ENOTSUP. */
+    bool compress;
+    /** Level of the target's codec; 0: its default. */
+    int level;
     /** Let the storage copy what it can (reflink, copy_file_range): zeroes inside data stay data.
      */
     bool offload;

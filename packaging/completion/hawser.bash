@@ -19,6 +19,7 @@ _hawser_values()
     convert:--format|convert:-f) echo @format ;;
     convert:--target-format|convert:-O) echo @format ;;
     convert:--options|convert:-o) echo @ ;;
+    convert:--level) echo @ ;;
     convert:--size) echo @ ;;
     convert:--sparse|convert:-S) echo @ ;;
     convert:--threads) echo @ ;;
@@ -98,7 +99,7 @@ _hawser_options()
     create) echo --format= --options= --backing= --backing-format= --overwrite --allow= --force-share --quiet --output= --help ;;
     info) echo --format= --backing-chain --allow= --force-share --output= --help ;;
     check) echo --format= --repair= --force-share --allow= --quiet --output= --help ;;
-    convert) echo --format= --target-format= --options= --size= --existing --overwrite --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
+    convert) echo --format= --target-format= --options= --compress --level= --size= --existing --overwrite --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     compare) echo --format= --second-format= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     map) echo --format= --start-offset= --max-length= --allow= --force-share --output= --help ;;
     resize) echo --format= --shrink --allow= --quiet --output= --help ;;

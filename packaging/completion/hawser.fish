@@ -46,6 +46,8 @@ complete -c hawser -n '__fish_seen_subcommand_from convert' -F
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l target-format -s O -r -a 'qcow2 raw' -d 'format of the target; qcow2 if not given, and with -n found from its header'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l options -s o -r -d 'options of the target\'s format (may be repeated); \'hawser help formats\' lists them'
+complete -c hawser -n '__fish_seen_subcommand_from convert' -l compress -s c -d 'write compressed clusters; -o compression_type=zstd chooses the codec'
+complete -c hawser -n '__fish_seen_subcommand_from convert' -l level -r -d 'with -c: 1 (fast) to 12 (small) for zlib, to 22 for zstd; what measured best if not given'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l size -r -d 'virtual size of the target; that of the source if not given'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l existing -s n -d 'write into an image or device that exists'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l overwrite -d 'replace an existing file, once its successor is complete'

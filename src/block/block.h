@@ -142,6 +142,15 @@ HWS_MUST_CHECK int co_block_write(struct block_node *node, uint64_t offset, stru
                                   unsigned flags);
 HWS_MUST_CHECK int co_block_write_zeroes(struct block_node *node, uint64_t offset, uint64_t length,
                                          unsigned flags);
+/**
+ * Writes compressed, where the format can: -ENOTSUP. @offset a multiple of the cluster size
+ * (block_cluster_bytes()), the length too unless it ends with the image. @level of the image's
+ * codec; 0: its default. -EINVAL beyond the codec's highest.
+ */
+HWS_MUST_CHECK int co_block_write_compressed(struct block_node *node, uint64_t offset,
+                                             struct sgl buffer, int level);
+/** What the format allocates in, 0 where it does not. */
+uint32_t block_cluster_bytes(const struct block_node *node);
 /** A hint; parts that the driver cannot discard are left. */
 HWS_MUST_CHECK int co_block_discard(struct block_node *node, uint64_t offset, uint64_t length);
 /** All writes completed before are durable on return, in the node and what it writes to. */
@@ -268,6 +277,8 @@ HWS_MUST_CHECK int co_root_read(struct block_root *root, uint64_t offset, struct
                                 unsigned flags);
 HWS_MUST_CHECK int co_root_write(struct block_root *root, uint64_t offset, struct sgl buffer,
                                  unsigned flags);
+HWS_MUST_CHECK int co_root_write_compressed(struct block_root *root, uint64_t offset,
+                                            struct sgl buffer, int level);
 HWS_MUST_CHECK int co_root_write_zeroes(struct block_root *root, uint64_t offset, uint64_t length,
                                         unsigned flags);
 HWS_MUST_CHECK int co_root_discard(struct block_root *root, uint64_t offset, uint64_t length);

@@ -112,6 +112,10 @@ struct block_driver {
     int (*co_read_layer)(struct block_node *node, uint64_t offset, struct sgl buffer,
                          unsigned flags, struct block_holes *holes);
     int (*co_write)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags);
+    /* Whole units of limits.optimal_bytes (the last one may be cut by the end of the image), one a
+       call. What does not compress is written as it is. NULL: not offered. */
+    int (*co_write_compressed)(struct block_node *node, uint64_t offset, struct sgl buffer,
+                               int level);
     /* NULL: the core writes zeroes. -ENOTSUP: the core writes zeroes for this request. */
     int (*co_write_zeroes)(struct block_node *node, uint64_t offset, uint64_t length,
                            unsigned flags);

@@ -186,6 +186,17 @@ int co_root_write(struct block_root *root, uint64_t offset, struct sgl buffer, u
     return leave(root, ticket, BLOCK_OP_WRITE, buffer.length, r);
 }
 
+int co_root_write_compressed(struct block_root *root, uint64_t offset, struct sgl buffer, int level)
+{
+    struct ticket ticket = co_enter(root);
+    int r = check_change(root, offset, buffer.length);
+    if (r == 0)
+        r = co_block_write_compressed(root->node, offset, buffer, level);
+    if (r == 0 && durability(root, 0))
+        r = co_block_flush(root->node);
+    return leave(root, ticket, BLOCK_OP_WRITE, buffer.length, r);
+}
+
 int co_root_write_zeroes(struct block_root *root, uint64_t offset, uint64_t length, unsigned flags)
 {
     struct ticket ticket = co_enter(root);

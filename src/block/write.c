@@ -127,3 +127,30 @@ int co_block_write(struct block_node *node, uint64_t offset, struct sgl buffer, 
         return 0;
     return co_write_checked(node, offset, buffer, flags);
 }
+
+int co_block_write_compressed(struct block_node *node, uint64_t offset, struct sgl buffer,
+                              int level)
+{
+    uint64_t unit = node->limits.optimal_bytes, end = offset + buffer.length;
+    if (!node->driver->co_write_compressed)
+        return -ENOTSUP;
+    if (!range_fits(offset, buffer.length, block_size(node)) || level < 0 ||
+        !is_aligned(offset, unit) || (!is_aligned(end, unit) && end != block_size(node)))
+        return -EINVAL;
+    if (node->read_only)
+        return -EROFS;
+    for (size_t done = 0, part; done < buffer.length; done += part) {
+        part = MIN(buffer.length - done, (size_t)unit);
+        int r = node->driver->co_write_compressed(node, offset + done,
+                                                  sgl_slice(buffer, done, part), level);
+        node_mark_dirty(node);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+uint32_t block_cluster_bytes(const struct block_node *node)
+{
+    return node->driver->kind == BLOCK_FORMAT ? node->limits.optimal_bytes : 0;
+}

@@ -7,12 +7,13 @@
 #include "cli/image.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include <limits.h>
 
 struct convert_options {
     const char *format, *target_format;
     struct cli_list driver_options, allow;
-    bool existing, offload, overwrite, verify, no_sync, force_share, quiet;
-    uint64_t sparse, size, threads, requests;
+    bool compress, existing, offload, overwrite, verify, no_sync, force_share, quiet;
+    uint64_t level, sparse, size, threads, requests;
     int output;
 };
 
@@ -57,6 +58,8 @@ static int run(const void *arg, char **operands, unsigned count)
         .size_bytes = options->size == UINT64_MAX ? HWS_SIZE_UNSET : options->size,
         .existing = options->existing,
         .overwrite = options->overwrite,
+        .compress = options->compress,
+        .level = (int)MIN(options->level, (uint64_t)INT_MAX),
         .offload = options->offload,
         .verify = options->verify,
         .no_sync = options->no_sync,
@@ -70,6 +73,10 @@ static int run(const void *arg, char **operands, unsigned count)
         hws_fail(&err, EINVAL,
                  "-n writes into the image as it is: -o, --size and --overwrite are "
                  "for new ones");
+        return out_error("convert", CLI_USAGE, &err);
+    }
+    if (options->level && !options->compress) {
+        hws_fail(&err, EINVAL, "--level is for compressed targets: -c is missing");
         return out_error("convert", CLI_USAGE, &err);
     }
     if (sparse_bytes(options->sparse, &how.sparse_bytes, &err) < 0)
@@ -99,6 +106,10 @@ static const struct cli_option table[] = {
      .completes = CLI_COMPLETE_FORMAT},
     {"options", 'o', CLI_LIST, offsetof(struct convert_options, driver_options), "NAME=VALUE,...",
      "options of the target's format (may be repeated); 'hawser help formats' lists them"},
+    {"compress", 'c', CLI_FLAG, offsetof(struct convert_options, compress), NULL,
+     "write compressed clusters; -o compression_type=zstd chooses the codec"},
+    {"level", 0, CLI_UINT, offsetof(struct convert_options, level), "N",
+     "with -c: 1 (fast) to 12 (small) for zlib, to 22 for zstd; what measured best if not given"},
     {"size", 0, CLI_SIZE, offsetof(struct convert_options, size), "SIZE",
      "virtual size of the target; that of the source if not given"},
     {"existing", 'n', CLI_FLAG, offsetof(struct convert_options, existing), NULL,
@@ -140,7 +151,9 @@ const struct cli_command cli_convert_command = {
                  {"TARGET", "the image to make", CLI_COMPLETE_FILE}},
     .examples = {{"raw to qcow2", "hawser convert -f raw disk.img disk.qcow2"},
                  {"a chain of overlays to one raw file, compared afterwards",
-                  "hawser convert -O raw --verify overlay.qcow2 whole.img"}},
+                  "hawser convert -O raw --verify overlay.qcow2 whole.img"},
+                 {"small, for a download",
+                  "hawser convert -c -o compression_type=zstd disk.qcow2 small.qcow2"}},
     .options = table,
     .options_bytes = sizeof(struct convert_options),
     .operands_min = 2,

@@ -91,7 +91,9 @@ static int co_fill(struct conversion *c, struct block_node *from, struct block_n
     struct copy_options options = {.load = load_of(how),
                                    .sparse_bytes = how->sparse_bytes,
                                    .target_is_zero = is_zero,
-                                   .offload = how->offload};
+                                   .offload = how->offload,
+                                   .compress = how->compress,
+                                   .level = how->level};
     struct copy_result result;
     /* A raw image's file ends at a whole sector of its device, perhaps. */
     if (!c->how->existing && how->size_bytes == HWS_SIZE_UNSET && target < source)
@@ -101,6 +103,10 @@ static int co_fill(struct conversion *c, struct block_node *from, struct block_n
         return hws_fail(err, ENOSPC,
                         "'%.300s' has %llu bytes; the source needs %llu: resize it first",
                         c->to->path, (unsigned long long)target, (unsigned long long)source);
+    const struct sgl nothing = {0};
+    if (how->compress && co_block_write_compressed(to, 0, nothing, how->level) == -ENOTSUP)
+        return hws_fail(err, ENOTSUP, "format '%s' has no compressed clusters",
+                        block_driver_name(to));
     int r = co_copy(from, to, length, &options, &result, err);
     if (r == 0 && !is_zero && target > length)
         r = co_block_write_zeroes(to, length, target - length, BLOCK_MAY_UNMAP);

@@ -90,6 +90,20 @@ void co_world_write(struct world *world, uint64_t first, uint64_t count, unsigne
     write_buffer(world, first, count, flags, false);
 }
 
+void co_world_write_compressed(struct world *world, uint64_t first, uint64_t count)
+{
+    struct buffer *b = buffer_new(world, count);
+    struct guest_write write = guest_write_begin(world->guest, first, count, false);
+    guest_write_fill(&write, b->bytes);
+    int result = co_root_write_compressed(world->root, first * GUEST_SECTOR_BYTES, b->sgl, 1);
+    enum guest_result end = GUEST_UNSURE;
+    /* -EINVAL: the disk grew meanwhile, and what ended with it no longer does. */
+    if (result != -ENOTSUP && result != -EINVAL)
+        end = outcome(world, result, 0, "compressed write", first, count);
+    guest_write_end(world->guest, &write, end);
+    buffer_free(b);
+}
+
 void co_world_write_zero_bytes(struct world *world, uint64_t first, uint64_t count)
 {
     write_buffer(world, first, count, 0, true);

@@ -56,10 +56,23 @@ static void co_churn_step(struct world *world)
     case 9:
         co_world_read(world, first, MIN(count, (uint64_t)2048));
         break;
+    case 10 ... 11:
+        co_world_write_compressed(world, first, count);
+        break;
     default:
         co_world_write(world, first, MIN(count, (uint64_t)2048), 0);
         break;
     }
+}
+
+static void co_compressed_step(struct world *world, uint64_t first)
+{
+    const struct plan_layer *top = &world->plan.layer[world->top];
+    uint64_t cluster = (1ull << top->cluster_bits) / GUEST_SECTOR_BYTES;
+    uint64_t sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
+    first = align_down(first, cluster);
+    uint64_t count = cluster * (1 + random_below(&world->random, 2));
+    co_world_write_compressed(world, first, MIN(count, sectors - first));
 }
 
 static void co_step(struct world *world)
@@ -73,7 +86,7 @@ static void co_step(struct world *world)
     uint64_t first = first_draw(world, sectors), count = count_draw(r, sectors - first);
     static const unsigned zero_flags[] = {0, BLOCK_MAY_UNMAP, BLOCK_MAY_UNMAP, BLOCK_NO_FALLBACK,
                                           BLOCK_MAY_UNMAP | BLOCK_FUA};
-    switch (random_below(r, 20)) {
+    switch (random_below(r, 21)) {
     default:
         co_world_write(world, first, count, random_one_in(r, 12) ? BLOCK_FUA : 0);
         break;
@@ -89,6 +102,9 @@ static void co_step(struct world *world)
         break;
     case 10:
         co_world_flush(world);
+        break;
+    case 20:
+        co_compressed_step(world, first);
         break;
     case 11:
         if (random_one_in(r, 2))

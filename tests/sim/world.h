@@ -61,6 +61,8 @@ void co_world_phase(struct world *world);
 
 void co_world_read(struct world *world, uint64_t first, uint64_t count);
 void co_world_write(struct world *world, uint64_t first, uint64_t count, unsigned flags);
+/** Whole clusters, or up to the end. Where the top cannot, nothing is written. */
+void co_world_write_compressed(struct world *world, uint64_t first, uint64_t count);
 /** Writes a buffer of zeroes. */
 void co_world_write_zero_bytes(struct world *world, uint64_t first, uint64_t count);
 void co_world_write_zeroes(struct world *world, uint64_t first, uint64_t count, unsigned flags);

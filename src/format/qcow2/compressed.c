@@ -10,8 +10,8 @@
  *            users   readers that copy out of it; it is not reused meanwhile
  *
  * Slots are made when needed; past the first they count against the chain's cache budget. When all
- * are busy, readers wait. The key is the L2 entry: no host range ever gets a second compressed
- * cluster while an image is open, because this version does not write compressed data.
+ * are busy, readers wait. The key is the L2 entry: whoever writes a compressed cluster drops what
+ * is kept of an older one with the same entry.
  *
  * Any queue thread. Small clusters are decoded where they are needed; large ones, and several at a
  * time, on the worker threads.
@@ -142,6 +142,22 @@ static struct slot *take(struct qcow2 *q, struct qcow2_compressed *pool)
     co_waitq_init(&slot->filled);
     pool->count++;
     return slot;
+}
+
+void qcow2_compressed_drop(struct qcow2 *q, uint64_t entry)
+{
+    rt_mutex_lock(&q->lock);
+    struct qcow2_compressed *pool = q->compressed;
+    rt_mutex_unlock(&q->lock);
+    if (!pool)
+        return;
+    rt_mutex_lock(&pool->lock);
+    struct slot *slot = find(pool, entry);
+    /* Nobody has it in use: its host range was free, so the grace period of the old one is over. */
+    assert(!slot || (slot->users == 0 && slot->state == SLOT_READY));
+    if (slot)
+        slot->state = SLOT_EMPTY;
+    rt_mutex_unlock(&pool->lock);
 }
 
 /* ---- filling a slot ---- */

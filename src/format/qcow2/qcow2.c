@@ -36,6 +36,7 @@ void qcow2_stop(struct block_node *node)
 {
     struct qcow2 *q = qcow2_of(node);
     qcow2_compressed_forget(q);
+    qcow2_encoders_free(q);
     qcow2_keep_close(q);
     qcow2_tables_free(q);
     free(steal_ptr(&q->freed.entry));
@@ -161,6 +162,7 @@ const struct block_driver qcow2_driver = {
     .co_close = co_qcow2_close,
     .co_read_layer = qcow2_co_read_layer,
     .co_write = qcow2_co_write,
+    .co_write_compressed = qcow2_co_write_compressed,
     .co_write_zeroes = qcow2_co_write_zeroes,
     .co_discard = qcow2_co_discard,
     .co_flush = qcow2_co_flush,

@@ -150,6 +150,9 @@ struct qcow2 {
      * an L2 entry is set after it has moved past the cluster. */
     _Atomic uint64_t fresh_cluster;
 
+    /* Compressed clusters are packed from here on, 0: into a new cluster; compressed_write.c. */
+    uint64_t pack_next;
+
     /* Freed clusters and the grace period. */
     struct qcow2_freed_list freed;
     uint64_t epoch;
@@ -165,6 +168,7 @@ struct qcow2 {
     struct qcow2_kept kept;
 
     void *compressed; /* compressed.c: what it keeps between reads; NULL at open */
+    void *encoders;   /* compressed_write.c: the same between writes */
 
     _Atomic bool writable_prepared; /* autoclear bits were cleared, so writing may start */
     _Atomic int broken;             /* negative errno: memory and disk may differ; read only then */
@@ -244,6 +248,13 @@ HWS_MUST_CHECK int qcow2_co_read_compressed(struct qcow2 *q, uint64_t entry, uin
 
 /** Frees what compressed.c cached for this image; called at close. */
 void qcow2_compressed_forget(struct qcow2 *q);
+/** The same of one entry, which is about to stand for other bytes. */
+void qcow2_compressed_drop(struct qcow2 *q, uint64_t entry);
+
+/** The driver's co_write_compressed; compressed_write.c. */
+HWS_MUST_CHECK int qcow2_co_write_compressed(struct block_node *node, uint64_t offset,
+                                             struct sgl buffer, int level);
+void qcow2_encoders_free(struct qcow2 *q);
 
 /**
  * The host bytes that a compressed entry covers: from the exact offset to the end of its last

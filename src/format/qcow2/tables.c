@@ -153,6 +153,7 @@ int qcow2_co_reload(struct qcow2 *q, struct hws_error *err)
 {
     assert(list_empty(&q->in_flight));
     qcow2_compressed_forget(q);
+    qcow2_encoders_free(q);
     qcow2_keep_reset(q);
     qcow2_tables_free(q);
     /* What waited to be freed was counted anew by whoever asks for this. */

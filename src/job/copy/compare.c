@@ -58,7 +58,7 @@ static int co_read(struct compare *compare, struct block_node *node, uint64_t of
 static int co_compare_data(struct compare *compare, uint64_t offset, size_t length, bool zero,
                            uint8_t *buffer)
 {
-    uint8_t *a = buffer, *b = buffer + SCAN_PIECE_BYTES;
+    uint8_t *a = buffer, *b = buffer + compare->scan.piece_bytes;
     int r = co_read(compare, compare->other, offset, b, length);
     if (r == 0 && zero)
         memset(a, 0, length);
@@ -100,7 +100,7 @@ static void co_compare_piece(struct scan *scan, const struct scan_piece *piece, 
         if (piece->zero && co_other_extent(compare, at, length, &length, &other_zero) < 0)
             return;
         if (!piece->zero || !other_zero) {
-            length = MIN(length, SCAN_PIECE_BYTES);
+            length = MIN(length, scan->piece_bytes);
             int r = co_compare_data(compare, at, (size_t)length, piece->zero, buffer);
             if (r != 0)
                 return;

@@ -44,28 +44,59 @@ static size_t run_length(const struct copy *copy, uint64_t offset, const uint8_t
     return done;
 }
 
+/* Cluster by cluster; pieces consist of whole ones. */
+static int co_write_compressed(struct copy *copy, uint64_t offset, uint8_t *data, size_t length,
+                               size_t *ret_data)
+{
+    size_t unit = (size_t)copy->scan.unit, part;
+    struct iovec iov;
+    for (size_t at = 0; at < length; at += part) {
+        part = MIN(unit, length - at);
+        bool zero = buffer_is_zero(data + at, part);
+        int r =
+            zero ? co_make_hole(copy, offset + at, part)
+                 : co_block_write_compressed(copy->to, offset + at, sgl_one(&iov, data + at, part),
+                                             copy->options->level);
+        if (r < 0) {
+            scan_fail(&copy->scan, r, copy->to, offset + at);
+            return r;
+        }
+        *ret_data += zero ? 0 : part;
+    }
+    return 0;
+}
+
+static int co_write_runs(struct copy *copy, uint64_t offset, uint8_t *data, size_t length,
+                         size_t *ret_data)
+{
+    struct iovec iov;
+    for (size_t at = 0, run; at < length; at += run) {
+        bool zero;
+        run = run_length(copy, offset + at, data + at, length - at, &zero);
+        int r = zero ? co_make_hole(copy, offset + at, run)
+                     : co_block_write(copy->to, offset + at, sgl_one(&iov, data + at, run), 0);
+        if (r < 0) {
+            scan_fail(&copy->scan, r, copy->to, offset + at);
+            return r;
+        }
+        *ret_data += zero ? 0 : run;
+    }
+    return 0;
+}
+
 /* Through this process. @return bytes written as data, or -errno, which the scan was told. */
 static int64_t co_move(struct copy *copy, uint64_t offset, size_t length, uint8_t *buffer)
 {
     struct iovec iov;
-    int64_t moved = 0;
+    size_t moved = 0;
     int r = co_block_read(copy->scan.from, offset, sgl_one(&iov, buffer, length), 0);
     if (r < 0) {
         scan_fail(&copy->scan, r, copy->scan.from, offset);
         return r;
     }
-    for (size_t at = 0, run; at < length; at += run) {
-        bool zero;
-        run = run_length(copy, offset + at, buffer + at, length - at, &zero);
-        r = zero ? co_make_hole(copy, offset + at, run)
-                 : co_block_write(copy->to, offset + at, sgl_one(&iov, buffer + at, run), 0);
-        if (r < 0) {
-            scan_fail(&copy->scan, r, copy->to, offset + at);
-            return r;
-        }
-        moved += zero ? 0 : (int64_t)run;
-    }
-    return moved;
+    r = copy->options->compress ? co_write_compressed(copy, offset, buffer, length, &moved)
+                                : co_write_runs(copy, offset, buffer, length, &moved);
+    return r < 0 ? r : (int64_t)moved;
 }
 
 /* What the storage does not copy, this process does, and so finds out what is wrong where. */
@@ -105,11 +136,12 @@ int co_copy(struct block_node *from, struct block_node *to, uint64_t length,
                  .length = length,
                  .load = &options->load,
                  .buffers = 1,
+                 .unit = options->compress ? block_cluster_bytes(to) : 1,
                  .co_piece = co_copy_piece},
         .to = to,
         .options = options,
         .sparse_bytes = options->sparse_bytes ? options->sparse_bytes : SPARSE_BYTES,
-        .may_offload = options->offload,
+        .may_offload = options->offload && !options->compress,
     };
     int r = co_scan(&copy.scan, "writing", err);
     *ret = (struct copy_result){

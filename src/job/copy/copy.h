@@ -32,6 +32,8 @@ struct copy_options {
     struct job_load load;
     /* Runs of zeroes of this many bytes, a power of two, become holes. 0: 4096; UINT32_MAX: none */
     uint32_t sparse_bytes;
+    bool compress; /* write compressed clusters; -ENOTSUP where the target's format has none */
+    int level;     /* of the target's codec; 0: its default */
     bool target_is_zero; /* the target reads as zeroes: holes need no request */
     bool offload; /* let the storage copy what it can; zeroes inside data are not looked for then */
 };

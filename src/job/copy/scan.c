@@ -52,7 +52,7 @@ static int co_look_ahead(struct scan *scan)
 {
     uint64_t at = scan->cursor;
     while (at == scan->cursor ||
-           (at < scan->length && (scan->extent_zero || at - scan->cursor < SCAN_PIECE_BYTES))) {
+           (at < scan->length && (scan->extent_zero || at - scan->cursor < scan->piece_bytes))) {
         struct block_extent extent;
         int r = co_block_status_chain(scan->from, at, scan->length - at, &extent);
         if (r < 0)
@@ -63,7 +63,13 @@ static int co_look_ahead(struct scan *scan)
         scan->extent_zero = zero;
         at += extent.length;
     }
-    scan->extent_end = at;
+    /* In units: a hole that is no whole one is data. */
+    uint64_t end = scan->extent_zero && at < scan->length ? align_down(at, scan->unit) : at;
+    if (end == scan->cursor || !scan->extent_zero) {
+        scan->extent_zero = false;
+        end = MIN(align_up(at, scan->unit), scan->length);
+    }
+    scan->extent_end = end;
     return 0;
 }
 
@@ -81,7 +87,7 @@ static bool co_take(struct scan *scan, struct scan_piece *piece)
     if (more && r == 0) {
         uint64_t limit = scan->extent_zero
                              ? scan->extent_end
-                             : align_down(scan->cursor, SCAN_PIECE_BYTES) + SCAN_PIECE_BYTES;
+                             : align_down(scan->cursor, scan->piece_bytes) + scan->piece_bytes;
         uint64_t end = MIN(scan->extent_end, limit);
         *piece = (struct scan_piece){scan->cursor, end - scan->cursor, scan->extent_zero};
         scan->cursor = end;
@@ -94,7 +100,7 @@ static void co_worker(void *arg)
 {
     struct scan *scan = arg;
     struct scan_piece piece;
-    autofree uint8_t *buffer = aligned_alloc(BUFFER_ALIGNMENT, scan->buffers * SCAN_PIECE_BYTES);
+    autofree uint8_t *buffer = aligned_alloc(BUFFER_ALIGNMENT, scan->buffers * scan->piece_bytes);
     if (!buffer)
         scan_fail(scan, -ENOMEM, NULL, 0);
     while (buffer && co_take(scan, &piece))
@@ -118,7 +124,7 @@ static unsigned start_workers(struct scan *scan, struct rt_queue **queues)
     const struct job_load *load = scan->load;
     unsigned threads = threads_of(load), started = 0;
     unsigned requests = load->requests ? MIN(load->requests, (unsigned)JOB_REQUESTS_MAX) : REQUESTS;
-    if (scan->length <= SCAN_PIECE_BYTES)
+    if (scan->length <= scan->piece_bytes)
         threads = requests = 1;
     while (started + 1 < threads &&
            rt_queue_start(rt_current(), "job", &queues[started], NULL) == 0)
@@ -151,6 +157,8 @@ static int verdict(const struct scan *scan, const char *verb_of_others, struct h
 int co_scan(struct scan *scan, const char *verb_of_others, struct hws_error *err)
 {
     struct rt_queue *queues[JOB_THREADS_MAX];
+    scan->unit = MAX(scan->unit, (uint64_t)1);
+    scan->piece_bytes = MAX(SCAN_PIECE_BYTES, scan->unit);
     co_mutex_init(&scan->lock);
     rt_mutex_init(&scan->guard);
     co_group_init(&scan->workers);

@@ -15,7 +15,9 @@
 #include "rt/sync.h"
 #include <stdatomic.h>
 
-/** Pieces of data have at most this much, and end at multiples of it. Holes may be of any length.
+/**
+ * Pieces of data have at most this much (or `unit`, where that is more), and end at multiples of
+ * it. Holes may be of any length.
  */
 #define SCAN_PIECE_BYTES ((uint64_t)1 * MiB)
 
@@ -29,11 +31,13 @@ struct scan {
     struct block_node *from;
     uint64_t length; /* of the source, from 0 on */
     const struct job_load *load;
-    unsigned buffers; /* of SCAN_PIECE_BYTES for each worker */
+    unsigned buffers; /* of a piece for each worker */
+    uint64_t unit;    /* holes and data are told apart in units of this, a power of two; 0: 1 */
     /* Does what there is to do; ends with scan_done() or scan_fail(). */
     void (*co_piece)(struct scan *scan, const struct scan_piece *piece, uint8_t *buffer);
 
     /* The scan's own. */
+    uint64_t piece_bytes;
     struct co_mutex lock; /* of the cursor */
     uint64_t cursor, extent_end;
     bool extent_zero;
