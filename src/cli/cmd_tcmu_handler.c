@@ -74,7 +74,7 @@ const struct cli_command cli_tcmu_handler_command = {
     .examples = {{"the service, for images in one folder",
                   "hawser tcmu-handler --allow=/srv/images"},
                  {"a LUN on an image", "targetcli /backstores/user:hawser create name=disk size=0 "
-                                       "cfgstring=/srv/images/disk.qcow2"}},
+                                       "cfgstring=/srv/images/a.qcow2"}},
     .options = table,
     .options_bytes = sizeof(struct tcmu_handler_options),
     .run = run,
