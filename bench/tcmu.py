@@ -7,7 +7,8 @@
 Boots the laboratory's machine once (tests/lab/vm), in which all servers run at once on copies of one image,
 each a disk of the loopback fabric; every round measures each case with each server in turn. Prints medians
 with their spread over the rounds, and ratios, which are taken round by round. CPU is utime+stime of the server's process
-divided by requests; what the kernel does outside that process counts for nobody.
+divided by requests, and the part of it that is utime: the rest is the kernel's on the server's behalf, its copies
+of the data above all. What the kernel does outside that process counts for nobody.
 
 Servers: hawser (attach --via tcmu), runner-hawser (handler_hawser.so in tcmu-runner), runner-qcow (its own
 qcow handler), runner-file (its example handler, raw; given as a file, as Debian ships none), fileio (LIO's
@@ -17,6 +18,7 @@ a difference: compare CPU times too. Instructions are not counted: the emulated 
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -43,7 +45,10 @@ def boot(args, servers, folder):
                "--timeout", str(args.timeout), "--memory", args.memory, "--out", folder]
     command += ["--or-skip"] if args.or_skip else []
     command += [*drives]
-    handler = os.path.abspath(args.file_handler) if args.file_handler else "-"
+    handler = "-"
+    if args.file_handler:  # the folder of results is the one place outside the trees that the machine sees
+        shutil.copy(args.file_handler, os.path.join(folder, "handler_file.so"))
+        handler = "/lab-out/handler_file.so"
     command += [os.path.join(HERE, "bench/tcmu_guest.py"), str(args.rounds), str(args.seconds), str(args.size_mib),
                 str(args.fresh_writes), ",".join(servers), args.cache, handler]
     done = subprocess.run(command, stdout=sys.stderr)
@@ -66,15 +71,16 @@ def report(data):
           f"of {about['seconds']:g} s; medians [least..most]; ratios to {' and '.join(PEERS)}")
     for case, servers in table.items():
         print(f"\n{case}")
-        print(f"  {'server':15}{'requests/s':>24}{'MB/s':>9}{'CPU us':>28}  IOPS ratios; CPU ratios")
+        print(f"  {'server':15}{'requests/s':>24}{'MB/s':>9}{'CPU us':>28}{'user':>8}  IOPS ratios; CPU ratios; user ratios")
         for name in about["servers"]:
             rows = servers.get(name)
             if not rows:
                 continue
             cpu = [r["cpu_us"] for r in rows if r["cpu_us"] is not None]
             line = (f"  {name:15}{spread([r['iops'] for r in rows], 0 if rows[0]['iops'] > 100 else 1):>24}"
-                    f"{statistics.median(r['mb_s'] for r in rows):9.1f}{spread(cpu, 1) if cpu else '-':>28}")
-            for key in ("iops", "cpu_us"):
+                    f"{statistics.median(r['mb_s'] for r in rows):9.1f}{spread(cpu, 1) if cpu else '-':>28}"
+                    f"{format(statistics.median(r['user_us'] for r in rows), '.1f') if cpu else '-':>8}")
+            for key in ("iops", "cpu_us", "user_us"):
                 found = [ratios(rows, servers[peer], key) for peer in PEERS if peer in servers and peer != name]
                 line += "  " + ", ".join(spread(r, 2) for r in found if r)
             print(line.rstrip())

@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.dont_write_bytecode = True
-from common import Failure, Tools, run_cases
+from common import Failure, Reference, Tools, Writer, run_cases
 
 SOURCES = {
     "raw": ("raw", {}),
@@ -33,6 +33,12 @@ TARGETS = {
     "small": ("qcow2", ("cluster_size=512,extended_l2=off",)),
     "large": ("qcow2", ("cluster_size=2M,refcount_bits=64",)),
     "metadata": ("qcow2", ("preallocation=metadata",)),
+    "zlib": ("qcow2", ("compress", "cluster_size=64k,extended_l2=off")),
+    "zlib-extended": ("qcow2", ("compress",)),
+    "zlib-small": ("qcow2", ("compress", "cluster_size=512,extended_l2=off,compat=0.10")),
+    "zlib-large": ("qcow2", ("compress", "cluster_size=2M,refcount_bits=1")),
+    "zstd": ("qcow2", ("compress", "compression_type=zstd,cluster_size=64k,extended_l2=off")),
+    "zstd-extended": ("qcow2", ("compress", "compression_type=zstd,refcount_bits=2")),
 }
 
 
@@ -84,7 +90,10 @@ def make_source(case, name, size):
 def convert(case, source, target, size):
     data, path, kind = make_source(case, source, size)
     out_kind, options = TARGETS[target]
-    extra = [part for text in options for part in ("-o", text)]
+    compress = "compress" in options
+    extra = [part for text in options if text != "compress" for part in ("-o", text)]
+    if compress:
+        extra += ["-c", *(("--level", str(case.random.randrange(1, 13))) if case.random.random() < 0.3 else ())]
     offload = case.random.random() < 0.3
     if offload:
         extra.append("-C")
@@ -104,9 +113,35 @@ def convert(case, source, target, size):
             raise Failure(f"{stored} bytes are stored where {ideal} are not zero")
     if content != data:
         raise Failure("the target does not hold what the source does")
+    if compress:
+        written_over(case, data)
     leftovers = [name for name in os.listdir(case.folder) if ".convert-" in name]
     if leftovers:
         raise Failure(f"left behind: {leftovers}")
+
+
+def written_over(case, data):
+    """Compressed clusters are there, and what is written over them reads back, by us and by them."""
+    if not case.check_both("target")["compressed"]:
+        raise Failure("no cluster is compressed")
+    reference = Reference(data)
+    for tool in (("hio", "-r", "uring"), "qemu", ("hio", "-r", "threads")):
+        Writer(case, tool, "target", 65536, reference).run(8)
+        case.check_both("target")
+        case.same_content("target", reference)
+
+
+def smaller(case, size):
+    """Compressed targets are no larger than qemu-img's by more than 1 %."""
+    _, path, kind = make_source(case, "raw", size)
+    for codec in ("zlib", "zstd"):
+        options = f"compression_type={codec},cluster_size=64k"
+        case.qemu_img("convert", "-c", "-f", kind, "-O", "qcow2", "-o", options, path, "theirs")
+        case.run(case.tools.hawser, "convert", "-c", "--overwrite", "-f", kind, "-o", options + ",extended_l2=off", path,
+                 "ours")
+        ours, theirs = (os.stat(case.path(name)).st_size for name in ("ours", "theirs"))
+        if ours > theirs * 1.01:
+            raise Failure(f"{codec}: {ours} bytes; qemu-img makes {theirs}")
 
 
 def sparse_bytes(data):
@@ -184,6 +219,8 @@ def refused(case, size):
     hawser = case.tools.hawser
     for arguments, words in (((path, "content.raw"), "--overwrite"), ((path, path, "--overwrite"), "part of the source"),
                              ((path, "source.qcow2", "--overwrite"), "part of the source"),
+                             (("-c", "-O", "raw", path, "new"), "no compressed clusters"),
+                             (("--level", "3", path, "new"), "-c is missing"),
                              (("-n", "-o", "compat=1.1", path, "new"), "new ones"), (("missing", "new"), "missing"),
                              (("-S", "5000", path, "new"), "power of two")):
         before = sorted(os.listdir(case.folder))
@@ -214,6 +251,7 @@ def cases(tools):
     yield "killed", lambda case: killed(case, 30_000_128)
     yield "full", lambda case: full(case, 6_000_128)
     yield "refused", lambda case: refused(case, 1_000_448)
+    yield "smaller", lambda case: smaller(case, 20_000_256)
     yield "existing", lambda case: existing(case, 2_000_384)
 
 
