@@ -100,7 +100,7 @@ void qcow2_codec_free(struct qcow2_codec *codec)
 
 /* As small as qemu-img's output, or smaller, and no slower than needed for that. */
 #define DEFLATE_LEVEL 4
-#define ZSTD_LEVEL    3
+#define ZSTD_LEVEL    4
 
 static ssize_t encode_deflate(struct qcow2_encoder *encoder, int level, const void *input,
                               size_t input_bytes, void *output, size_t room)
