@@ -348,8 +348,12 @@ int qcow2_co_check(struct block_node *node, unsigned repair, struct block_check 
         return hws_fail_errno(err, -result, "%s: writing back before the check",
                               block_filename(node));
     result = co_look(&c);
-    if (result >= 0 && repair)
-        result = co_check_repair(&c, repair);
+    if (result >= 0 && repair && (check->corruptions || check->leaks)) {
+        int given_up = qcow2_co_keep_give_up(qcow2_of(node));
+        result = given_up < 0 ? hws_fail_errno(err, -given_up, "%s: writing the header",
+                                               block_filename(node))
+                              : co_check_repair(&c, repair);
+    }
     bool changed = c.changed;
     bool marked = c.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
     result = finish(&c, result);

@@ -212,6 +212,23 @@ int qcow2_co_keep_settle(struct qcow2 *q)
     return 0;
 }
 
+int qcow2_co_keep_give_up(struct qcow2 *q)
+{
+    uint64_t before = q->header.autoclear_features;
+    if (!(before & MARK_BITS) || before == q->kept.mark)
+        return 0;
+    log_warning("'%s': a server with a keep used this image and did not close it; if the keep is "
+                "still there its changes are lost with this repair",
+                q->node->filename);
+    q->header.autoclear_features = before & ~MARK_BITS;
+    int r = qcow2_co_header_store(q);
+    if (r == 0)
+        r = co_block_flush(q->file);
+    if (r < 0)
+        q->header.autoclear_features = before;
+    return r;
+}
+
 /* ---- recovery: is it sound? ---- */
 
 struct recovery {

@@ -343,6 +343,11 @@ void qcow2_keep_reset(struct qcow2 *q);
 uint64_t qcow2_keep_mark(struct qcow2 *q);
 /** Everything is on disk: the mark goes from the header. */
 HWS_MUST_CHECK int qcow2_co_keep_settle(struct qcow2 *q);
+/**
+ * Before a repair changes the file behind the cache: a mark that is not of this use goes, durably,
+ * so that what some keep holds is not put over what was repaired. @return 0, -errno.
+ */
+HWS_MUST_CHECK int qcow2_co_keep_give_up(struct qcow2 *q);
 
 /** Room for @sectors more dirty sectors of tables. Caller holds alloc_lock, until they are marked.
  */
