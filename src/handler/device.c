@@ -287,11 +287,16 @@ static int co_agree(struct device *device, bool adopt, struct hws_error *err)
     return 0;
 }
 
-/* New commands are turned away, and what a predecessor took is sent again. */
-static void co_adopt(struct device *device)
+/*
+ * New commands are turned away, and what a predecessor took is sent again. Without that the ring
+ * cannot be served: a killed predecessor may have put answers over entries that still count.
+ */
+static int co_adopt(struct device *device, struct hws_error *err)
 {
-    co_backstore_write(&device->name, "action/block_dev", 1);
-    co_backstore_write(&device->name, "action/reset_ring", 1);
+    int r = co_backstore_write(&device->name, "action/block_dev", 1);
+    if (r == 0)
+        r = co_backstore_write(&device->name, "action/reset_ring", 1);
+    return r < 0 ? hws_fail_errno(err, -r, "cannot send back what its last server left") : 0;
 }
 
 static int co_open_all(struct device *device, bool adopt, struct hws_error *err)
@@ -307,11 +312,15 @@ static int co_open_all(struct device *device, bool adopt, struct hws_error *err)
     if (r < 0)
         return r;
     if (adopt)
-        co_adopt(device);
-    r = rt_watch_start(device->uio_fd, on_first_command, device, &device->first_command, &edge);
+        r = co_adopt(device, err);
+    if (r == 0) {
+        r = rt_watch_start(device->uio_fd, on_first_command, device, &device->first_command, &edge);
+        if (r < 0)
+            hws_fail_errno(err, -r, "/dev/uio%u", device->minor);
+    }
     if (adopt)
         co_backstore_write(&device->name, "action/block_dev", 0);
-    return r < 0 ? hws_fail_errno(err, -r, "/dev/uio%u", device->minor) : 0;
+    return r;
 }
 
 int co_device_open(struct device *device, bool adopt, struct hws_error *err)

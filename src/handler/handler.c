@@ -350,6 +350,8 @@ static int co_start(struct handler *handler, struct hws_error *err)
         r = listener_start(handler, &handler->listener, err);
     if (r < 0)
         return r;
+    /* Before the first I/O thread, which inherits it: what is there may be in use already. */
+    process_shield();
     /* The events that come from now on wait until the devices that are there are known. */
     co_scan(handler);
     co_group_wait(&handler->work);
@@ -365,7 +367,6 @@ static void co_handler(void *arg)
     struct handler *handler = start->handler;
     start->result = co_start(handler, start->err);
     if (start->result == 0) {
-        process_shield();
         process_notify("READY=1");
         log_info("serving; %u devices were there", handler->device_count);
         co_dispatch(handler);
