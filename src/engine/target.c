@@ -207,6 +207,7 @@ static void co_target_free(struct target *target)
 {
     if (target->export)
         co_tcmu_export_stop(target->export);
+    target->export = NULL; /* `status` may ask until all is gone */
     if (target->lun)
         co_scsi_unmap(target->lun);
     if (target->volume->target == target)
@@ -256,7 +257,8 @@ int co_target_start(struct volume *volume, struct target **ret, struct hws_error
 int co_target_stop(struct target *target, struct hws_error *err)
 {
     /* Not served while it goes: nothing may come, or it is not ours to take away. */
-    co_tcmu_export_stop(target->export);
+    if (target->export)
+        co_tcmu_export_stop(target->export);
     target->export = NULL;
     int r = co_lio_backstore_remove(&target->backstore, err);
     if (r == 0) {
@@ -308,8 +310,9 @@ void target_naa(const struct target *target, uint8_t ret[8])
 void target_describe(const struct target *target, json_t *out)
 {
     char backstore[LIO_NAME_MAX + 32];
-    struct tcmu_export_info info;
-    tcmu_export_info(target->export, &info);
+    struct tcmu_export_info info = {.minor = target->backstore.minor};
+    if (target->export) /* none while it goes */
+        tcmu_export_info(target->export, &info);
     snprintf(backstore, sizeof(backstore), "user_%u/%s", target->backstore.hba,
              target->backstore.name);
     json_object_set_new(out, "transport", json_string("tcmu"));

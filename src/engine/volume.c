@@ -178,8 +178,8 @@ int co_volume_close(struct volume *volume, struct hws_error *err)
         return 0;
     }
     int flushed = volume->config.read_only ? 0 : co_root_flush(volume->root);
-    int r = co_block_root_free(volume->root, err);
-    volume->root = NULL;
+    /* `status` may ask meanwhile, and finds none. */
+    int r = co_block_root_free(steal_ptr(&volume->root), err);
     volume->keep = block_keep_close(volume->keep);
     if (flushed < 0)
         return hws_fail_errno(err, -flushed, "volume '%s': the last flush failed",
