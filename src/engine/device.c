@@ -9,6 +9,7 @@
  */
 #include "engine/device.h"
 #include "base/log.h"
+#include "engine/target.h"
 
 /* The best first: a SCSI disk outlives a crash of its engine without an error to its users. */
 static const struct device_way *const ways[] = {
@@ -54,7 +55,8 @@ static int co_start_any(struct volume *volume, struct device **ret, struct hws_e
         int r = ways[i]->probe(&why);
         if (r == 0) {
             r = co_start_way(volume, ways[i], ret, &why);
-            if (r == 0 || ways[i]->needs_path) {
+            /* A disk that is there has users: another way would leave them waiting. */
+            if (r == 0 || ways[i]->needs_path || co_target_is_there(&volume->config)) {
                 if (r < 0 && err)
                     *err = why;
                 return r;

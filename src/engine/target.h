@@ -60,7 +60,7 @@ HWS_MUST_CHECK int co_target_wait_free(const struct lio_backstore *backstore, ui
 /**
  * For a volume that nobody will serve: commands fail, and no task waits for one. The backstore and
  * the disk stay for who attaches it again. -EBUSY, with nothing done, where a process serves it: it
- * is that one's, under the same name.
+ * is that one's, under the same name. -ENOENT where there is none, or one of something else.
  */
 HWS_MUST_CHECK int co_target_abandon(const struct volume_config *config, struct hws_error *err);
 

@@ -116,6 +116,8 @@ int co_target_abandon(const struct volume_config *config, struct hws_error *err)
 {
     struct lio_backstore there;
     int r = co_target_find(config, &there, err);
+    if (r == -EEXIST) /* of its name, and not of this volume */
+        return -ENOENT;
     return r < 0 ? r : co_abandon(config, &there, err);
 }
 
@@ -144,7 +146,7 @@ int co_target_clear(const struct volume_config *config, bool force, struct hws_e
     struct lio_backstore there;
     struct lio_disk disk = {0};
     int r = co_target_find(config, &there, err);
-    if (r == -ENOENT)
+    if (r == -ENOENT || r == -EEXIST) /* of its name, and not of this volume */
         return 0;
     if (r == 0)
         r = co_abandon(config, &there, err);

@@ -273,6 +273,9 @@ static int remove_blocking(void *arg)
     autofd int lock = configfs_lock(w->err);
     if (lock < 0)
         return lock;
+    if (b->minor == LIO_NO_MINOR && find_minor(b->hba, b->name) != LIO_NO_MINOR)
+        return hws_fail(w->err, EBUSY,
+                        "backstore %s: another process made it, and serves it by now", b->name);
     int r = remove_now(b, w->err);
     if (r == -EBUSY || r == -ENOTEMPTY)
         return hws_fail(w->err, EBUSY,
