@@ -24,12 +24,13 @@
 
 struct keeper {
     const struct keeper_options *options;
-    char program[PATH_MAX]; /* this process's */
+    char program[PATH_MAX]; /* which it could not become */
     int pipe_fd;            /* told by engines; not blocking */
     int write_fd;           /* held for engines to come */
     pid_t engine;           /* who serves, or is about to */
     int status;             /* how it ended, once it has */
-    bool ready, ended;      /* what was told of it */
+    bool ready, ended;      /* what was told of it; ready: once is enough */
+    bool serves;            /* the one that runs now was ready */
     bool asked_to_end;
     struct keeper_deaths deaths;
     sigset_t signals, before;
@@ -39,10 +40,11 @@ static int engine_pipe = -1;
 
 /* ---- policy ---- */
 
-bool keeper_note_death(struct keeper_deaths *deaths, uint64_t now_ns, uint64_t *ret_delay_ns)
+bool keeper_note_death(struct keeper_deaths *deaths, bool served, uint64_t now_ns,
+                       uint64_t *ret_delay_ns)
 {
     unsigned old = 0;
-    while (old < deaths->count && now_ns - deaths->at_ns[old] > KEEPER_WINDOW_NS)
+    while (served && old < deaths->count && now_ns - deaths->at_ns[old] > KEEPER_WINDOW_NS)
         old++;
     deaths->count -= old;
     memmove(deaths->at_ns, deaths->at_ns + old, deaths->count * sizeof(deaths->at_ns[0]));
@@ -95,6 +97,7 @@ void keeper_tell_ended(void)
 
 static void take_message(struct keeper *keeper, const char *text)
 {
+    char own[PATH_MAX];
     int pid, used = 0;
     if (!strcmp(text, "ended")) {
         keeper->ended = true;
@@ -103,9 +106,10 @@ static void take_message(struct keeper *keeper, const char *text)
     if (sscanf(text, "ready %d %n", &pid, &used) != 1 || pid <= 1 || !used)
         return;
     keeper->engine = pid;
-    keeper->ready = true;
+    keeper->ready = keeper->serves = true;
     const char *program = text + used;
-    if (*program != '/' || !strcmp(program, keeper->program))
+    own_program(own); /* a file of the same name may be another by now, and then this says so */
+    if (*program != '/' || !strcmp(program, own) || !strcmp(program, keeper->program))
         return;
     log_info("the engine is %s now: its keeper becomes that, too", program);
     keeper->options->become(keeper->options->arg, program, pid, keeper->pipe_fd);
@@ -139,6 +143,7 @@ static bool reap(struct keeper *keeper, bool *engine_ended)
         read_messages(keeper); /* what it said before it died */
         if (pid == keeper->engine) {
             keeper->status = status;
+            keeper->engine = 0; /* the number may be another's from now on */
             *engine_ended = true;
         }
     }
@@ -181,7 +186,7 @@ static void wait_engine(struct keeper *keeper)
 /* @return false in the engine's process. */
 static bool start_engine(struct keeper *keeper)
 {
-    keeper->ended = false;
+    keeper->ended = keeper->serves = false;
     keeper->engine = fork();
     if (keeper->engine != 0)
         return true;
@@ -228,17 +233,15 @@ static bool look_at_death(struct keeper *keeper)
     if (shall_end(keeper))
         return false;
     describe_end(keeper->status, how, sizeof(how));
-    bool again = keeper_note_death(&keeper->deaths, process_now_ns(), &delay_ns);
+    bool again = keeper_note_death(&keeper->deaths, keeper->serves, process_now_ns(), &delay_ns);
     if (!again) {
-        log_error("the engine %s, %d times within %d s: given up; the device fails its commands "
+        log_error("the engine %s, the %d. time in a row: given up; the device fails its commands "
                   "until it is attached again or detached",
-                  how, KEEPER_DEATHS_MAX, (int)(KEEPER_WINDOW_NS / 1000000000));
+                  how, KEEPER_DEATHS_MAX);
         run_give_up(keeper);
         return false;
     }
-    log_error("the engine %s; starting it again (%u. time within %d s)", how, keeper->deaths.count,
-              (int)(KEEPER_WINDOW_NS / 1000000000));
-    keeper->engine = 0;
+    log_error("the engine %s; starting it again (%u. time in a row)", how, keeper->deaths.count);
     const uint64_t until = process_now_ns() + delay_ns;
     for (uint64_t now; !keeper->asked_to_end && (now = process_now_ns()) < until;)
         next_signal(keeper, until - now);
@@ -248,7 +251,6 @@ static bool look_at_death(struct keeper *keeper)
 static int set_up(struct keeper *keeper)
 {
     int ends[2];
-    own_program(keeper->program);
     prctl(PR_SET_NAME, "hawser-keeper", 0, 0, 0);
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
     sigemptyset(&keeper->signals);
@@ -258,7 +260,7 @@ static int set_up(struct keeper *keeper)
     sigaddset(&keeper->signals, SIGCHLD);
     pthread_sigmask(SIG_BLOCK, &keeper->signals, &keeper->before);
     keeper->engine = keeper->options->engine;
-    keeper->ready = keeper->engine > 0;
+    keeper->ready = keeper->serves = keeper->engine > 0;
     if (keeper->options->pipe_fd > 0) {
         char path[32]; /* opened by its name, a pipe has its other end again */
         snprintf(path, sizeof(path), "/proc/self/fd/%d", keeper->options->pipe_fd);

@@ -38,10 +38,13 @@ struct keeper_deaths {
 };
 
 /**
- * Notes a death at @now_ns. @ret_delay_ns how long to wait before the next start: nothing after a
- * first death, then twice as long each time. @return false: too many, give up.
+ * Notes a death at @now_ns. @served: it had been ready; one that died without counts however long
+ * its attempt took, for somebody waits all the while. @ret_delay_ns how long to wait before the
+ * next start: nothing after a first death, then twice as long each time. @return false: too many,
+ * give up.
  */
-bool keeper_note_death(struct keeper_deaths *deaths, uint64_t now_ns, uint64_t *ret_delay_ns);
+bool keeper_note_death(struct keeper_deaths *deaths, bool served, uint64_t now_ns,
+                       uint64_t *ret_delay_ns);
 
 /* ---- the keeper's side ---- */
 

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/wait.h>
 #include <cmocka.h>
 
@@ -21,7 +22,7 @@ static void a_first_death_costs_no_time(void **state)
 {
     struct keeper_deaths deaths = {0};
     uint64_t delay = 1;
-    assert_true(keeper_note_death(&deaths, 5 * SECOND, &delay));
+    assert_true(keeper_note_death(&deaths, true, 5 * SECOND, &delay));
     assert_int_equal(delay, 0);
 }
 
@@ -30,7 +31,7 @@ static void deaths_far_apart_are_all_first_ones(void **state)
     struct keeper_deaths deaths = {0};
     for (uint64_t n = 1; n < 100; n++) {
         uint64_t delay = 1;
-        assert_true(keeper_note_death(&deaths, n * 2 * KEEPER_WINDOW_NS, &delay));
+        assert_true(keeper_note_death(&deaths, true, n * 2 * KEEPER_WINDOW_NS, &delay));
         assert_int_equal(delay, 0);
     }
 }
@@ -40,14 +41,14 @@ static void deaths_in_a_row_wait_longer_each_and_end(void **state)
     struct keeper_deaths deaths = {0};
     uint64_t delay = 0, before = 0, now = SECOND;
     for (unsigned n = 1; n < KEEPER_DEATHS_MAX; n++) {
-        assert_true(keeper_note_death(&deaths, now, &delay));
+        assert_true(keeper_note_death(&deaths, true, now, &delay));
         if (n > 1)
             assert_true(delay == KEEPER_DELAY_LONGEST_NS || delay > before);
         assert_true(delay <= KEEPER_DELAY_LONGEST_NS);
         before = delay;
         now += delay;
     }
-    assert_false(keeper_note_death(&deaths, now, &delay));
+    assert_false(keeper_note_death(&deaths, true, now, &delay));
 }
 
 static void a_window_forgets(void **state)
@@ -55,8 +56,18 @@ static void a_window_forgets(void **state)
     struct keeper_deaths deaths = {0};
     uint64_t delay;
     for (unsigned n = 1; n < KEEPER_DEATHS_MAX; n++)
-        assert_true(keeper_note_death(&deaths, n * SECOND, &delay));
-    assert_true(keeper_note_death(&deaths, 9 * SECOND + KEEPER_WINDOW_NS, &delay));
+        assert_true(keeper_note_death(&deaths, true, n * SECOND, &delay));
+    assert_true(keeper_note_death(&deaths, true, 9 * SECOND + KEEPER_WINDOW_NS, &delay));
+}
+
+static void slow_failures_to_start_come_to_an_end_too(void **state)
+{
+    struct keeper_deaths deaths = {0};
+    uint64_t delay;
+    assert_true(keeper_note_death(&deaths, true, SECOND, &delay));
+    for (uint64_t n = 2; n < KEEPER_DEATHS_MAX; n++)
+        assert_true(keeper_note_death(&deaths, false, n * KEEPER_WINDOW_NS, &delay));
+    assert_false(keeper_note_death(&deaths, false, KEEPER_DEATHS_MAX * KEEPER_WINDOW_NS, &delay));
 }
 
 /* ---- a keeper in a process of its own ---- */
@@ -233,19 +244,77 @@ static void a_successor_is_kept_like_its_predecessor(void **state)
     assert_int_equal(shared->starts, 2);
 }
 
-int main(void)
+/* ---- a new program under the old name ---- */
+
+static char in_place[] = "in-place";
+
+static void note_becoming(void *arg, const char *program, pid_t engine, int pipe_fd)
 {
+    _exit(strcmp(program, arg) ? 1 : 42);
+}
+
+/* This process's file has the name @self, until another gets it. */
+static int run_in_place(char *self)
+{
+    struct keeper_options options = {.become = note_becoming, .give_up = note_give_up, .arg = self};
+    char text[PATH_MAX];
+    alarm(60);
+    log_set_level(LOG_LEVEL_ERROR);
+    int code = keeper_run(&options);
+    if (code >= 0)
+        return code;
+    int length = snprintf(text, sizeof(text), "ready %d %s\n", (int)getpid(), self);
+    if (unlink(self) < 0 || write(keeper_pipe(), text, (size_t)length) != length)
+        _exit(99);
+    usleep(200000);
+    keeper_tell_ended();
+    _exit(98);
+}
+
+static void copy_program(const char *to)
+{
+    int from = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+    int fd = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0700);
+    assert_true(from >= 0 && fd >= 0);
+    while (sendfile(fd, from, NULL, 1 << 24) > 0)
+        ;
+    assert_int_equal(lseek(fd, 0, SEEK_CUR), lseek(from, 0, SEEK_END));
+    close(from);
+    close(fd);
+}
+
+static void a_new_program_of_the_same_name_is_another(void **state)
+{
+    char folder[] = "/tmp/hawser-keeper-XXXXXX", self[48];
+    assert_non_null(mkdtemp(folder));
+    snprintf(self, sizeof(self), "%s/program", folder);
+    copy_program(self);
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl(self, self, in_place, NULL);
+        _exit(97);
+    }
+    assert_int_equal(wait_keeper(pid), 42);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && !strcmp(argv[1], in_place))
+        return run_in_place(argv[0]);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_first_death_costs_no_time),
         cmocka_unit_test(deaths_far_apart_are_all_first_ones),
         cmocka_unit_test(deaths_in_a_row_wait_longer_each_and_end),
         cmocka_unit_test(a_window_forgets),
+        cmocka_unit_test(slow_failures_to_start_come_to_an_end_too),
         cmocka_unit_test(a_killed_engine_is_started_again_until_it_ends),
         cmocka_unit_test(an_engine_that_never_served_is_not_tried_again),
         cmocka_unit_test(one_that_cannot_start_any_more_is_given_up),
         cmocka_unit_test(with_the_end_file_there_nothing_is_started),
         cmocka_unit_test(a_signal_to_the_keeper_reaches_the_engine),
         cmocka_unit_test(a_successor_is_kept_like_its_predecessor),
+        cmocka_unit_test(a_new_program_of_the_same_name_is_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
