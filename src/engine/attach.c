@@ -257,6 +257,9 @@ static int start_engine(const struct attachment *attachment, int lock,
     int ends[2];
     pid_t pid;
     uint64_t started = process_now_ns();
+    autofree char *ending = attachment_path(attachment, "ending");
+    if (ending) /* of a detach that did not get to its end */
+        unlink(ending);
     if (pipe2(ends, O_CLOEXEC) < 0)
         return hws_fail_errno(err, errno, "cannot make a pipe");
     autofd int ready = ends[0];
@@ -286,9 +289,6 @@ int attachment_revive(const struct attachment *attachment, int lock, struct hws_
 {
     const struct interruption none = {.fd = -1};
     struct attach_times times;
-    autofree char *ending = attachment_path(attachment, "ending");
-    if (ending)
-        unlink(ending);
     return start_engine(attachment, lock, &none, &times, err);
 }
 

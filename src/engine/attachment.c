@@ -17,15 +17,25 @@
 
 #define ATTACHMENTS_MAX 10000
 #define REMOVE_TRIES    3
+#define LOCK_TRIES      10
+#define LOCK_RETRY_US   500
 
 /* All that an attachment's folder may hold. */
-static const char *const files[] = {"control.sock",    "config.json",
-                                    "state.json",      "mounts.json",
-                                    "state.json.new",  "config.json.new",
-                                    "mounts.json.new", "log",
-                                    "image",           "control.sock.new",
-                                    "ending",          "keep",
-                                    "secrets",         "lock"};
+static const char *const files[] = {"control.sock",
+                                    "config.json",
+                                    "state.json",
+                                    "mounts.json",
+                                    "state.json.new",
+                                    "config.json.new",
+                                    "mounts.json.new",
+                                    "log",
+                                    "image",
+                                    "control.sock.new",
+                                    "ending",
+                                    "keep",
+                                    "secrets",
+                                    "control.sock.old",
+                                    "lock"};
 
 struct attachment *attachment_free(struct attachment *attachment)
 {
@@ -234,6 +244,17 @@ char *attachment_leftover(const char *path)
     return overlay_find_leftover(path);
 }
 
+/* Who only looks whether an engine lives (is_locked()) holds it for a moment, too. */
+static int lock_alone(int fd)
+{
+    for (unsigned n = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; n++) {
+        if (errno != EWOULDBLOCK || n == LOCK_TRIES)
+            return -1;
+        usleep(LOCK_RETRY_US);
+    }
+    return 0;
+}
+
 int attachment_lock(const struct attachment *attachment, int *ret, struct hws_error *err)
 {
     autofree char *path = attachment_path(attachment, "lock");
@@ -244,7 +265,7 @@ int attachment_lock(const struct attachment *attachment, int *ret, struct hws_er
         return hws_fail_errno(err, errno, "cannot open %s", path);
     /* A file that was deleted since the open guards nothing: the name may be another's by now. */
     struct stat ours, named;
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0 || fstat(fd, &ours) < 0 || stat(path, &named) < 0 ||
+    if (lock_alone(fd) < 0 || fstat(fd, &ours) < 0 || stat(path, &named) < 0 ||
         ours.st_ino != named.st_ino || ours.st_dev != named.st_dev)
         return hws_fail(err, EAGAIN, "'%s' is attached, or being attached or detached",
                         attachment->name);

@@ -32,8 +32,9 @@
 #define END_TIMEOUT_MS 30000
 #define END_RETRY_MS   2
 /** A flush of much data takes its time; one that is forced gets less of it. */
-#define STOP_TIMEOUT_MS  600000
-#define FORCE_TIMEOUT_MS 20000
+#define STOP_TIMEOUT_MS   600000
+#define FORCE_TIMEOUT_MS  20000
+#define STATUS_TIMEOUT_MS 2000
 
 static int co_unmount_now(void *arg, struct hws_error *err)
 {
@@ -314,35 +315,65 @@ int attachment_clear(const struct attachment *attachment, bool force, struct hws
     return r < 0 ? r : attachment_remove(attachment, err);
 }
 
-/* @return whether an engine runs now. */
-static bool serve_again(struct attachment *attachment)
+/* Whether it was served once, and lies where it did: then another try may do better. */
+static bool may_come_back(const struct attachment *attachment)
+{
+    const char *top = attachment_top(attachment);
+    return top && access(top, F_OK) == 0;
+}
+
+/* @ret_running whether an engine runs now. Fails where going on would lose what may be saved. */
+static int serve_again(struct attachment *attachment, bool force, bool *ret_running,
+                       struct hws_error *err)
 {
     struct hws_error why = {0};
     autofd int lock = -1;
+    *ret_running = false;
     if (!attachment_outlived(attachment) || attachment_lock(attachment, &lock, NULL) < 0)
-        return false;
+        return 0;
     int r = attachment_revive(attachment, lock, &why);
     close(steal_fd(&lock));
     attachment_reload(attachment);
-    if (r == 0)
-        return true;
-    log_warning("'%s' cannot be served again: %s; what was not written to it is lost",
-                attachment->name, why.text);
-    return false;
+    *ret_running = r == 0;
+    if (r < 0 && !force && may_come_back(attachment))
+        return hws_fail(err, -r,
+                        "the engine of '%s' died, and it cannot be served again: %.500s; change "
+                        "that, or say --force, which gives up what was not written to it",
+                        attachment->name, why.text);
+    if (r < 0)
+        log_warning("'%s' cannot be served again: %s; what was not written to it is lost",
+                    attachment->name, why.text);
+    return 0;
+}
+
+/* A stop that failed before it took anything away leaves the engine as it was. */
+static bool still_serves(const struct attachment *attachment)
+{
+    json_t *status = NULL;
+    if (attachment_call_within(attachment, "status", NULL, STATUS_TIMEOUT_MS, &status, NULL) < 0)
+        return false;
+    const char *state = json_string_value(json_object_get(status, "state"));
+    bool running = state && !strcmp(state, "running");
+    json_decref(status);
+    return running;
 }
 
 int attach_stop(struct attachment *attachment, bool force, struct hws_error *err)
 {
     autofd int lock = -1;
-    bool was_running = attachment->running || serve_again(attachment);
+    bool was_running = attachment->running;
     struct hws_error flush = {0};
-    int stopped = 0, r;
+    int stopped = 0, r = was_running ? 0 : serve_again(attachment, force, &was_running, err);
+    if (r < 0)
+        return r;
     if (was_running) {
         r = stop_starting(attachment, force, err);
         /* Gone in between is what was wanted; a failed flush ends the engine, and must be told. */
         if (r == -EBUSY || r == -EPERM || r == -EINVAL)
             return r;
         if (r < 0 && r != -ECONNREFUSED && r != -ENOENT && r != -ECONNRESET && r != -EPIPE) {
+            if (still_serves(attachment))
+                return r;
             stopped = r;
             if (err)
                 flush = *err;
