@@ -145,7 +145,8 @@ static void tell_ready(struct engine *engine, const char *text)
     int fd = (int)engine->config->ready_fd;
     if (fd <= 0)
         return;
-    if (write(fd, text, strlen(text)) < 0 && engine->state == ENGINE_RUNNING) {
+    /* A predecessor that died while it was replaced is no reason: the device has users. */
+    if (write(fd, text, strlen(text)) < 0 && engine->state == ENGINE_RUNNING && !engine->succeeds) {
         log_warning("whoever started this engine is gone; stopping");
         engine_ask_stop(engine, false);
     }
@@ -217,7 +218,7 @@ static void co_close_all(struct engine *engine)
     }
 }
 
-static int co_flush_all(struct engine *engine, struct hws_error *err)
+int co_engine_flush(struct engine *engine, struct hws_error *err)
 {
     int result = 0;
     for (unsigned i = 0; i < engine->config->volume_count; i++) {
@@ -236,7 +237,7 @@ int co_engine_unexport(struct engine *engine, bool force, struct hws_error *err)
     if (engine->state == ENGINE_RUNNING) {
         engine_set_state(engine, ENGINE_STOPPING);
         r = co_unexport_all(engine, force, err);
-        int flushed = co_flush_all(engine, r < 0 ? NULL : err);
+        int flushed = co_engine_flush(engine, r < 0 ? NULL : err);
         if (r < 0)
             engine_set_state(engine, ENGINE_RUNNING);
         r = r < 0 ? r : flushed;

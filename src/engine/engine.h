@@ -122,6 +122,9 @@ void engine_ask_stop(struct engine *engine, bool force);
  */
 HWS_MUST_CHECK int co_engine_unexport(struct engine *engine, bool force, struct hws_error *err);
 
+/** Makes all that was written durable. @return the first failure, told in @err. */
+HWS_MUST_CHECK int co_engine_flush(struct engine *engine, struct hws_error *err);
+
 /** The volume called @name, or the only one when NULL. NULL with @err. */
 struct volume *engine_volume(struct engine *engine, const char *name, struct hws_error *err);
 
@@ -215,6 +218,10 @@ void device_describe(const struct device *device, json_t *out);
 
 HWS_MUST_CHECK int server_start(struct engine *engine, const char *path, struct server **ret,
                                 struct hws_error *err);
+/** A successor may take the path from here on; it is remembered by another name. May be NULL. */
+void server_lend_path(struct server *server);
+/** The successor failed: the path is ours again, whatever it did there. May be NULL. */
+void server_take_path(struct server *server);
 /** The path is another process's by now: it is not removed. */
 void server_give_path(struct server *server);
 /** No new clients; those connected are cut once they have their last answer. Frees @server. */

@@ -222,6 +222,8 @@ static int co_stop_method(struct engine *engine, const void *arg, json_t **ret,
 {
     const struct volume_params *params = arg;
     int r = co_engine_unexport(engine, params->force, err);
+    if (engine->replaced)
+        return hws_fail(err, ESHUTDOWN, "another program has just taken over; ask that one");
     if (engine->state == ENGINE_STOPPING)
         engine_ask_stop(engine, params->force);
     if (r < 0)

@@ -263,6 +263,7 @@ static int co_hand_over(struct engine *engine, struct successor *successor,
                         struct engine_replaced *ret, struct hws_error *err)
 {
     uint64_t started = rt_now_ns();
+    server_lend_path(engine->server);
     int r = co_leave_all(engine, err);
     if (r == 0 && write(successor->wait_fd, "go\n", 3) != 3)
         r = hws_fail(err, EPIPE, "%s died before it took over", successor->program);
@@ -275,6 +276,7 @@ static int co_hand_over(struct engine *engine, struct successor *successor,
     struct hws_error why = {0};
     co_work(end_blocking, successor);
     successor->pid = -1;
+    server_take_path(engine->server);
     if (co_take_back(engine, &why) < 0) {
         log_error("cannot go on after a failed replacement: %s", why.text);
         _exit(EXIT_FAILURE); /* a keeper starts again what this process cannot */
@@ -291,6 +293,9 @@ static int co_replace(struct engine *engine, const char *program, struct engine_
         r = start_successor(engine, &successor, err);
     if (r == 0)
         r = co_wait_word(&successor, "prepared", PREPARE_PATIENCE_NS, err);
+    /* Most of what is dirty goes out while commands still run; a failure costs nobody a pause. */
+    if (r == 0)
+        r = co_engine_flush(engine, err);
     if (r == 0)
         r = co_hand_over(engine, &successor, ret, err);
     if (r < 0)

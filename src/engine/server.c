@@ -29,7 +29,7 @@
 
 struct server {
     struct engine *engine;
-    char *path;
+    char *path, *lent; /* lent: the socket's other name, or NULL */
     int fd;
     bool stopping, owns_path;
     struct list clients; /* quiet longest first */
@@ -331,9 +331,38 @@ int server_start(struct engine *engine, const char *path, struct server **ret,
     return 0;
 }
 
+static void forget_lent(struct server *server)
+{
+    if (server->lent)
+        unlink(server->lent);
+    free(server->lent);
+    server->lent = NULL;
+}
+
+void server_lend_path(struct server *server)
+{
+    char *lent;
+    if (!server || asprintf(&lent, "%s.old", server->path) < 0)
+        return;
+    server->lent = lent;
+    unlink(server->lent); /* of a process that died meanwhile */
+    if (link(server->path, server->lent) < 0)
+        log_warning("%s: cannot be given a second name: %s", server->path, strerror(errno));
+}
+
+void server_take_path(struct server *server)
+{
+    if (!server || !server->lent)
+        return;
+    if (rename(server->lent, server->path) < 0 && errno != ENOENT)
+        log_warning("%s: cannot be taken back: %s", server->path, strerror(errno));
+    forget_lent(server); /* two names of one socket are left by the rename */
+}
+
 void server_give_path(struct server *server)
 {
     server->owns_path = false;
+    forget_lent(server);
 }
 
 void co_server_stop(struct server *server)
@@ -354,6 +383,7 @@ void co_server_stop(struct server *server)
     co_group_wait(&server->coroutines);
     close(server->fd);
     co_group_destroy(&server->coroutines);
+    free(server->lent);
     free(server->path);
     free(server);
 }

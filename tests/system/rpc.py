@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from lib import HAWSER, Rpc, Skip, connect, hawser, main, wait_until
 
@@ -206,6 +207,72 @@ def test_a_second_engine_does_not_steal_the_socket():
                                 text=True, timeout=20)
         assert failed.returncode == 1 and failed.stderr, failed
         assert Rpc("s").ask("status")["result"]["state"] == "running"
+
+
+BAD_SUCCESSOR = """#!/usr/bin/env python3
+import os, time
+os.write(10, b"prepared\\n")
+assert os.read(11, 3) == b"go\\n"
+time.sleep(0.3)
+os.unlink("s")
+os.write(10, b"no room\\n")
+"""
+
+
+def ask_all_the_while(answers, end):
+    while not end.is_set():
+        try:
+            rpc = Rpc("s")
+            answers.append(rpc.ask("status")["result"])
+            answers.append(rpc.ask("stats")["result"])
+            rpc.close()
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # between two engines
+        time.sleep(0.002)
+
+
+def test_an_engine_whose_successor_fails_is_reached_as_before():
+    with open("bad", "w") as file:
+        file.write(BAD_SUCCESSOR)
+    os.chmod("bad", 0o700)
+    answers, end = [], threading.Event()
+    with Engine() as engine:
+        asking = threading.Thread(target=ask_all_the_while, args=(answers, end))
+        asking.start()
+        try:
+            answer = Rpc("s").ask("replace", program=os.path.abspath("bad"))
+        finally:
+            end.set()
+            asking.join()
+        assert "no room" in answer["error"]["message"], answer
+        assert engine.process.poll() is None
+        status = Rpc("s").ask("status")["result"]
+        assert status["pid"] == engine.process.pid and status["state"] == "running", status
+        assert status["volumes"][0]["size"] == 16 << 20, status
+        assert sorted(name for name in os.listdir(".") if name.startswith("s")) == ["s"]
+    assert answers and not os.path.exists("s")
+
+
+def test_an_engine_is_replaced_while_it_is_asked():
+    answers, end = [], threading.Event()
+    with Engine() as engine:
+        asking = threading.Thread(target=ask_all_the_while, args=(answers, end))
+        asking.start()
+        try:
+            answer = Rpc("s").ask("replace", program=os.path.realpath(HAWSER))
+            assert "result" in answer, answer
+            assert engine.process.wait(20) == 0
+            assert sorted(name for name in os.listdir(".") if name.startswith("s")) == ["s"]
+        finally:
+            end.set()
+            asking.join()
+            rpc = Rpc("s")
+            status = rpc.ask("status")["result"]
+            assert rpc.ask("stop")["result"] == {}
+        assert status["pid"] == answer["result"]["pid"] and status["state"] == "running", status
+        wait_until(lambda: not os.path.exists(f"/proc/{status['pid']}") or
+                   open(f"/proc/{status['pid']}/stat").read().split()[2] == "Z")
+    assert not os.path.exists("s")
 
 
 def test_bad_configurations_are_refused():
