@@ -15,6 +15,7 @@
  */
 #include "host/configfs.h"
 #include "host/lio.h"
+#include "host/lio_reservations.h"
 #include "rt/rt.h"
 #include <fcntl.h>
 #include <linux/fs.h>
@@ -201,7 +202,10 @@ static int link_blocking(void *arg)
     struct work *w = arg;
     char core[LIO_NAME_MAX + 32];
     snprintf(core, sizeof(core), "core/user_%u/%s", w->backstore->hba, w->backstore->name);
-    return configfs_link(w->err, core, LINK, w->target);
+    int r = lio_reservations_prepare(w->err);
+    if (r == 0)
+        r = lio_reservations_restore(w->backstore, w->err);
+    return r < 0 ? r : configfs_link(w->err, core, LINK, w->target);
 }
 
 /* The name of the initiator's port: the target's, told apart by the last digit. */

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "host/lio_target.h"
+#include "host/lio_reservations.h"
 
 #define TARGET "%s/%s"
 #define TPG    TARGET "/tpgt_1"
@@ -38,12 +39,14 @@ int lio_target_make(const struct lio_target *t, struct hws_error *err)
 int lio_target_add_luns(const struct lio_target *t, const struct fabric_export *export,
                         struct hws_error *err)
 {
-    int r = 0;
+    int r = lio_reservations_prepare(err);
     for (unsigned n = 0; r == 0 && n < export->unit_count; n++) {
         char core[LIO_NAME_MAX + 32];
         const struct lio_backstore *b = &export->units[n].backstore;
         snprintf(core, sizeof(core), "core/user_%u/%s", b->hba, b->name);
-        r = configfs_mkdir(err, TPG "/lun/lun_%u", t->fabric, t->target, n);
+        r = lio_reservations_restore(b, err);
+        if (r == 0)
+            r = configfs_mkdir(err, TPG "/lun/lun_%u", t->fabric, t->target, n);
         if (r == 0)
             r = configfs_link(err, core, TPG "/lun/lun_%u/unit", t->fabric, t->target, n);
     }

@@ -6,6 +6,7 @@
  */
 #include "host/configfs.h"
 #include "host/lio.h"
+#include "host/lio_reservations.h"
 #include "rt/rt.h"
 #include <fcntl.h>
 #include <setjmp.h>
@@ -217,6 +218,71 @@ static void what_is_gone_is_removed(void **state)
     assert_int_equal(configfs_mkdir(NULL, "core/user_1"), -EEXIST);
 }
 
+/* ---- saved reservations ---- */
+
+static void save_reservations(const char *text)
+{
+    char database[80];
+    snprintf(database, sizeof(database), "%s/db\n", root);
+    make_file("dbroot", database);
+    make_folders("core/user_1/a/wwn");
+    make_folders("core/user_1/a/pr");
+    make_file("core/user_1/a/wwn/vpd_unit_serial", "T10 VPD Unit Serial Number: 0123abcd\n");
+    make_file("core/user_1/a/pr/res_aptpl_metadata", "");
+    struct hws_error err = {0};
+    assert_int_equal(lio_reservations_prepare(&err), 0);
+    assert_int_equal(lio_reservations_prepare(&err), 0);
+    if (text)
+        make_file("db/pr/aptpl_0123abcd", text);
+}
+
+static int restore(char *ret_given, size_t size, struct hws_error *err)
+{
+    struct lio_backstore a = {.name = "a", .hba = 1};
+    int r = lio_reservations_restore(&a, err);
+    assert_true(configfs_read(ret_given, size, "core/user_1/a/pr/res_aptpl_metadata") >= 0);
+    return r;
+}
+
+static void saved_reservations_are_given_back(void **state)
+{
+    char given[512];
+    save_reservations("PR_REG_START: 0\ninitiator_fabric=iSCSI\ninitiator_node=iqn.x\n"
+                      "sa_res_key=161\nres_holder=1\nPR_REG_END: 0\n");
+    assert_int_equal(restore(given, sizeof(given), NULL), 0);
+    assert_string_equal(given,
+                        "initiator_fabric=iSCSI,initiator_node=iqn.x,sa_res_key=161,res_holder=1");
+}
+
+static void nothing_saved_is_nothing_given(void **state)
+{
+    char given[512];
+    save_reservations(NULL);
+    assert_int_equal(restore(given, sizeof(given), NULL), 0);
+    assert_string_equal(given, "");
+    save_reservations("");
+    assert_int_equal(restore(given, sizeof(given), NULL), 0);
+    assert_string_equal(given, "");
+}
+
+static void damaged_reservations_are_refused_by_the_name_of_their_file(void **state)
+{
+    static const char *const damaged[] = {
+        "PR_REG_START: 0\ninitiator_node=iqn.x\n",
+        "PR_REG_START: 0\nPR_REG_END: 0\n",
+        "PR_REG_START:",
+        "PR_REG_START: 0\ninitiator_node=iqn.x,res_holder=1\nPR_REG_END: 0\n",
+    };
+    for (unsigned i = 0; i < sizeof(damaged) / sizeof(damaged[0]); i++) {
+        char given[512];
+        struct hws_error err = {0};
+        save_reservations(damaged[i]);
+        assert_int_equal(restore(given, sizeof(given), &err), -EUCLEAN);
+        assert_non_null(strstr(err.text, "db/pr/aptpl_0123abcd"));
+        assert_string_equal(given, "");
+    }
+}
+
 #define TREE_TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -231,6 +297,9 @@ int main(void)
         TREE_TEST(values_come_without_the_lines_end),
         TREE_TEST(secrets_are_not_told),
         TREE_TEST(what_is_gone_is_removed),
+        TREE_TEST(saved_reservations_are_given_back),
+        TREE_TEST(nothing_saved_is_nothing_given),
+        TREE_TEST(damaged_reservations_are_refused_by_the_name_of_their_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
