@@ -296,6 +296,8 @@ static int co_adopt(struct device *device, struct hws_error *err)
     int r = co_backstore_write(&device->name, "action/block_dev", 1);
     if (r == 0)
         r = co_backstore_write(&device->name, "action/reset_ring", 1);
+    if (r == -EINVAL)
+        return 0; /* just being enabled: nobody can have taken anything */
     return r < 0 ? hws_fail_errno(err, -r, "cannot send back what its last server left") : 0;
 }
 
