@@ -251,7 +251,7 @@ def cases(tools):
     yield "killed", lambda case: killed(case, 30_000_128)
     yield "full", lambda case: full(case, 6_000_128)
     yield "refused", lambda case: refused(case, 1_000_448)
-    yield "smaller", lambda case: smaller(case, 20_000_256)
+    yield "smaller", lambda case: smaller(case, 90_000_384)
     yield "existing", lambda case: existing(case, 2_000_384)
 
 

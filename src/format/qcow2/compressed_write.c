@@ -11,8 +11,9 @@
  *     | A........B.......C........|.....D..........           |
  *       refcount 3                  refcount 2             ^ pack_next
  *
- * pack_next is guarded by alloc_lock. It is forgotten when the cluster that it lies in becomes free
- * (free.c), and at close: the rest of that cluster stays unused.
+ * Some clusters are open at a time, so that what other writers allocate in between leaves no gaps
+ * behind. pack_next is guarded by alloc_lock. A place is forgotten when the cluster that it lies in
+ * becomes free (free.c), and all at close: the rest of those clusters stays unused.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -97,7 +98,7 @@ void qcow2_encoders_free(struct qcow2 *q)
         encoding_free(list_entry(list_pop_front(&all->idle), struct encoding, link));
     free(all);
     q->encoders = NULL;
-    q->pack_next = 0;
+    memset(q->pack_next, 0, sizeof(q->pack_next));
 }
 
 /* On a worker. */
@@ -147,33 +148,71 @@ static int co_raise(struct qcow2 *q, uint64_t cluster)
     return r;
 }
 
+void qcow2_pack_forget(struct qcow2 *q, uint64_t cluster)
+{
+    for (unsigned i = 0; i < QCOW2_PACKS; i++)
+        if (q->pack_next[i] >> q->cluster_bits == cluster)
+            q->pack_next[i] = 0;
+}
+
+static uint64_t room_at(const struct qcow2 *q, uint64_t next)
+{
+    return next ? q->cluster_size - qcow2_in_cluster(q, next) : 0;
+}
+
+/* The open cluster with the least room that suffices; NULL: none has as much. */
+static uint64_t *find_room(struct qcow2 *q, size_t bytes)
+{
+    uint64_t *best = NULL;
+    for (unsigned i = 0; i < QCOW2_PACKS; i++) {
+        uint64_t room = room_at(q, q->pack_next[i]);
+        if (room >= bytes && (!best || room < room_at(q, *best)))
+            best = &q->pack_next[i];
+    }
+    return best;
+}
+
+/* The open cluster in front of the one at @host; else, the place of the one with the least room. */
+static uint64_t *find_neighbour(struct qcow2 *q, uint64_t host, bool *ret_neighbour)
+{
+    uint64_t *least = &q->pack_next[0];
+    for (unsigned i = 0; i < QCOW2_PACKS; i++) {
+        uint64_t *at = &q->pack_next[i];
+        *ret_neighbour = *at && *at + room_at(q, *at) == host;
+        if (*ret_neighbour)
+            return at;
+        if (room_at(q, *at) < room_at(q, *least))
+            least = at;
+    }
+    return least;
+}
+
+static void advance_pack(struct qcow2 *q, uint64_t *place, uint64_t next)
+{
+    *place = qcow2_in_cluster(q, next) ? next : 0;
+}
+
 /* Room for @bytes, less than a cluster. Caller holds alloc_lock. */
 static int co_pack_locked(struct qcow2 *q, size_t bytes, uint64_t *ret_host)
 {
-    uint64_t next = q->pack_next, room = next ? q->cluster_size - qcow2_in_cluster(q, next) : 0;
-    uint64_t fresh;
+    uint64_t *place, fresh;
     uint32_t got;
-    if (bytes > room) {
-        int r = qcow2_co_alloc_locked(q, 1, false, &fresh, &got);
-        if (r < 0)
-            return r;
-        /* The allocation may have freed the open cluster, too. */
-        next = q->pack_next;
-        if (next + room != fresh)
-            next = 0;
-    }
-    if (next && co_raise(q, next >> q->cluster_bits) < 0) {
-        next = 0;
-        if (bytes <= room) {
-            int r = qcow2_co_alloc_locked(q, 1, false, &fresh, &got);
-            if (r < 0)
-                return r;
+    bool neighbour;
+    while ((place = find_room(q, bytes))) {
+        *ret_host = *place;
+        if (co_raise(q, *place >> q->cluster_bits) == 0) {
+            advance_pack(q, place, *ret_host + bytes);
+            return 0;
         }
+        *place = 0;
     }
-    *ret_host = next ? next : fresh;
-    q->pack_next = *ret_host + bytes;
-    if (qcow2_in_cluster(q, q->pack_next) == 0)
-        q->pack_next = 0;
+    int r = qcow2_co_alloc_locked(q, 1, false, &fresh, &got);
+    if (r < 0)
+        return r;
+    place = find_neighbour(q, fresh, &neighbour);
+    bool joined = neighbour && co_raise(q, *place >> q->cluster_bits) == 0;
+    *ret_host = joined ? *place : fresh;
+    advance_pack(q, place, *ret_host + bytes);
     return 0;
 }
 

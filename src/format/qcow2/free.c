@@ -135,10 +135,10 @@ static int lower(struct qcow2 *q, struct qcow2_slice *slice, uint32_t index, uin
                               "the refcount of a cluster in use was 0");
         else
             qcow2_refcount_write(slice->data, q->refcount_order, index + i, value - 1);
-        if (value == 1)
+        if (value == 1) {
             q->free_hint = MIN(q->free_hint, cluster + i);
-        if (value == 1 && q->pack_next >> q->cluster_bits == cluster + i)
-            q->pack_next = 0; /* the cluster is no longer ours to pack into */
+            qcow2_pack_forget(q, cluster + i);
+        }
     }
     return r;
 }

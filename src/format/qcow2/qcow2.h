@@ -106,6 +106,9 @@ struct qcow2_in_flight {
     struct co_waitq waiters;
 };
 
+/* Host clusters that are open for more compressed ones. */
+#define QCOW2_PACKS 8
+
 struct qcow2 {
     struct block_node *node;
     struct block_node *file;
@@ -150,8 +153,8 @@ struct qcow2 {
      * an L2 entry is set after it has moved past the cluster. */
     _Atomic uint64_t fresh_cluster;
 
-    /* Compressed clusters are packed from here on, 0: into a new cluster; compressed_write.c. */
-    uint64_t pack_next;
+    /* Host offsets from which on compressed clusters are packed, 0: none; compressed_write.c. */
+    uint64_t pack_next[QCOW2_PACKS];
 
     /* Freed clusters and the grace period. */
     struct qcow2_freed_list freed;
@@ -255,6 +258,8 @@ void qcow2_compressed_drop(struct qcow2 *q, uint64_t entry);
 HWS_MUST_CHECK int qcow2_co_write_compressed(struct block_node *node, uint64_t offset,
                                              struct sgl buffer, int level);
 void qcow2_encoders_free(struct qcow2 *q);
+/** The cluster becomes free: nothing more is packed into it. Caller holds alloc_lock. */
+void qcow2_pack_forget(struct qcow2 *q, uint64_t cluster);
 
 /**
  * The host bytes that a compressed entry covers: from the exact offset to the end of its last
