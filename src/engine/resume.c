@@ -14,6 +14,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "engine/engine.h"
+#include "engine/keeper.h"
 #include "base/log.h"
 #include "job/overlay/overlay.h"
 
@@ -86,8 +87,8 @@ void volume_find_top(struct volume *volume, bool inherits)
         return; /* this process knows best */
     if (volume->config.resume)
         resume = json_incref(volume->config.resume);
-    else if (inherits)
-        resume = read_state(volume);
+    else if (inherits || keeper_pipe() >= 0)
+        resume = read_state(volume); /* of a keeper's engine it is always the last one's */
     volume->top = copy_member(resume, "top");
     volume->top_format = copy_member(resume, "format");
     volume->next = copy_member(resume, "next");
