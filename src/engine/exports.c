@@ -172,10 +172,26 @@ const json_t *attachment_export(const struct attachment *attachment)
 
 /* ---- restoring ---- */
 
-/* What a killed engine, or the last run of the host, has left of it goes first. */
-static int clear_dead(const char *name, bool *ret_running, struct hws_error *err)
+/* Whether an engine serves it, now. */
+static bool is_served(const char *name)
 {
     struct attachment *attachment;
+    if (attachment_load(name, &attachment, NULL) < 0)
+        return false;
+    bool running = attachment->running;
+    attachment_free(attachment);
+    return running;
+}
+
+/*
+ * What a killed engine, or the last run of the host, has left of it goes first. Not by force: what
+ * the engine had not written would go with it. Where initiators are still logged in it is served
+ * again instead (@ret_served), which is what is wanted.
+ */
+static int clear_dead(const char *name, bool *ret_running, bool *ret_served, struct hws_error *err)
+{
+    struct attachment *attachment;
+    *ret_served = false;
     int r = attachment_load(name, &attachment, NULL);
     if (r < 0)
         return 0;
@@ -184,8 +200,12 @@ static int clear_dead(const char *name, bool *ret_running, struct hws_error *err
     if (!ours)
         r = hws_fail(err, EEXIST, "the name '%s' is taken by an attachment; detach that one first",
                      name);
-    else if (!attachment->running)
-        r = attach_stop(attachment, true, err);
+    else if (!attachment->running && (r = attach_stop(attachment, false, err)) < 0 &&
+             is_served(name)) {
+        *ret_served = true;
+        *err = (struct hws_error){0};
+        r = 0;
+    }
     attachment_free(attachment);
     return r;
 }
@@ -196,8 +216,9 @@ static int restore_one(const char *name, struct export_outcome *outcome)
     struct attachment *attachment = NULL;
     struct attach_times times;
     struct hws_error *err = &outcome->err;
-    int r = clear_dead(name, &outcome->was_running, err);
-    if (r < 0 || outcome->was_running)
+    bool served;
+    int r = clear_dead(name, &outcome->was_running, &served, err);
+    if (r < 0 || outcome->was_running || served)
         return r;
     r = export_load(name, &saved, err);
     if (r == 0) {
