@@ -362,6 +362,8 @@ static int run_configured(struct engine_config *config, struct hws_error *err)
         close(engine.signal_fd);
     co_mutex_destroy(&engine.control);
     rt_mutex_destroy(&engine.guard);
+    for (unsigned i = 0; i < config->volume_count; i++)
+        volume_forget_top(&engine.volumes[i]);
     free(engine.volumes);
     return r;
 }
