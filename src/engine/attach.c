@@ -324,26 +324,10 @@ static int run_mkfs(const char *device, const char *type, struct hws_error *err)
     bool quiet = !strncmp(type, "ext", 3);
     char *arguments[] = {program, (char *)(quiet ? "-q" : device), quiet ? (char *)device : NULL,
                          NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none;
-    pid_t pid;
-    int status = 0;
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attributes);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-    int r = posix_spawnp(&pid, program, &actions, &attributes, arguments, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-    if (r)
-        return hws_fail_errno(err, r, "cannot run %s (is it installed?)", program);
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    if (!WIFEXITED(status) || WEXITSTATUS(status))
+    int r = process_run(arguments, false);
+    if (r < 0)
+        return hws_fail_errno(err, -r, "cannot run %s (is it installed?)", program);
+    if (r > 0)
         return hws_fail(err, EIO, "%s %s failed", program, device);
     return 0;
 }

@@ -10,59 +10,23 @@
 #include "engine/export.h"
 #include "engine/exports.h"
 #include "host/fabric.h"
+#include "host/secrets.h"
 #include <fcntl.h>
-#include <sys/stat.h>
-
-#define SECRETS_MAX 4096
 
 /* ---- secrets ---- */
 
-/* A file that others can read holds no secret; a pipe is nobody's. */
-static int check_owner(int fd, const char *name, struct hws_error *err)
-{
-    struct stat st;
-    if (fstat(fd, &st) < 0)
-        return hws_fail_errno(err, errno, "cannot look at %s", name);
-    if (S_ISREG(st.st_mode) && ((st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & 077)))
-        return hws_fail(err, EPERM,
-                        "%s: a file of secrets must belong to this user and be readable by nobody "
-                        "else (chmod 600)",
-                        name);
-    return 0;
-}
-
-/* @ret free() after explicit_bzero(), or NULL where there is no file. */
+/* @ret forget_secrets(), or NULL where there is no file. */
 static int read_secrets(const char *path, char **ret, struct hws_error *err)
 {
-    bool standard_input = path && !strcmp(path, "-");
-    size_t used = 0;
-    ssize_t n = 1;
     if (!path)
         return 0;
-    autofd int fd = standard_input ? fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3)
-                                   : open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0)
-        return hws_fail_errno(err, errno, "cannot open the file of secrets %s", path);
-    int r = standard_input ? 0 : check_owner(fd, path, err);
-    char *text = r == 0 ? calloc(1, SECRETS_MAX + 1) : NULL;
-    if (r == 0 && !text)
-        r = hws_fail(err, ENOMEM, "out of memory");
-    while (r == 0 && n > 0 && used < SECRETS_MAX) {
-        n = read(fd, text + used, SECRETS_MAX - used);
-        used += n > 0 ? (size_t)n : 0;
-    }
-    if (r == 0 && n < 0)
-        r = hws_fail_errno(err, errno, "cannot read the file of secrets %s", path);
-    if (r == 0 && used == SECRETS_MAX)
-        r = hws_fail(err, EFBIG, "%s: too long for a file of secrets", path);
-    if (r == 0 && strlen(text) < used)
-        r = hws_fail(err, EINVAL, "%s: is no text", path);
-    if (r < 0) {
+    char *text = malloc(SECRETS_MAX + 1);
+    int r = text ? secrets_read(path, text, err) : hws_fail(err, ENOMEM, "out of memory");
+    if (r < 0)
         free(text);
-        return r;
-    }
-    *ret = text;
-    return 0;
+    else
+        *ret = text;
+    return r;
 }
 
 static void forget_secrets(char *text)

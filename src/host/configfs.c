@@ -7,15 +7,12 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "host/configfs.h"
+#include "host/process.h"
 #include <dirent.h>
 #include <fcntl.h>
-#include <spawn.h>
 #include <stdarg.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
-
-extern char **environ;
 
 const char *configfs_target_root = "/sys/kernel/config/target";
 
@@ -44,39 +41,14 @@ static int make_path(struct path *path, const char *format, va_list arguments)
 
 /* ---- modules ---- */
 
-static int run_modprobe(const char *module)
-{
-    char *arguments[] = {(char *)"modprobe", (char *)"-q", (char *)module, NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none;
-    pid_t pid;
-    int status = 0;
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attributes);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-    posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0);
-    posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
-    int r = posix_spawnp(&pid, "modprobe", &actions, &attributes, arguments, environ);
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-    if (r)
-        return -r;
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        ;
-    return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -ENODEV;
-}
-
 int configfs_load_module(const char *module, struct hws_error *err)
 {
     char path[128];
     snprintf(path, sizeof(path), "/sys/module/%s", module);
     if (access(path, F_OK) == 0)
         return 0;
-    int r = run_modprobe(module);
+    char *arguments[] = {(char *)"modprobe", (char *)"-q", (char *)module, NULL};
+    int r = process_run(arguments, true);
     if (r == 0)
         return 0;
     if (r == -ENOENT)

@@ -8,7 +8,6 @@
 #include <ctype.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <sys/stat.h>
 
 const struct fabric *const fabrics[] = {&fabric_iscsi, &fabric_fc, &fabric_nvme, &fabric_vhost_scsi,
                                         NULL};
@@ -124,29 +123,6 @@ int fabric_refuse_sessions(json_t *sessions, const char *export, const char *adv
     return used
                ? hws_fail(err, EBUSY, "connected to the export '%s': %s; %s", export, names, advice)
                : 0;
-}
-
-/* ---- secrets ---- */
-
-int fabric_secrets_read(const char *path, char ret[FABRIC_SECRETS_MAX + 1], struct hws_error *err)
-{
-    struct stat st;
-    autofd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return hws_fail_errno(err, errno, "cannot open the file of secrets %s", path);
-    if ((st.st_uid != geteuid() && st.st_uid != 0) || (st.st_mode & 077))
-        return hws_fail(err, EPERM,
-                        "%s: a file of secrets must belong to this user and be readable by nobody "
-                        "else (chmod 600)",
-                        path);
-    ssize_t n = read(fd, ret, FABRIC_SECRETS_MAX + 1);
-    if (n < 0)
-        return hws_fail_errno(err, errno, "cannot read %s", path);
-    if (n > FABRIC_SECRETS_MAX)
-        return hws_fail(err, EFBIG, "%s: longer than a file of secrets can be (%d bytes)", path,
-                        FABRIC_SECRETS_MAX);
-    ret[n] = '\0';
-    return strlen(ret) < (size_t)n ? hws_fail(err, EINVAL, "%s: is no text", path) : 0;
 }
 
 /* ---- this host ---- */

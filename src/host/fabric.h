@@ -148,15 +148,6 @@ void fabric_list_free(struct fabric_list *list);
 HWS_MUST_CHECK int fabric_refuse_sessions(json_t *sessions, const char *export, const char *advice,
                                           struct hws_error *err);
 
-#define FABRIC_SECRETS_MAX 4096 /* bytes of a file of secrets */
-
-/**
- * Reads a file of secrets: it belongs to this user or root, and nobody else can read it. The caller
- * overwrites @ret when it is done, also after a failure. Blocks.
- */
-HWS_MUST_CHECK int fabric_secrets_read(const char *path, char ret[FABRIC_SECRETS_MAX + 1],
-                                       struct hws_error *err);
-
 /**
  * What tells this host from others in names made up here: letters, digits and '-', 8 to 40 of them;
  * the same at every start. From the host's name and a digest of its machine-id.

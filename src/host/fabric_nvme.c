@@ -14,6 +14,7 @@
 #include "host/fabrics.h"
 #include "host/nvmet.h"
 #include "host/portal.h"
+#include "host/secrets.h"
 #include "host/wwn.h"
 #include "rt/rt.h"
 
@@ -94,8 +95,8 @@ static int check_initiators(const struct nvme_options *options, struct hws_error
 
 static int load_keys(const char *path, struct nvmet_keys *ret, struct hws_error *err)
 {
-    char text[FABRIC_SECRETS_MAX + 1];
-    int r = fabric_secrets_read(path, text, err);
+    char text[SECRETS_MAX + 1];
+    int r = secrets_read(path, text, err);
     if (r == 0)
         r = nvmet_keys_parse(text, path, ret, err);
     explicit_bzero(text, sizeof(text));

@@ -5,6 +5,7 @@
  */
 #include "host/iscsi.h"
 #include "host/portal.h"
+#include "host/secrets.h"
 #include <ctype.h>
 
 /* ---- names ---- */
@@ -73,44 +74,16 @@ int iscsi_portal_parse(const char *text, char ret[ISCSI_PORTAL_BYTES], struct hw
 
 /* ---- secrets ---- */
 
-static int take_chap_line(const char *line, size_t length, const char *name, unsigned number,
-                          struct iscsi_chap *chap, struct hws_error *err)
+static const char *check_chap_value(const char *value)
 {
-    const struct {
-        const char *word;
-        char *field;
-    } fields[] = {
-        {"user=", chap->user},
-        {"password=", chap->password},
-        {"mutual-user=", chap->mutual_user},
-        {"mutual-password=", chap->mutual_password},
-    };
-    for (unsigned i = 0; i < ARRAY_LEN(fields); i++) {
-        size_t word = strlen(fields[i].word), value = length - word;
-        if (length < word || strncmp(line, fields[i].word, word) != 0)
-            continue;
-        if (value == 0 || value > ISCSI_CHAP_MAX)
-            return hws_fail(err, EINVAL, "%s, line %u: %s has 1 to %d bytes", name, number,
-                            fields[i].word, ISCSI_CHAP_MAX);
-        if (fields[i].field[0])
-            return hws_fail(err, EINVAL, "%s, line %u: %s is there twice", name, number,
-                            fields[i].word);
-        memcpy(fields[i].field, line + word, value);
-        fields[i].field[value] = '\0';
-        for (const char *at = fields[i].field; *at; at++)
-            if (!isprint((unsigned char)*at))
-                return hws_fail(err, EINVAL, "%s, line %u: %s has what is no printable ASCII", name,
-                                number, fields[i].word);
-        /* The kernel takes this word for "none". */
-        if (!strncmp(fields[i].field, "NULL", 4))
-            return hws_fail(err, EINVAL, "%s, line %u: %s must not begin with NULL", name, number,
-                            fields[i].word);
-        return 0;
-    }
-    return hws_fail(err, EINVAL,
-                    "%s, line %u: a line is user=, password=, mutual-user= or mutual-password=, "
-                    "and then the value",
-                    name, number);
+    static_assert(ISCSI_CHAP_MAX == 255, "as told below");
+    if (!value[0])
+        return "has 1 to 255 bytes";
+    for (const char *at = value; *at; at++)
+        if (!isprint((unsigned char)*at))
+            return "has what is no printable ASCII";
+    /* The kernel takes this word for "none". */
+    return strncmp(value, "NULL", 4) ? NULL : "must not begin with NULL";
 }
 
 static int check_chap(const struct iscsi_chap *chap, const char *name, struct hws_error *err)
@@ -136,16 +109,14 @@ int iscsi_chap_parse(const char *text, const char *name, struct iscsi_chap *ret,
                      struct hws_error *err)
 {
     struct iscsi_chap chap = {0};
-    int r = 0;
-    unsigned number = 1;
-    for (const char *at = text; r == 0 && *at; number++) {
-        size_t line = strcspn(at, "\n"), length = line;
-        while (length && at[length - 1] == '\r')
-            length--;
-        if (length && at[0] != '#')
-            r = take_chap_line(at, length, name, number, &chap, err);
-        at += line + (at[line] == '\n');
-    }
+    const struct secrets_field fields[] = {
+        {"user=", chap.user, sizeof(chap.user), check_chap_value},
+        {"password=", chap.password, sizeof(chap.password), check_chap_value},
+        {"mutual-user=", chap.mutual_user, sizeof(chap.mutual_user), check_chap_value},
+        {"mutual-password=", chap.mutual_password, sizeof(chap.mutual_password), check_chap_value},
+        {NULL},
+    };
+    int r = secrets_parse(text, name, fields, err);
     if (r == 0)
         r = check_chap(&chap, name, err);
     if (r == 0)
@@ -156,8 +127,8 @@ int iscsi_chap_parse(const char *text, const char *name, struct iscsi_chap *ret,
 
 int iscsi_chap_load(const char *path, struct iscsi_chap *ret, struct hws_error *err)
 {
-    char text[FABRIC_SECRETS_MAX + 1];
-    int r = fabric_secrets_read(path, text, err);
+    char text[SECRETS_MAX + 1];
+    int r = secrets_read(path, text, err);
     if (r == 0)
         r = iscsi_chap_parse(text, path, ret, err);
     explicit_bzero(text, sizeof(text));

@@ -65,9 +65,6 @@ HWS_MUST_CHECK int co_lio_backstore_remove(const struct lio_backstore *backstore
 HWS_MUST_CHECK int co_lio_backstore_resize(const struct lio_backstore *backstore,
                                            uint64_t size_bytes, struct hws_error *err);
 
-HWS_MUST_CHECK int co_lio_backstore_set_write_cache(const struct lio_backstore *backstore, bool on,
-                                                    struct hws_error *err);
-
 /** New commands wait in the kernel while @blocked: around a change of the process that serves. */
 HWS_MUST_CHECK int co_lio_backstore_block(const struct lio_backstore *backstore, bool blocked,
                                           struct hws_error *err);

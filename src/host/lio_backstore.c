@@ -315,12 +315,6 @@ int co_lio_backstore_resize(const struct lio_backstore *backstore, uint64_t size
     return co_set(backstore, "control", value, err);
 }
 
-int co_lio_backstore_set_write_cache(const struct lio_backstore *backstore, bool on,
-                                     struct hws_error *err)
-{
-    return co_set(backstore, "attrib/emulate_write_cache", on ? "1" : "0", err);
-}
-
 int co_lio_backstore_block(const struct lio_backstore *backstore, bool blocked,
                            struct hws_error *err)
 {

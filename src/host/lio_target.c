@@ -30,12 +30,6 @@ static int make(const struct lio_target *t, struct hws_error *err)
     return r;
 }
 
-int lio_target_make(const struct lio_target *t, struct hws_error *err)
-{
-    autofd int lock = configfs_lock(err);
-    return lock < 0 ? lock : make(t, err);
-}
-
 int lio_target_add_luns(const struct lio_target *t, const struct fabric_export *export,
                         struct hws_error *err)
 {
@@ -217,14 +211,6 @@ static int take_apart(const struct lio_target *t, struct hws_error *err)
         configfs_rmdir(NULL, "%s", t->fabric); /* stays while it has other targets */
     return r;
 }
-
-int lio_target_take_apart(const struct lio_target *t, struct hws_error *err)
-{
-    autofd int lock = configfs_lock(err);
-    return lock < 0 ? lock : take_apart(t, err);
-}
-
-/* ---- whole ---- */
 
 int lio_target_build(const struct lio_target *t, int (*fill)(void *arg, struct hws_error *err),
                      void *arg, struct hws_error *err)

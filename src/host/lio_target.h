@@ -39,12 +39,6 @@ HWS_MUST_CHECK int lio_target_build(const struct lio_target *t,
 HWS_MUST_CHECK int lio_target_remove(const struct lio_target *t, const struct fabric_export *export,
                                      void (*close)(void *arg), void *arg, struct hws_error *err);
 
-/**
- * The first step of lio_target_build(), by itself: FABRIC (which loads its module), TARGET and
- * tpgt_1.
- */
-HWS_MUST_CHECK int lio_target_make(const struct lio_target *t, struct hws_error *err);
-
 /** LUNs 0, 1, ... on the backstores of the units. */
 HWS_MUST_CHECK int lio_target_add_luns(const struct lio_target *t,
                                        const struct fabric_export *export, struct hws_error *err);
@@ -64,8 +58,5 @@ bool lio_target_belongs(const struct lio_target *t, const struct fabric_export *
  * export, to be served on.
  */
 bool lio_target_is_whole(const struct lio_target *t, const struct fabric_export *export);
-
-/** Removes ACLs, portals, LUNs, the group, the target, and the fabric with its last target. */
-HWS_MUST_CHECK int lio_target_take_apart(const struct lio_target *t, struct hws_error *err);
 
 #endif

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "host/nvmet.h"
+#include "host/secrets.h"
 #include "host/configfs.h"
 #include "host/wwn.h"
 #include <arpa/inet.h>
@@ -48,48 +49,23 @@ static bool is_key(const char *text, size_t length)
     return true;
 }
 
-static int take_key_line(const char *line, size_t length, const char *name, unsigned number,
-                         struct nvmet_keys *keys, struct hws_error *err)
+static const char *check_key(const char *value)
 {
-    const struct {
-        const char *word;
-        char *field;
-    } fields[] = {{"host-key=", keys->host}, {"controller-key=", keys->controller}};
-    for (unsigned i = 0; i < ARRAY_LEN(fields); i++) {
-        size_t word = strlen(fields[i].word);
-        if (length < word || strncmp(line, fields[i].word, word) != 0)
-            continue;
-        if (length - word >= NVMET_KEY_BYTES || !is_key(line + word, length - word))
-            return hws_fail(err, EINVAL,
-                            "%s, line %u: %s wants a key as nvme gen-dhchap-key prints it "
-                            "(DHHC-1:00:...:)",
-                            name, number, fields[i].word);
-        if (fields[i].field[0])
-            return hws_fail(err, EINVAL, "%s, line %u: %s is there twice", name, number,
-                            fields[i].word);
-        memcpy(fields[i].field, line + word, length - word);
-        fields[i].field[length - word] = '\0';
-        return 0;
-    }
-    return hws_fail(err, EINVAL,
-                    "%s, line %u: a line is host-key= or controller-key=, and then the key", name,
-                    number);
+    return is_key(value, strlen(value))
+               ? NULL
+               : "wants a key as nvme gen-dhchap-key prints it (DHHC-1:00:...:)";
 }
 
 int nvmet_keys_parse(const char *text, const char *name, struct nvmet_keys *ret,
                      struct hws_error *err)
 {
     struct nvmet_keys keys = {0};
-    int r = 0;
-    unsigned number = 1;
-    for (const char *at = text; r == 0 && *at; number++) {
-        size_t line = strcspn(at, "\n"), length = line;
-        while (length && at[length - 1] == '\r')
-            length--;
-        if (length && at[0] != '#')
-            r = take_key_line(at, length, name, number, &keys, err);
-        at += line + (at[line] == '\n');
-    }
+    const struct secrets_field fields[] = {
+        {"host-key=", keys.host, sizeof(keys.host), check_key},
+        {"controller-key=", keys.controller, sizeof(keys.controller), check_key},
+        {NULL},
+    };
+    int r = secrets_parse(text, name, fields, err);
     if (r == 0 && !keys.host[0])
         r = hws_fail(err, EINVAL, "%s: a line host-key= is needed", name);
     if (r == 0 && !strcmp(keys.host, keys.controller))
