@@ -131,8 +131,8 @@ int hws_revert(const struct hws_image *image, const char *layer, char **ret_laye
                struct hws_error *err);
 
 /**
- * Told how far long work is, a few hundred times at most a second, never twice at a time, from any
- * thread. A result other than 0 ends the work: it returns -ECANCELED.
+ * Told how far long work is after each piece of it, never twice at a time, from any thread. A
+ * result other than 0 ends the work: it returns -ECANCELED.
  */
 typedef int hws_progress_fn(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 

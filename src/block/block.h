@@ -145,10 +145,12 @@ HWS_MUST_CHECK int co_block_write_zeroes(struct block_node *node, uint64_t offse
 /**
  * Writes compressed, where the format can: -ENOTSUP. @offset a multiple of the cluster size
  * (block_cluster_bytes()), the length too unless it ends with the image. @level of the image's
- * codec; 0: its default. -EINVAL beyond the codec's highest.
+ * codec; 0: its default. -EINVAL beyond block_compress_level_max().
  */
 HWS_MUST_CHECK int co_block_write_compressed(struct block_node *node, uint64_t offset,
                                              struct sgl buffer, int level);
+/** The highest level of co_block_write_compressed() on @node; 0: there is no such writing. */
+int block_compress_level_max(const struct block_node *node);
 /** What the format allocates in, 0 where it does not. */
 uint32_t block_cluster_bytes(const struct block_node *node);
 /** A hint; parts that the driver cannot discard are left. */

@@ -48,6 +48,7 @@ struct block_node {
     struct block_limits limits;
     unsigned write_flags; /* enum block_request_flags that co_write takes; the core emulates FUA */
     unsigned zero_flags;  /* the same for co_write_zeroes */
+    int compress_level_max; /* of co_write_compressed; set by co_open where the driver has it */
     bool read_only;
     bool check_only;     /* opened for check/repair: tolerate what the checker is there to find */
     unsigned open_flags; /* enum block_open_flags */
@@ -113,7 +114,8 @@ struct block_driver {
                          unsigned flags, struct block_holes *holes);
     int (*co_write)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags);
     /* Whole units of limits.optimal_bytes (the last one may be cut by the end of the image), one a
-       call. What does not compress is written as it is. NULL: not offered. */
+       call; @level 0 (the driver's choice) to node->compress_level_max. What does not get smaller
+       is written as it is. NULL: not offered. */
     int (*co_write_compressed)(struct block_node *node, uint64_t offset, struct sgl buffer,
                                int level);
     /* NULL: the core writes zeroes. -ENOTSUP: the core writes zeroes for this request. */

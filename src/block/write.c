@@ -135,7 +135,8 @@ int co_block_write_compressed(struct block_node *node, uint64_t offset, struct s
     if (!node->driver->co_write_compressed)
         return -ENOTSUP;
     if (!range_fits(offset, buffer.length, block_size(node)) || level < 0 ||
-        !is_aligned(offset, unit) || (!is_aligned(end, unit) && end != block_size(node)))
+        level > node->compress_level_max || !is_aligned(offset, unit) ||
+        (!is_aligned(end, unit) && end != block_size(node)))
         return -EINVAL;
     if (node->read_only)
         return -EROFS;
@@ -148,6 +149,11 @@ int co_block_write_compressed(struct block_node *node, uint64_t offset, struct s
             return r;
     }
     return 0;
+}
+
+int block_compress_level_max(const struct block_node *node)
+{
+    return node->driver->co_write_compressed ? node->compress_level_max : 0;
 }
 
 uint32_t block_cluster_bytes(const struct block_node *node)

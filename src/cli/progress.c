@@ -18,6 +18,26 @@ static uint64_t now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
+static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+static volatile sig_atomic_t caught;
+
+static void catch (int number)
+{
+    caught = number;
+}
+
+/* Those that are ignored (nohup) stay so. */
+static void hold_signals(struct progress *progress)
+{
+    struct sigaction action = {.sa_handler = catch, .sa_flags = SA_RESTART | (int)SA_RESETHAND};
+    caught = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(signals); i++) {
+        sigaction(signals[i], NULL, &progress->before[i]);
+        if (progress->before[i].sa_handler != SIG_IGN)
+            sigaction(signals[i], &action, NULL);
+    }
+}
+
 void progress_start(struct progress *progress, const char *what, bool off)
 {
     const char *term = getenv("TERM");
@@ -26,6 +46,7 @@ void progress_start(struct progress *progress, const char *what, bool off)
         .off = off || !isatty(STDERR_FILENO) || !term || !strcmp(term, "dumb"),
         .started_ns = now_ns(),
     };
+    hold_signals(progress);
 }
 
 static void draw(struct progress *progress, uint64_t done, uint64_t total, uint64_t spent_ns)
@@ -48,6 +69,8 @@ static void draw(struct progress *progress, uint64_t done, uint64_t total, uint6
 int progress_step(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 {
     struct progress *progress = arg;
+    if (caught)
+        return 1;
     if (progress->off)
         return 0;
     uint64_t now = now_ns(), spent = now - progress->started_ns;
@@ -63,4 +86,8 @@ void progress_end(struct progress *progress)
     if (progress->shown)
         fputs("\r\033[K", stderr);
     progress->shown = false;
+    for (unsigned i = 0; i < ARRAY_LEN(signals); i++)
+        sigaction(signals[i], &progress->before[i], NULL);
+    if (caught)
+        raise(caught);
 }

@@ -1,6 +1,6 @@
 /*
  * The SCSI target's tree: what of host/lio.h and host/configfs.h can be told from any tree of
- * folders and links. What needs the kernel is in tests/lab/programs.
+ * folders and links. What needs the kernel is in tests/lab/tests.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

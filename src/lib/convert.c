@@ -15,15 +15,19 @@
 struct conversion {
     const struct hws_image *from, *to;
     const struct hws_convert *how;
+    struct job_load load;
     struct hws_converted *ret;
     char *path;        /* of the target's file; NULL where it is no file of this host */
     char *temporary;   /* beside it; NULL: the target is made under its own name */
     char *description; /* what is created and opened */
 };
 
-static struct job_load load_of(const struct hws_convert *how)
+static int check_load(const struct job_load *load, struct hws_error *err)
 {
-    return (struct job_load){how->threads, how->requests, how->progress, how->progress_arg};
+    if (load->threads <= JOB_THREADS_MAX && load->requests <= JOB_REQUESTS_MAX)
+        return 0;
+    return hws_fail(err, EINVAL, "up to %d threads with %d requests each are possible",
+                    JOB_THREADS_MAX, JOB_REQUESTS_MAX);
 }
 
 /* ---- where the target goes ---- */
@@ -87,26 +91,24 @@ static int co_fill(struct conversion *c, struct block_node *from, struct block_n
                    bool is_zero, struct hws_error *err)
 {
     const struct hws_convert *how = c->how;
-    uint64_t source = block_size(from), target = block_size(to), length = MIN(source, target);
-    struct copy_options options = {.load = load_of(how),
+    uint64_t source = block_size(from), target = block_size(to), length = source;
+    struct copy_options options = {.load = c->load,
                                    .sparse_bytes = how->sparse_bytes,
                                    .target_is_zero = is_zero,
                                    .offload = how->offload,
                                    .compress = how->compress,
                                    .level = how->level};
     struct copy_result result;
-    /* A raw image's file ends at a whole sector of its device, perhaps. */
-    if (!c->how->existing && how->size_bytes == HWS_SIZE_UNSET && target < source)
-        return hws_fail(err, ENOSPC, "'%.300s' has %llu bytes; the source needs %llu", c->to->path,
-                        (unsigned long long)target, (unsigned long long)source);
-    if (how->existing && target < source)
+    if (target < source)
         return hws_fail(err, ENOSPC,
                         "'%.300s' has %llu bytes; the source needs %llu: resize it first",
                         c->to->path, (unsigned long long)target, (unsigned long long)source);
-    const struct sgl nothing = {0};
-    if (how->compress && co_block_write_compressed(to, 0, nothing, how->level) == -ENOTSUP)
+    int level_max = block_compress_level_max(to);
+    if (how->compress && level_max == 0)
         return hws_fail(err, ENOTSUP, "format '%s' has no compressed clusters",
                         block_driver_name(to));
+    if (how->compress && how->level > level_max)
+        return hws_fail(err, EINVAL, "the levels of the target's codec end at %d", level_max);
     int r = co_copy(from, to, length, &options, &result, err);
     if (r == 0 && !is_zero && target > length)
         r = co_block_write_zeroes(to, length, target - length, BLOCK_MAY_UNMAP);
@@ -147,6 +149,12 @@ static int co_make(struct conversion *c, struct block_node *from, struct hws_err
         .options = c->how->options,
         .overwrite = c->how->overwrite,
     };
+    if (create.size_bytes < block_size(from))
+        return hws_fail(err, EINVAL,
+                        "the source has %llu bytes: a target of %llu would cut it off; resize the "
+                        "source first, if that is meant",
+                        (unsigned long long)block_size(from),
+                        (unsigned long long)create.size_bytes);
     int r = name_target(c, err);
     if (r == 0)
         r = refuse_own_chain(c, from, err);
@@ -158,6 +166,8 @@ static int co_make(struct conversion *c, struct block_node *from, struct hws_err
     if (r < 0)
         return r;
     r = co_open_and_fill(c, from, err);
+    if (r == 0 && c->temporary)
+        r = overlay_keep_owner(c->path, c->temporary, err);
     if (r == 0 && c->temporary)
         r = co_rename(c->temporary, c->path, err);
     if (r < 0 && c->temporary && co_unlink(c->temporary, NULL) < 0)
@@ -180,9 +190,17 @@ int hws_convert(const struct hws_image *from, const struct hws_image *to,
                 const struct hws_convert *convert, struct hws_converted *ret, struct hws_error *err)
 {
     struct hws_converted unread;
-    struct conversion c = {from, to, convert, ret ? ret : &unread, NULL, NULL, NULL};
+    struct conversion c = {
+        .from = from,
+        .to = to,
+        .how = convert,
+        .load = {convert->threads, convert->requests, convert->progress, convert->progress_arg},
+        .ret = ret ? ret : &unread,
+    };
     *c.ret = (struct hws_converted){0};
-    int r = call_run(co_convert, &c, err);
+    int r = check_load(&c.load, err);
+    if (r == 0)
+        r = call_run(co_convert, &c, err);
     free(c.path);
     free(c.temporary);
     free(c.description);
@@ -194,22 +212,21 @@ int hws_convert(const struct hws_image *from, const struct hws_image *to,
 struct comparison {
     const struct hws_image *a, *b;
     const struct hws_compare *how;
+    struct job_load load;
     struct hws_difference *ret;
 };
 
 static int co_compare_open(struct comparison *c, struct block_node *a, struct block_node *b,
                            struct hws_error *err)
 {
-    const struct hws_compare *how = c->how;
-    struct job_load load = {how->threads, how->requests, how->progress, how->progress_arg};
     uint64_t a_bytes = block_size(a), b_bytes = block_size(b), longer = MAX(a_bytes, b_bytes);
     *c->ret = (struct hws_difference){.a_bytes = a_bytes, .b_bytes = b_bytes};
-    if (how->strict && a_bytes != b_bytes) {
+    if (c->how->strict && a_bytes != b_bytes) {
         c->ret->different = c->ret->size = true;
         c->ret->offset = MIN(a_bytes, b_bytes);
         return 0;
     }
-    int r = co_compare(a, b, longer, &load, &c->ret->offset, err);
+    int r = co_compare(a, b, longer, &c->load, &c->ret->offset, err);
     c->ret->different = c->ret->offset < longer;
     return r;
 }
@@ -231,6 +248,13 @@ int hws_compare(const struct hws_image *a, const struct hws_image *b,
                 const struct hws_compare *compare, struct hws_difference *ret,
                 struct hws_error *err)
 {
-    struct comparison c = {a, b, compare, ret};
-    return call_run(co_compare_images, &c, err);
+    struct comparison c = {
+        .a = a,
+        .b = b,
+        .how = compare,
+        .load = {compare->threads, compare->requests, compare->progress, compare->progress_arg},
+        .ret = ret,
+    };
+    int r = check_load(&c.load, err);
+    return r < 0 ? r : call_run(co_compare_images, &c, err);
 }

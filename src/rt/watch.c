@@ -9,6 +9,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "base/log.h"
 #include "rt/real.h"
 #include <poll.h>
 
@@ -37,7 +38,10 @@ void watch_event(struct rt_io *io, int64_t result, bool more)
     w->armed = more;
     w->fired |= result > 0;
     /* Canceled by nobody here: so some kernels end a multishot poll when completions overflow. */
-    w->failed |= result < 0 && !more && result != -ECANCELED;
+    if (result < 0 && !more && result != -ECANCELED) {
+        log_error("descriptor %d cannot be watched any more: %s", w->io.fd, strerror(-(int)result));
+        w->failed = true;
+    }
     rt_later(&w->later);
 }
 

@@ -195,6 +195,33 @@ def killed(case, size):
             raise Failure(f"round {round_}: a target of {len(content)} bytes that is neither the old nor the new one")
 
 
+def interrupted(case, size):
+    """Ctrl-C: the process ends by it, and nothing of the target is left; a replaced one keeps its mode."""
+    _, path, kind = make_source(case, "qcow2", size)
+    ended = 0
+    for round_ in range(12):
+        command = [case.tools.hawser, "convert", "-q", "-c", "-f", kind, path, "target"]
+        process = subprocess.Popen(command, cwd=case.folder, stderr=subprocess.PIPE)
+        time.sleep(0.03 + case.random.random() * 0.1)
+        process.send_signal(signal.SIGINT)
+        told = process.communicate()[1].decode()
+        left = [name for name in os.listdir(case.folder) if name.startswith("target")]
+        if process.returncode == -signal.SIGINT and not left:
+            ended += 1
+        elif process.returncode != 0 or left != ["target"]:
+            raise Failure(f"round {round_}: exit code {process.returncode}, left {left}: {told}")
+        if left:
+            os.unlink(case.path("target"))
+    if not ended:
+        raise Failure("no conversion was interrupted")
+    with open(case.path("target"), "wb"):
+        pass
+    os.chmod(case.path("target"), 0o640)
+    case.run(case.tools.hawser, "convert", "-q", "--overwrite", "-f", kind, path, "target")
+    if os.stat(case.path("target")).st_mode & 0o777 != 0o640:
+        raise Failure("the target's mode was not kept")
+
+
 def full(case, size):
     """No room: an error that tells where, and nothing is left."""
     _, path, kind = make_source(case, "qcow2", size)
@@ -221,6 +248,9 @@ def refused(case, size):
                              ((path, "source.qcow2", "--overwrite"), "part of the source"),
                              (("-c", "-O", "raw", path, "new"), "no compressed clusters"),
                              (("--level", "3", path, "new"), "-c is missing"),
+                             (("-c", "--level", "13", path, "new"), "end at 12"),
+                             (("--size", "512", path, "new"), "cut it off"),
+                             (("--threads", "17", path, "new"), "up to 16 threads"),
                              (("-n", "-o", "compat=1.1", path, "new"), "new ones"), (("missing", "new"), "missing"),
                              (("-S", "5000", path, "new"), "power of two")):
         before = sorted(os.listdir(case.folder))
@@ -249,6 +279,7 @@ def cases(tools):
             yield f"convert-{source}-{target}-{size}", lambda case, a=(source, target, size): convert(case, *a)
     yield "compare", lambda case: compare(case, 2_500_096)
     yield "killed", lambda case: killed(case, 30_000_128)
+    yield "interrupted", lambda case: interrupted(case, 60_000_256)
     yield "full", lambda case: full(case, 6_000_128)
     yield "refused", lambda case: refused(case, 1_000_448)
     yield "smaller", lambda case: smaller(case, 90_000_384)

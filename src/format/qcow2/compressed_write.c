@@ -20,8 +20,9 @@
 #include "format/qcow2/compressed_codec.h"
 #include "format/qcow2/cow.h"
 
-/* Encoders that are kept for the next write; more may be in use. */
-#define ENCODERS_KEPT 8
+/* Encoders that are kept for the next write: as many as four threads with four requests each use.
+ */
+#define ENCODERS_KEPT 16
 
 /* ---- encoders ---- */
 
@@ -303,9 +304,9 @@ int qcow2_co_write_compressed(struct block_node *node, uint64_t offset, struct s
                               int level)
 {
     struct qcow2 *q = qcow2_of(node);
-    if (level > QCOW2_LEVEL_MAX(q->header.compression_type))
-        return -EINVAL;
-    int r = qcow2_co_prepare_write(q);
+    int r = 0;
+    if (!atomic_load_explicit(&q->writable_prepared, memory_order_acquire))
+        r = qcow2_co_prepare_write(q);
     if (r < 0)
         return r;
     struct encoding *e = take_encoding(q);

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/log.h"
+#include "format/qcow2/compressed_codec.h"
 #include "format/qcow2/create.h"
 
 static int probe(const uint8_t *head, size_t length)
@@ -93,6 +94,7 @@ static void set_limits(struct block_node *node)
     node->limits.zero_alignment = (uint32_t)q->subcluster_size;
     node->limits.discard_alignment = (uint32_t)q->cluster_size;
     node->limits.optimal_bytes = (uint32_t)q->cluster_size;
+    node->compress_level_max = QCOW2_LEVEL_MAX(q->header.compression_type);
     node->zero_flags = BLOCK_MAY_UNMAP;
 }
 

@@ -113,7 +113,7 @@ static void co_worker(void *arg)
 static unsigned threads_of(const struct job_load *load)
 {
     if (load->threads)
-        return MIN(load->threads, (unsigned)JOB_THREADS_MAX);
+        return load->threads;
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     return cpus < 1 ? 1 : MIN((unsigned)cpus, THREADS);
 }
@@ -123,7 +123,7 @@ static unsigned start_workers(struct scan *scan, struct rt_queue **queues)
 {
     const struct job_load *load = scan->load;
     unsigned threads = threads_of(load), started = 0;
-    unsigned requests = load->requests ? MIN(load->requests, (unsigned)JOB_REQUESTS_MAX) : REQUESTS;
+    unsigned requests = load->requests ? load->requests : REQUESTS;
     if (scan->length <= scan->piece_bytes)
         threads = requests = 1;
     while (started + 1 < threads &&
@@ -156,6 +156,7 @@ static int verdict(const struct scan *scan, const char *verb_of_others, struct h
 
 int co_scan(struct scan *scan, const char *verb_of_others, struct hws_error *err)
 {
+    assert(scan->load->threads <= JOB_THREADS_MAX && scan->load->requests <= JOB_REQUESTS_MAX);
     struct rt_queue *queues[JOB_THREADS_MAX];
     scan->unit = MAX(scan->unit, (uint64_t)1);
     scan->piece_bytes = MAX(SCAN_PIECE_BYTES, scan->unit);

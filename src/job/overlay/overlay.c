@@ -107,6 +107,16 @@ int overlay_find_layer(struct block_node *top, const char *path, struct block_no
     return 0;
 }
 
+int overlay_keep_owner(const char *path, const char *fresh, struct hws_error *err)
+{
+    struct stat old;
+    if (!stat(path, &old) &&
+        (chown(fresh, old.st_uid, old.st_gid) < 0 || chmod(fresh, old.st_mode & 07777) < 0))
+        return hws_fail_errno(err, errno, "cannot give '%s' the owner and mode of '%s'", fresh,
+                              path);
+    return 0;
+}
+
 int co_overlay_prepare_revert(struct block_node *top, struct block_node *layer, const char *path,
                               char **ret_path, struct hws_error *err)
 {
@@ -129,12 +139,8 @@ int co_overlay_prepare_revert(struct block_node *top, struct block_node *layer, 
     int r = co_overlay_create(&spec, err);
     if (r < 0)
         return r;
-    /* The fresh image keeps who may use the old one. */
-    struct stat old;
-    if (!stat(path, &old) && (chown(temporary, old.st_uid, old.st_gid) < 0 ||
-                              chmod(temporary, old.st_mode & 07777) < 0)) {
-        r = hws_fail_errno(err, errno, "cannot give '%s' the owner and mode of '%s'", temporary,
-                           path);
+    r = overlay_keep_owner(path, temporary, err);
+    if (r < 0) {
         unlink(temporary);
         return r;
     }

@@ -48,6 +48,9 @@ HWS_MUST_CHECK int co_overlay_prepare_revert(struct block_node *top, struct bloc
                                              const char *path, char **ret_path,
                                              struct hws_error *err);
 
+/** @fresh, which is to take the place of @path, gets its owner and mode; no @path is no error. */
+HWS_MUST_CHECK int overlay_keep_owner(const char *path, const char *fresh, struct hws_error *err);
+
 /**
  * A file that a revert of @path left because it was killed: the fresh overlay, or after the
  * exchange the old top. Nothing uses it, but it may hold what was given up, so that only the user
