@@ -92,7 +92,8 @@ static int co_write_pieces(struct qcow2 *q, const struct qcow2_step *s, const st
     n += sgl_export(data, iov + n, data.count, &covered);
     assert(covered == data.length);
     n += add_filling(iov + n, tail);
-    return co_block_write(q->file, s->host + (head->start - s->first_guest), sgl_of(iov, n), 0);
+    return co_block_write(qcow2_data(q), s->host + (head->start - s->first_guest), sgl_of(iov, n),
+                          0);
 }
 
 int qcow2_co_write_filled(struct qcow2 *q, const struct qcow2_step *s, struct sgl data)

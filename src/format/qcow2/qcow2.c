@@ -21,7 +21,7 @@ int qcow2_co_start(struct block_node *node, struct hws_error *err)
 {
     struct qcow2 *q = qcow2_of(node);
     q->node = node;
-    q->file = node->child[BLOCK_FILE];
+    q->file = q->data = node->child[BLOCK_FILE];
     rt_mutex_init(&q->lock);
     co_mutex_init(&q->alloc_lock);
     co_waitq_init(&q->pass_waiters);

@@ -112,6 +112,7 @@ struct qcow2_in_flight {
 struct qcow2 {
     struct block_node *node;
     struct block_node *file;
+    struct block_node *data; /* of guest clusters: `file`, or the external data file */
     struct qcow2_header
         header; /* as on disk, but for what a running resize or growth has not written */
 
@@ -191,6 +192,18 @@ static inline void *qcow2_buffer(size_t bytes)
 static inline struct qcow2 *qcow2_of(const struct block_node *node)
 {
     return node->state;
+}
+
+/** Where plain guest clusters lie; compressed ones and all metadata lie in q->file. */
+static inline struct block_node *qcow2_data(const struct qcow2 *q)
+{
+    return q->data;
+}
+
+/** Guest clusters lie in an external data file, at their guest offsets, and have no refcounts. */
+static inline bool qcow2_has_data_file(const struct qcow2 *q)
+{
+    return q->data != q->file;
 }
 
 /* ---- geometry ---- */

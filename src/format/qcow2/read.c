@@ -18,7 +18,7 @@ static int co_read_stored(struct qcow2 *q, const struct qcow2_extent *e, uint64_
     rt_mutex_unlock(&q->lock);
     int r =
         e->kind == QCOW2_KIND_DATA
-            ? co_block_read_padded(q->file, e->host, buffer)
+            ? co_block_read_padded(qcow2_data(q), e->host, buffer)
             : qcow2_co_read_compressed(q, e->entry, (uint32_t)qcow2_in_cluster(q, guest), buffer);
     qcow2_leave(q, epoch);
     return r;
@@ -48,7 +48,7 @@ static int co_read_piece(const struct piece *p)
 {
     const struct qcow2_extent *e = &p->extent;
     int r = e->kind == QCOW2_KIND_DATA
-                ? co_block_read_padded(p->q->file, e->host, p->buffer)
+                ? co_block_read_padded(qcow2_data(p->q), e->host, p->buffer)
                 : qcow2_co_read_compressed(p->q, e->entry,
                                            (uint32_t)qcow2_in_cluster(p->q, p->guest), p->buffer);
     qcow2_leave(p->q, p->epoch);
@@ -211,7 +211,7 @@ int qcow2_co_status(struct block_node *node, uint64_t offset, uint64_t length,
             ret->flags = flags;
             if (flags & BLOCK_STATUS_MAPPED) {
                 ret->host_offset = e.host;
-                ret->file = q->file;
+                ret->file = qcow2_data(q);
             }
         } else if (flags != ret->flags ||
                    ((flags & BLOCK_STATUS_MAPPED) && e.host != ret->host_offset + ret->length)) {

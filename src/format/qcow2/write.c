@@ -261,7 +261,7 @@ int qcow2_co_write(struct block_node *node, uint64_t offset, struct sgl buffer, 
             if (r == 0)
                 r = qcow2_co_reach(q, e.host, part);
             if (r == 0)
-                r = co_block_write(q->file, e.host, sgl_slice(buffer, done, part), 0);
+                r = co_block_write(qcow2_data(q), e.host, sgl_slice(buffer, done, part), 0);
             qcow2_leave(q, epoch);
         } else {
             rt_mutex_unlock(&q->lock);
