@@ -79,6 +79,18 @@ int co_backstore_read(const struct tcmu_device_name *name, struct backstore *ret
     return co_work(read_blocking, &w);
 }
 
+static int exists_blocking(void *arg)
+{
+    const struct tcmu_device_name *name = arg;
+    return configfs_exists("core/user_%u/%s", name->hba, name->name);
+}
+
+bool co_backstore_exists(const struct tcmu_device_name *name)
+{
+    struct tcmu_device_name own = *name;
+    return co_work(exists_blocking, &own) != 0;
+}
+
 struct write_work {
     const struct tcmu_device_name *name;
     const char *attribute;

@@ -141,7 +141,7 @@ static void let_go_of_uio(struct device *device)
 
 static int co_serve(struct device *device, struct hws_error *err)
 {
-    struct backstore now;
+    struct backstore now = {0};
     int r = co_backstore_read(&device->name, &now, err);
     if (r < 0)
         return r;
@@ -180,19 +180,23 @@ static void co_close_image(struct device *device)
     device->keep = block_keep_close(device->keep);
 }
 
-/* The uio device may be gone without a word: the kernel was told of a failure by somebody else. */
+/*
+ * The device may be gone without a word: the kernel was told of a failure by somebody else. Or its
+ * end, which wakes whoever polls it as a command does, was seen before its removal was heard of.
+ * The backstore's folder goes before the uio device does.
+ */
 static void co_give_up(struct device *device, const struct hws_error *why)
 {
-    char path[32];
-    snprintf(path, sizeof(path), "/dev/uio%u", device->minor);
     device->why = *why;
     co_unmake_disk(device);
     let_go_of_uio(device);
     co_close_image(device);
-    if (access(path, F_OK) < 0)
+    if (!co_backstore_exists(&device->name)) {
         handler_ask_rescan(device->handler);
-    else
-        log_error("backstore '%s': cannot be served: %s", device->name.name, why->text);
+        return;
+    }
+    device->told = false;
+    log_error("backstore '%s': cannot be served: %s", device->name.name, why->text);
 }
 
 static void co_first_command(void *arg)
@@ -334,6 +338,7 @@ int co_device_open(struct device *device, bool adopt, struct hws_error *err)
             let_go_of_uio(device);
             co_close_image(device);
         } else {
+            device->told = true;
             log_info("backstore '%s': %s of %s, %llu bytes, at /dev/uio%u", device->name.name,
                      adopt ? "taken over" : "added", device->config.image,
                      (unsigned long long)device->backstore.size_bytes, device->minor);
@@ -356,8 +361,10 @@ void co_device_close(struct device *device, bool leave)
         let_go_of_uio(device);
         co_close_image(device);
         device->opened = -ENODEV;
-        log_info("backstore '%s': %s", device->name.name, leave ? "left" : "removed");
     }
+    if (device->told)
+        log_info("backstore '%s': %s", device->name.name, leave ? "left" : "removed");
+    device->told = false;
     co_mutex_unlock(&device->busy);
 }
 

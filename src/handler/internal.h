@@ -103,6 +103,8 @@ struct backstore {
 
 HWS_MUST_CHECK int co_backstore_read(const struct tcmu_device_name *name, struct backstore *ret,
                                      struct hws_error *err);
+/** Whether configfs has it still. */
+bool co_backstore_exists(const struct tcmu_device_name *name);
 /** Writes an attribute or action of configfs, "attrib/dev_size". Failures: -errno, no message. */
 int co_backstore_write(const struct tcmu_device_name *name, const char *attribute, int64_t value);
 /** The 16 bytes of a serial that is a UUID: 32 hexadecimal digits among nothing but dashes. */
@@ -153,6 +155,7 @@ struct device {
     bool seen;      /* found by the scan that runs */
     struct co_mutex busy;
     int opened;           /* 1: not yet; else co_device_open()'s result */
+    bool told;            /* that it is served, and not yet that it is no more */
     struct hws_error why; /* where opened < 0 */
     struct config_string config;
     struct backstore backstore;
