@@ -189,7 +189,7 @@ static int co_convert(void *arg, struct hws_error *err)
 int hws_convert(const struct hws_image *from, const struct hws_image *to,
                 const struct hws_convert *convert, struct hws_converted *ret, struct hws_error *err)
 {
-    struct hws_converted unread;
+    struct hws_converted unread = {0};
     struct conversion c = {
         .from = from,
         .to = to,
