@@ -97,7 +97,7 @@ void guest_flushed(struct guest *guest, uint64_t start);
 /** The program was killed: what was in flight took place or did not, and will not any more. */
 void guest_killed(struct guest *guest);
 
-/** The size is to grow to @sectors. */
+/** The size is to become @sectors. What a smaller size cuts off is a write of zeroes beside it. */
 struct guest_write guest_resize_begin(struct guest *guest, uint64_t sectors);
 void guest_resize_end(struct guest *guest, const struct guest_write *write,
                       enum guest_result result);

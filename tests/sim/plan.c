@@ -69,7 +69,7 @@ struct plan plan_make(uint64_t seed, bool small)
         plan.layer[0].refcount_bits = 16;
         plan.layer[0].lazy_refcounts = false;
         if (plan.snapshot && plan.layer[0].version == 2)
-            plan.sectors_max = plan.layer[0].sectors; /* such an image cannot grow */
+            plan.fixed_size = true;
     }
     static const enum block_cache caches[] = {BLOCK_CACHE_WRITEBACK, BLOCK_CACHE_WRITEBACK,
                                               BLOCK_CACHE_NONE, BLOCK_CACHE_WRITETHROUGH};

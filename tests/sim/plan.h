@@ -42,6 +42,7 @@ struct plan {
     bool churn; /* mostly whole clusters, dropped and written anew: host clusters change their users
                  */
     uint64_t sectors_max; /* the disk may grow to this */
+    bool fixed_size;      /* it may neither grow nor shrink */
 };
 
 /** @small: images of a few clusters, for sweeps that run the same thing thousands of times. */

@@ -47,13 +47,22 @@ static void buffer_free(struct buffer *b)
     free(b);
 }
 
+/** Did a shrink, while the request waited for its drain, move the end of the disk in front of it?
+ */
+static bool is_cut_off(const struct world *world, int result, uint64_t first, uint64_t count)
+{
+    uint64_t sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
+    return result == -EINVAL && first + count > sectors;
+}
+
 /** What the model is told of a change that ended with @result. */
 static enum guest_result outcome(struct world *world, int result, unsigned flags, const char *what,
                                  uint64_t first, uint64_t count)
 {
     if (result < 0) {
-        world->clean = false;
-        if (!world->tolerant)
+        bool cut_off = count && is_cut_off(world, result, first, count);
+        world->clean &= cut_off;
+        if (!world->tolerant && !cut_off)
             world_fail(world, "%s of %llu sectors at sector %#llx: %s", what,
                        (unsigned long long)count, (unsigned long long)first, strerror(-result));
         return GUEST_UNSURE;
@@ -140,11 +149,17 @@ void co_world_flush(struct world *world)
 void co_world_resize(struct world *world, uint64_t sectors)
 {
     struct hws_error err = {0};
+    uint64_t old_sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
+    struct guest_write cut = {0};
+    if (sectors < old_sectors)
+        cut = guest_write_begin(world->guest, sectors, old_sectors - sectors, true);
     struct guest_write write = guest_resize_begin(world->guest, sectors);
     int result = co_root_resize(world->root, sectors * GUEST_SECTOR_BYTES, &err);
     if (result < 0 && !world->tolerant)
         world_fail(world, "resize to %llu sectors: %s", (unsigned long long)sectors, err.text);
-    enum guest_result end = outcome(world, result, 0, "resize", 0, sectors);
+    enum guest_result end = outcome(world, result, 0, "resize", 0, 0);
+    if (cut.count)
+        guest_write_end(world->guest, &cut, end == GUEST_UNSURE ? end : GUEST_DONE);
     guest_resize_end(world->guest, &write, end == GUEST_UNSURE ? end : GUEST_DONE);
     if (result == 0 && block_root_size(world->root) != sectors * GUEST_SECTOR_BYTES)
         world_fail(world, "resized to %llu sectors, but the root has %llu bytes",

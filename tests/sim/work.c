@@ -132,7 +132,12 @@ static void co_control(struct world *world)
     struct random *r = &world->random;
     co_sleep_ns(random_below(r, 200000));
     uint64_t sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
-    if (random_one_in(r, 2) && sectors < world->plan.sectors_max) {
+    bool resizable = !world->plan.fixed_size;
+    if (resizable && random_one_in(r, 3) && sectors > 1) {
+        co_world_resize(world, 1 + random_below(r, sectors - 1));
+        if (random_one_in(r, 2))
+            co_world_resize(world, sectors);
+    } else if (resizable && random_one_in(r, 2) && sectors < world->plan.sectors_max) {
         co_world_resize(world, sectors + 1 + random_below(r, world->plan.sectors_max - sectors));
     } else if (random_one_in(r, 2)) {
         co_root_drain(world->root);

@@ -179,6 +179,8 @@ void co_world_setup(void *arg)
         if (!co_world_create(world, i) || !co_world_open(world))
             return;
         co_world_phase(world);
+        /* What a shrink cut off is settled by looking at it. */
+        co_world_resize(world, world->guest->sectors);
         co_world_read_all(world);
         co_world_close(world);
         if (!guest_settle(world->guest))

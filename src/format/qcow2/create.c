@@ -174,7 +174,7 @@ static int co_finish(const struct qcow2_create *o, struct block_node *file, stru
         if (r == 0 && flushed == 0)
             flushed = qcow2_co_flush(&node);
         if (r == 0 && flushed == 0)
-            qcow2_co_trim(q);
+            (void)!qcow2_co_trim(q);
         if (flushed < 0)
             r = hws_fail_errno(err, -flushed, "writing '%.200s'", file->filename);
         qcow2_stop(&node);

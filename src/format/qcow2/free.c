@@ -137,6 +137,7 @@ static int lower(struct qcow2 *q, struct qcow2_slice *slice, uint32_t index, uin
             qcow2_refcount_write(slice->data, q->refcount_order, index + i, value - 1);
         if (value == 1) {
             q->free_hint = MIN(q->free_hint, cluster + i);
+            q->freed_any = true;
             qcow2_pack_forget(q, cluster + i);
         }
     }

@@ -117,14 +117,6 @@ static int co_qcow2_open(struct block_node *node, const void *options, struct hw
     return r;
 }
 
-void qcow2_co_trim(struct qcow2 *q)
-{
-    uint64_t end = q->fresh_cluster << q->cluster_bits;
-    struct hws_error ignored = {0};
-    if (q->reftable && end < block_size(q->file) && !atomic_load(&q->broken))
-        (void)!co_block_resize(q->file, end, &ignored);
-}
-
 /* Everything on disk: the second pass writes the counts of clusters that the first made reusable.
  */
 static int co_settle(struct block_node *node, struct hws_error *err)
@@ -133,7 +125,7 @@ static int co_settle(struct block_node *node, struct hws_error *err)
     if (r == 0)
         r = qcow2_co_flush(node);
     if (r == 0 && !node->read_only) {
-        qcow2_co_trim(qcow2_of(node));
+        (void)!qcow2_co_trim(qcow2_of(node)); /* cosmetic: the image is whole without it */
         r = qcow2_co_keep_settle(qcow2_of(node));
     }
     return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename) : 0;

@@ -150,6 +150,7 @@ struct qcow2 {
     /* Allocation; guarded by alloc_lock. */
     struct co_mutex alloc_lock;
     uint64_t free_hint; /* no cluster below this index is known to be free */
+    bool freed_any;     /* counts fell to 0: the end of the file may be free */
     /* Everything that is ever written lies in front of this cluster index. Read without the lock;
      * an L2 entry is set after it has moved past the cluster. */
     _Atomic uint64_t fresh_cluster;
@@ -242,8 +243,12 @@ void qcow2_reserve_ranges(struct qcow2 *q);
 HWS_MUST_CHECK int qcow2_co_start(struct block_node *node, struct hws_error *err);
 void qcow2_stop(struct block_node *node);
 
-/** Gives back what the file grew ahead of the allocation. Cosmetic: a failure is none. */
-void qcow2_co_trim(struct qcow2 *q);
+/**
+ * Cuts the file behind its last cluster in use: what it grew ahead of the allocation goes, and what
+ * was freed at its end (trim.c). Takes alloc_lock. @return 0 also where the storage has a fixed
+ * size; -errno: the image is as whole as before.
+ */
+HWS_MUST_CHECK int qcow2_co_trim(struct qcow2 *q);
 
 /** Clears autoclear bits and whatever else must be durable before the first change of the image. */
 HWS_MUST_CHECK int qcow2_co_prepare_write(struct qcow2 *q);
@@ -583,6 +588,15 @@ HWS_MUST_CHECK int qcow2_co_info(struct block_node *node, json_t *info, struct h
 HWS_MUST_CHECK int qcow2_co_write_data_zeroes(struct qcow2 *q, uint64_t offset, uint64_t length);
 /** Version 3: [start, end), in multiples of a subcluster, reads as zeroes; clusters are dropped. */
 HWS_MUST_CHECK int qcow2_co_zero_range(struct qcow2 *q, uint64_t start, uint64_t end);
+/**
+ * Whole clusters [start, end): what has L2 tables there reads as zeroes and is dropped; with @gone
+ * (behind the end of the device) entries become unallocated, whatever a backing file holds.
+ */
+HWS_MUST_CHECK int qcow2_co_cut(struct qcow2 *q, uint64_t start, uint64_t end, bool gone);
+/** A part of a cluster: written as zeroes where it would show something (resize.c). */
+HWS_MUST_CHECK int qcow2_co_clear_part(struct qcow2 *q, uint64_t start, uint64_t end);
+/** Shrinks the device to @size, a multiple of 512 (shrink.c); no request may be in flight. */
+HWS_MUST_CHECK int qcow2_co_shrink(struct qcow2 *q, uint64_t size);
 
 /** Everything written before is durable, in order (flush.c); concurrent calls are merged. */
 HWS_MUST_CHECK int qcow2_co_flush(struct block_node *node);

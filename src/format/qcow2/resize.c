@@ -1,6 +1,7 @@
 /*
- * Growing the virtual size, in steps that each leave a whole image: a longer L1 table, complete and
- * durable before the header names it; zeroes behind the old end; the new size.
+ * Growing the virtual size (shrink.c makes it smaller), in steps that each leave a whole image: a
+ * longer L1 table, complete and durable before the header names it; zeroes behind the old end; the
+ * new size.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -101,8 +102,7 @@ static int co_l1_grow(struct qcow2 *q, uint64_t entries)
     return r;
 }
 
-/* The part of a subcluster behind the old end: written as data where it would show something. */
-static int co_clear_part(struct qcow2 *q, uint64_t start, uint64_t end)
+int qcow2_co_clear_part(struct qcow2 *q, uint64_t start, uint64_t end)
 {
     struct qcow2_extent e;
     const struct block_node *backing = q->node->child[BLOCK_BACKING];
@@ -132,10 +132,13 @@ static int co_clear_growth(struct qcow2 *q, uint64_t old_size, uint64_t size)
     uint64_t shown = backing ? MIN(block_size(backing), size) : 0;
     uint64_t start = align_up(old_size, q->subcluster_size);
     uint64_t end = MAX(align_up(old_size, q->cluster_size), align_up(shown, q->cluster_size));
-    int r = co_clear_part(q, old_size, start);
+    int r = qcow2_co_clear_part(q, old_size, start);
     if (r == 0 && start < end)
         r = q->header.version >= 3 ? qcow2_co_zero_range(q, start, end)
                                    : qcow2_co_write_data_zeroes(q, start, end - start);
+    /* A shrink that was cut off, or another program, may have left tables behind the end. */
+    if (r == 0)
+        r = qcow2_co_cut(q, end, align_up(size, q->cluster_size), false);
     return r < 0 ? r : qcow2_co_flush_pass(q);
 }
 
@@ -174,18 +177,18 @@ static int co_grow(struct qcow2 *q, uint64_t size)
 int qcow2_co_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
 {
     struct qcow2 *q = qcow2_of(node);
-    uint64_t old_size = q->header.size;
-    if (size_bytes < old_size)
-        return hws_fail(err, ENOTSUP, "'%.200s': shrinking a qcow2 image is not supported",
-                        node->filename);
     if (!is_aligned(size_bytes, 512))
         return hws_fail(err, EINVAL, "'%.200s': the size must be a multiple of 512 bytes",
                         node->filename);
     if (q->header.nb_snapshots && q->header.version < 3)
         return hws_fail(err, ENOTSUP,
                         "'%.200s': a version 2 image with internal snapshots cannot "
-                        "grow, as its snapshots do not record their size",
+                        "change its size, as its snapshots do not record theirs",
                         node->filename);
+    if (size_bytes < q->header.size) {
+        int cut = qcow2_co_shrink(q, size_bytes);
+        return cut < 0 ? hws_fail_errno(err, -cut, "'%.200s': shrinking", node->filename) : 0;
+    }
     int r = co_grow(q, size_bytes);
     if (r == -EFBIG)
         return hws_fail(err, EFBIG, "'%.200s': %llu bytes are too many for clusters of %llu bytes",

@@ -13,6 +13,7 @@ enum change {
     CHANGE_ZERO,       /* reads as zeroes, host clusters stay */
     CHANGE_ZERO_UNMAP, /* reads as zeroes, host clusters go */
     CHANGE_DISCARD,    /* host clusters go; what it reads as is ours to choose */
+    CHANGE_CUT,        /* behind the end of the device: nothing is left */
 };
 
 /* ---- one cluster ---- */
@@ -38,7 +39,7 @@ static void change_cluster(struct qcow2 *q, uint8_t *at, uint64_t guest, enum ch
     uint64_t entry = load_be64(at), bitmap = q->extended_l2 ? load_be64(at + 8) : 0;
     bool compressed = entry & QCOW2_COMPRESSED;
     uint64_t host = compressed ? 0 : entry & QCOW2_OFFSET_MASK;
-    bool plain_zero = !reads_zero_below(q, guest) && q->header.version >= 3;
+    bool plain_zero = change != CHANGE_CUT && !reads_zero_below(q, guest) && q->header.version >= 3;
     bool empty = !compressed && !host;
     uint64_t zero = q->extended_l2 ? 0 : QCOW2_ZERO;
 
@@ -181,6 +182,24 @@ static int co_change(struct qcow2 *q, uint64_t start, uint64_t end, enum change 
         start = s.end;
     }
     qcow2_co_reclaim_if_many(q);
+    return 0;
+}
+
+int qcow2_co_cut(struct qcow2 *q, uint64_t start, uint64_t end, bool gone)
+{
+    uint64_t table_bytes = 1ull << (q->cluster_bits + q->l2_bits);
+    for (uint64_t next; start < end; start = next) {
+        uint64_t index = qcow2_l1_index(q, start);
+        if (index >= q->header.l1_size)
+            return 0;
+        next = MIN(end, align_down(start, table_bytes) + table_bytes);
+        rt_mutex_lock(&q->lock);
+        bool table = (q->l1[index] & QCOW2_OFFSET_MASK) != 0;
+        rt_mutex_unlock(&q->lock);
+        int r = table ? co_change(q, start, next, gone ? CHANGE_CUT : CHANGE_ZERO_UNMAP) : 0;
+        if (r < 0)
+            return r;
+    }
     return 0;
 }
 
