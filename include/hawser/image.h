@@ -130,11 +130,56 @@ int hws_snapshot(const struct hws_image *image, const char *overlay, const char 
 int hws_revert(const struct hws_image *image, const char *layer, char **ret_layer,
                struct hws_error *err);
 
+/** What to measure: an image of this format and these options. */
+struct hws_measure {
+    /** Format of the target; NULL: qcow2. */
+    const char *format;
+    /** "name=value,..." texts of the format's creation options; NULL-terminated, may be NULL. */
+    const char *const *options;
+    /** Virtual size of the target; HWS_SIZE_UNSET: that of the source. */
+    uint64_t size_bytes;
+};
+
+struct hws_measured {
+    uint64_t required;        /* host bytes with what the source holds, as metadata and data */
+    uint64_t fully_allocated; /* host bytes once every byte of the device was written */
+    uint64_t bitmaps;         /* host bytes for the source's persistent bitmaps, on top */
+    bool has_bitmaps;         /* source and target can have persistent bitmaps */
+};
+
+/**
+ * Tells how many bytes of storage an image will take, before it is made: to size a volume for it.
+ * The numbers are those of qemu-img's `measure`. @source what will be converted, or NULL: then an
+ * empty image of measure->size_bytes. -ENOTSUP where the format does not say.
+ */
+int hws_measure(const struct hws_image *source, const struct hws_measure *measure,
+                struct hws_measured *ret, struct hws_error *err);
+
 /**
  * Told how far long work is after each piece of it, never twice at a time, from any thread. A
  * result other than 0 ends the work: it returns -ECANCELED.
  */
 typedef int hws_progress_fn(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+
+struct hws_rebase {
+    /** As it shall be recorded: relative names count from the image's folder. "": none. */
+    const char *backing;
+    /** Its format; NULL finds it from the header. */
+    const char *backing_format;
+    /** Only record it: the caller knows that the image reads as it should over that file. */
+    bool unsafe;
+    hws_progress_fn *progress; /* may be NULL */
+    void *progress_arg;
+};
+
+/**
+ * Puts the image over another backing file. Unless `unsafe`, what it reads as does not change: what
+ * the old and the new backing file tell differently is copied into it first. The new name is
+ * recorded last, when all of that is durable, and in one step: the work may be cut short at any
+ * moment.
+ */
+int hws_rebase(const struct hws_image *image, const struct hws_rebase *rebase,
+               struct hws_error *err);
 
 struct hws_convert {
     /** "name=value,..." texts of the target format's own options; NULL-terminated, may be NULL. */

@@ -40,6 +40,16 @@ _hawser_values()
     resize:--format|resize:-f) echo @format ;;
     resize:--allow) echo @folder ;;
     resize:--output) echo human json ;;
+    measure:--format|measure:-f) echo @format ;;
+    measure:--target-format|measure:-O) echo @format ;;
+    measure:--options|measure:-o) echo @ ;;
+    measure:--size) echo @ ;;
+    measure:--allow) echo @folder ;;
+    measure:--output) echo human json ;;
+    rebase:--format|rebase:-f) echo @format ;;
+    rebase:--backing|rebase:-b) echo @file ;;
+    rebase:--backing-format|rebase:-F) echo @format ;;
+    rebase:--allow) echo @folder ;;
     snapshot:--format|snapshot:-f) echo @format ;;
     snapshot:--allow) echo @folder ;;
     snapshot:--output) echo human json ;;
@@ -103,6 +113,8 @@ _hawser_options()
     compare) echo --format= --second-format= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     map) echo --format= --start-offset= --max-length= --allow= --force-share --output= --help ;;
     resize) echo --format= --shrink --allow= --quiet --output= --help ;;
+    measure) echo --format= --target-format= --options= --size= --allow= --force-share --output= --help ;;
+    rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
     snapshot) echo --revert --force --format= --allow= --output= --help ;;
     attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --mount= --mkfs= --output= --help ;;
     export) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
@@ -126,6 +138,8 @@ _hawser_operands()
     compare) echo @file ;;
     map) echo @file ;;
     resize) echo @attachment ;;
+    measure) echo @file ;;
+    rebase) echo @file ;;
     snapshot) echo @attachment @file ;;
     attach) echo @file ;;
     export) echo @file ;;
@@ -162,7 +176,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize snapshot attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -175,7 +189,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize snapshot attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.

@@ -114,6 +114,8 @@ bool block_is_read_only(const struct block_node *node);
 const char *block_driver_name(const struct block_node *node);
 /** Path or description for messages. */
 const char *block_filename(const struct block_node *node);
+/** True where both nodes are known to be the same file or device, opened once or twice. */
+bool block_same_storage(const struct block_node *a, const struct block_node *b);
 /** NULL where there is none. Not a new reference. */
 struct block_node *block_child(const struct block_node *node, enum block_role role);
 
@@ -129,6 +131,8 @@ enum block_request_flags {
     BLOCK_FUA = 1 << 0,         /* durable before it completes */
     BLOCK_MAY_UNMAP = 1 << 1,   /* write-zeroes may deallocate */
     BLOCK_NO_FALLBACK = 1 << 2, /* write-zeroes: -ENOTSUP rather than writing zeroes slowly */
+    BLOCK_OWN = 1 << 3, /* write-zeroes: this layer must hold them itself, although the layers below
+                           read as zeroes there already: they are about to change */
 };
 
 /*
@@ -195,6 +199,14 @@ HWS_MUST_CHECK int co_block_copy_range(struct block_node *from, uint64_t from_of
 HWS_MUST_CHECK int co_block_resize(struct block_node *node, uint64_t size_bytes,
                                    struct hws_error *err);
 
+/**
+ * Records another backing file in an image, durably and in one step; @file NULL: none, else
+ * @format is that of the file. The node goes on with the backing node that it has: for images that
+ * are about to be closed. What the image reads as is the caller's care.
+ */
+HWS_MUST_CHECK int co_block_change_backing(struct block_node *node, const char *file,
+                                           const char *format, struct hws_error *err);
+
 /* ---- making and checking images ---- */
 
 /**
@@ -203,6 +215,20 @@ HWS_MUST_CHECK int co_block_resize(struct block_node *node, uint64_t size_bytes,
  */
 HWS_MUST_CHECK int co_block_create(const json_t *options, bool overwrite,
                                    const struct block_policy *policy, struct hws_error *err);
+
+/** What an image needs of its storage. */
+struct block_measure {
+    uint64_t required;        /* with what the source holds, if there is one */
+    uint64_t fully_allocated; /* with every byte of the device written */
+};
+
+/**
+ * Measures an image that co_block_create() would make of @options (as there; "file" is not needed
+ * and not looked at) and that @source would be copied into. @source NULL: an empty one.
+ * -ENOTSUP where the format does not say.
+ */
+HWS_MUST_CHECK int co_block_measure(const json_t *options, struct block_node *source,
+                                    struct block_measure *ret, struct hws_error *err);
 
 enum block_repair { BLOCK_REPAIR_LEAKS = 1 << 0, BLOCK_REPAIR_ERRORS = 1 << 1 };
 

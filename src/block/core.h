@@ -6,7 +6,7 @@
  *   request.c read.c write.c zero.c flush.c the request path
  *   shortcut.c                              fast ways through long chains
  *   bounce.c serial.c                       what unaligned requests need
- *   status.c resize.c copy.c create.c info.c
+ *   status.c resize.c copy.c create.c info.c backing.c
  *   root.c push.c stats.c                   what users hold
  *
  * SPDX-License-Identifier: Apache-2.0

@@ -130,6 +130,19 @@ static int co_create_format(const struct part *format, const json_t *options, bo
     return r;
 }
 
+int co_block_measure(const json_t *options, struct block_node *source, struct block_measure *ret,
+                     struct hws_error *err)
+{
+    __attribute__((cleanup(part_free))) struct part format = {0};
+    int r = part_parse(options, &format, err);
+    if (r < 0)
+        return r;
+    if (!format.driver->co_measure)
+        return hws_fail(err, ENOTSUP, "%s does not tell what an image would need",
+                        format.driver->name);
+    return format.driver->co_measure(format.options, source, ret, err);
+}
+
 int co_block_create(const json_t *options, bool overwrite, const struct block_policy *policy,
                     struct hws_error *err)
 {

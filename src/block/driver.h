@@ -145,6 +145,20 @@ struct block_driver {
     /** Adds the driver's own members to @info. */
     int (*co_info)(struct block_node *node, json_t *info, struct hws_error *err);
 
+    /**
+     * Records another backing file (NULL: none) with its format; the node reads on from where it
+     * read before. Durable on return, and a crash leaves the one or the other. After all that was
+     * written before.
+     */
+    int (*co_change_backing)(struct block_node *node, const char *file, const char *format,
+                             struct hws_error *err);
+    /**
+     * The host bytes that an image of these creation options would take. @source what will be
+     * copied into it, or NULL: nothing. Fills all but `bitmaps`.
+     */
+    int (*co_measure)(const void *create_options, struct block_node *source,
+                      struct block_measure *ret, struct hws_error *err);
+
     /** A live push changes roles: the node loses or regains the right to write. Writes back first.
      */
     int (*co_set_read_only)(struct block_node *node, bool read_only, struct hws_error *err);

@@ -142,6 +142,12 @@ static bool same_storage(const struct block_node *node, const struct block_core 
     return false;
 }
 
+bool block_same_storage(const struct block_node *a, const struct block_node *b)
+{
+    return a == b || (a->core->identified && b->core->identified &&
+                      a->core->device == b->core->device && a->core->inode == b->core->inode);
+}
+
 int block_identify(struct block_node *node, uint64_t device, uint64_t inode, struct hws_error *err)
 {
     struct block_core *core = node->core;

@@ -52,7 +52,7 @@ static bool reads_as_zero(struct block_node *node, uint64_t offset, uint64_t len
 /* Zeroes that the driver cannot make by itself. */
 static int zero_by_data(struct block_node *node, uint64_t offset, uint64_t length, unsigned flags)
 {
-    if (length == 0 || reads_as_zero(node, offset, length))
+    if (length == 0 || (!(flags & BLOCK_OWN) && reads_as_zero(node, offset, length)))
         return 0;
     if (flags & BLOCK_NO_FALLBACK)
         return -ENOTSUP;
@@ -63,6 +63,8 @@ static int call_zero(struct block_node *node, uint64_t offset, uint64_t length, 
 {
     struct serial_entry entry = {.start = offset, .end = offset + length};
     bool serial = node->limits.request_alignment > 1;
+    if (flags & BLOCK_OWN & ~node->zero_flags)
+        return -ENOTSUP;
     if (serial)
         co_serial_begin(&node->core->serial, &entry);
     int r = node->driver->co_write_zeroes(node, offset, length, flags & node->zero_flags);

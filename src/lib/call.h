@@ -8,6 +8,7 @@
 #define LIB_CALL_H
 
 #include "block/block.h"
+#include "block/options.h"
 #include "hawser/image.h"
 
 typedef int call_fn(void *arg, struct hws_error *err);
@@ -34,6 +35,16 @@ HWS_MUST_CHECK int co_call_close(struct block_node *node, int result, struct hws
 /** Makes the image as hws_create() does. */
 HWS_MUST_CHECK int co_call_create(const struct hws_image *image, const struct hws_create *create,
                                   struct hws_error *err);
+
+/** "name=value,..." texts (NULL-terminated, may be NULL) into @out, - and _ as the table has them.
+ */
+HWS_MUST_CHECK int call_add_options(const struct option_desc *table, const char *const *texts,
+                                    json_t *out, struct hws_error *err);
+
+/** Where the file @name that @image records lies: names count from the image's folder. @ret free().
+ */
+HWS_MUST_CHECK int call_resolve_beside(const char *image, const char *name, char **ret,
+                                       struct hws_error *err);
 
 /** Ends @value as compact JSON text in @ret; takes over the reference of @value. */
 HWS_MUST_CHECK int call_json_text(json_t *value, char **ret, struct hws_error *err);

@@ -31,8 +31,8 @@ static const char *table_name(const struct option_desc *table, const char *name)
     return NULL;
 }
 
-static int add_options(const struct option_desc *table, const char *const *texts, json_t *out,
-                       struct hws_error *err)
+int call_add_options(const struct option_desc *table, const char *const *texts, json_t *out,
+                     struct hws_error *err)
 {
     for (; texts && *texts; texts++) {
         json_t *given = json_object();
@@ -51,8 +51,7 @@ static int add_options(const struct option_desc *table, const char *const *texts
     return 0;
 }
 
-/* Names that an image records count from the image's folder. */
-static int resolve_beside(const char *image, const char *name, char **ret, struct hws_error *err)
+int call_resolve_beside(const char *image, const char *name, char **ret, struct hws_error *err)
 {
     const char *slash = strrchr(image, '/');
     int r = *name == '/' || !slash ? asprintf(ret, "%s", name)
@@ -65,7 +64,7 @@ static int co_look_at_backing(const struct creation *c, const char *format, uint
                               json_t *options, const char *format_option, struct hws_error *err)
 {
     autofree char *path = NULL;
-    int r = resolve_beside(c->image->path, c->create->backing, &path, err);
+    int r = call_resolve_beside(c->image->path, c->create->backing, &path, err);
     if (r < 0)
         return r;
     struct hws_image backing = {.path = path,
@@ -118,7 +117,7 @@ static int co_create_described(const struct creation *c, json_t *options, struct
         return hws_fail(err, EINVAL,
                         "cannot create images of format '%s'; see 'hawser help formats'",
                         format ? format : "?");
-    int r = add_options(driver->create_options, c->create->options, options, err);
+    int r = call_add_options(driver->create_options, c->create->options, options, err);
     if (r < 0)
         return r;
     uint64_t size = c->create->size_bytes;

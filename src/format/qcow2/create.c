@@ -72,7 +72,7 @@ static int check_backing(const struct qcow2_create *o, struct hws_error *err)
 }
 
 /* The fixed fields that the options decide. */
-static int decide(const struct qcow2_create *o, struct qcow2_header *h, struct hws_error *err)
+int qcow2_create_decide(const struct qcow2_create *o, struct qcow2_header *h, struct hws_error *err)
 {
     bool v3 = o->compat == COMPAT_11 || o->compat == COMPAT_V3;
     bool can_extend = v3 && (o->cluster_size == 0 || o->cluster_size >= 16 * KiB);
@@ -189,7 +189,7 @@ int qcow2_co_create(const void *options, struct block_node *file, struct hws_err
     struct qcow2_header h = {0};
     int r = check_backing(o, err);
     if (r == 0)
-        r = decide(o, &h, err);
+        r = qcow2_create_decide(o, &h, err);
     if (r < 0)
         return r;
     if (add_backing(o, &h) < 0 || add_feature_names(&h) < 0)

@@ -22,6 +22,10 @@ struct qcow2_create {
     char *backing_file, *backing_format;
 };
 
+/** What the options decide of the header, alignment and range checked; no names. */
+HWS_MUST_CHECK int qcow2_create_decide(const struct qcow2_create *o, struct qcow2_header *h,
+                                       struct hws_error *err);
+
 /** Maps every guest cluster of a new image to host clusters of its own, as @mode says. */
 HWS_MUST_CHECK int qcow2_co_preallocate(struct qcow2 *q, enum qcow2_preallocation mode,
                                         struct hws_error *err);

@@ -72,6 +72,9 @@ HWS_MUST_CHECK int qcow2_header_parse(const uint8_t *bytes, size_t length, uint6
                                       bool check_only, struct qcow2_header *ret,
                                       struct hws_error *err);
 
+/** A deep copy, owned by the caller. @return 0 or -ENOMEM. */
+HWS_MUST_CHECK int qcow2_header_copy(const struct qcow2_header *header, struct qcow2_header *ret);
+
 /** Frees what the header owns and zeroes it. */
 void qcow2_header_free(struct qcow2_header *header);
 

@@ -79,6 +79,7 @@ enum qcow2_extension_type {
     QCOW2_EXT_BITMAPS = 0x23852875,
     QCOW2_EXT_LUKS = 0x0537be77,
     QCOW2_EXT_DATA_FILE = 0x44415441,
+    QCOW2_EXT_FILLER = 0x48575346, /* ours: nothing; header_replace.c */
 };
 
 struct qcow2_disk_extension {

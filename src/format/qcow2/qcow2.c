@@ -95,7 +95,7 @@ static void set_limits(struct block_node *node)
     node->limits.discard_alignment = (uint32_t)q->cluster_size;
     node->limits.optimal_bytes = (uint32_t)q->cluster_size;
     node->compress_level_max = QCOW2_LEVEL_MAX(q->header.compression_type);
-    node->zero_flags = BLOCK_MAY_UNMAP;
+    node->zero_flags = BLOCK_MAY_UNMAP | BLOCK_OWN;
 }
 
 static int co_qcow2_open(struct block_node *node, const void *options, struct hws_error *err)
@@ -166,5 +166,7 @@ const struct block_driver qcow2_driver = {
     .co_create = qcow2_co_create,
     .co_check = qcow2_co_check,
     .co_info = qcow2_co_info,
+    .co_change_backing = qcow2_co_change_backing,
+    .co_measure = qcow2_co_measure,
     .co_set_read_only = co_set_read_only,
 };

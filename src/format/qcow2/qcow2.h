@@ -233,6 +233,17 @@ static inline unsigned qcow2_subcluster_index(const struct qcow2 *q, uint64_t gu
 
 /** Writes the fixed header fields from q->header into the file (one sector; not synced). */
 HWS_MUST_CHECK int qcow2_co_header_store(struct qcow2 *q);
+/**
+ * Puts @h, a changed qcow2_header_copy() of q->header, into the file and in q->header's place,
+ * durably, so that a crash leaves the one or the other; @h then holds the old one. Caller holds
+ * alloc_lock. Where a failure leaves open which one the disk has, the image is `broken`.
+ * -ENOSPC: does not fit; nothing has changed. header_replace.c
+ */
+HWS_MUST_CHECK int qcow2_co_header_replace(struct qcow2 *q, struct qcow2_header *h,
+                                           struct hws_error *err);
+/** The driver's co_change_backing. */
+HWS_MUST_CHECK int qcow2_co_change_backing(struct block_node *node, const char *file,
+                                           const char *format, struct hws_error *err);
 /** Reads and checks the header and the tables that it places into a zeroed @q; tables.c. */
 HWS_MUST_CHECK int qcow2_co_tables_load(struct qcow2 *q, struct hws_error *err);
 void qcow2_tables_free(struct qcow2 *q);
@@ -582,6 +593,8 @@ HWS_MUST_CHECK int qcow2_co_resize(struct block_node *node, uint64_t size_bytes,
                                    struct hws_error *err);
 HWS_MUST_CHECK int qcow2_co_create(const void *options, struct block_node *file,
                                    struct hws_error *err);
+HWS_MUST_CHECK int qcow2_co_measure(const void *create_options, struct block_node *source,
+                                    struct block_measure *ret, struct hws_error *err);
 HWS_MUST_CHECK int qcow2_co_info(struct block_node *node, json_t *info, struct hws_error *err);
 
 /** Writes zeroes as guest data. */

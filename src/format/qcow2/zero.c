@@ -12,6 +12,7 @@
 enum change {
     CHANGE_ZERO,       /* reads as zeroes, host clusters stay */
     CHANGE_ZERO_UNMAP, /* reads as zeroes, host clusters go */
+    CHANGE_ZERO_OWN,   /* the same, whatever may come to lie below */
     CHANGE_DISCARD,    /* host clusters go; what it reads as is ours to choose */
     CHANGE_CUT,        /* behind the end of the device: nothing is left */
 };
@@ -39,7 +40,8 @@ static void change_cluster(struct qcow2 *q, uint8_t *at, uint64_t guest, enum ch
     uint64_t entry = load_be64(at), bitmap = q->extended_l2 ? load_be64(at + 8) : 0;
     bool compressed = entry & QCOW2_COMPRESSED;
     uint64_t host = compressed ? 0 : entry & QCOW2_OFFSET_MASK;
-    bool plain_zero = change != CHANGE_CUT && !reads_zero_below(q, guest) && q->header.version >= 3;
+    bool plain_zero = change != CHANGE_CUT && q->header.version >= 3 &&
+                      (change == CHANGE_ZERO_OWN || !reads_zero_below(q, guest));
     bool empty = !compressed && !host;
     uint64_t zero = q->extended_l2 ? 0 : QCOW2_ZERO;
 
@@ -140,7 +142,8 @@ static bool can_skip(struct qcow2 *q, uint64_t start, enum change change)
     rt_mutex_lock(&q->lock);
     bool no_table = (q->l1[qcow2_l1_index(q, start)] & QCOW2_OFFSET_MASK) == 0;
     rt_mutex_unlock(&q->lock);
-    return no_table && (change == CHANGE_DISCARD || reads_zero_below(q, start));
+    return no_table && change != CHANGE_ZERO_OWN &&
+           (change == CHANGE_DISCARD || reads_zero_below(q, start));
 }
 
 int qcow2_co_write_data_zeroes(struct qcow2 *q, uint64_t offset, uint64_t length)
@@ -216,16 +219,18 @@ static uint64_t request_end(const struct qcow2 *q, uint64_t offset, uint64_t len
 int qcow2_co_write_zeroes(struct block_node *node, uint64_t offset, uint64_t length, unsigned flags)
 {
     struct qcow2 *q = qcow2_of(node);
-    bool unmap = flags & BLOCK_MAY_UNMAP;
+    bool unmap = flags & BLOCK_MAY_UNMAP, own = flags & BLOCK_OWN;
     /* "With version 2 this is always 0": unallocated reads as zeroes only without a backing file.
      */
-    if (q->header.version < 3 && (!unmap || node->child[BLOCK_BACKING]))
+    if (q->header.version < 3 && (!unmap || own || node->child[BLOCK_BACKING]))
         return -ENOTSUP;
     int r = qcow2_co_prepare_write(q);
     if (r < 0)
         return r;
     return co_change(q, offset, request_end(q, offset, length),
-                     unmap ? CHANGE_ZERO_UNMAP : CHANGE_ZERO);
+                     own     ? CHANGE_ZERO_OWN
+                     : unmap ? CHANGE_ZERO_UNMAP
+                             : CHANGE_ZERO);
 }
 
 int qcow2_co_zero_range(struct qcow2 *q, uint64_t start, uint64_t end)

@@ -161,6 +161,17 @@ static int co_raw_create(const void *create_options, struct block_node *file, st
     return 0;
 }
 
+/* As other tools: every byte of the device, in sectors, whatever lies in it. */
+static int co_raw_measure(const void *create_options, struct block_node *source,
+                          struct block_measure *ret, struct hws_error *err)
+{
+    const struct raw_create_options *o = create_options;
+    (void)source;
+    (void)err;
+    ret->required = ret->fully_allocated = align_up(o->size_bytes, 512);
+    return 0;
+}
+
 static const char *const preallocation_names[] = {"off", "falloc", "full", NULL};
 
 static const struct option_desc raw_table[] = {
@@ -199,4 +210,5 @@ const struct block_driver raw_driver = {
     .co_copy_range = co_raw_copy_range,
     .co_resize = co_raw_resize,
     .co_create = co_raw_create,
+    .co_measure = co_raw_measure,
 };

@@ -1,0 +1,22 @@
+/*
+ * Moving data between the layers of a chain: what rebase and commit do before anything changes
+ * its place. Both only ever write what reads the same before and after, so that they may be cut
+ * short at any moment.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef JOB_COPY_LAYERS_H
+#define JOB_COPY_LAYERS_H
+
+#include "block/block.h"
+#include "job/copy/copy.h"
+
+/**
+ * Gives @top, writable, over its own backing chain, what that chain and @backing (NULL: none)
+ * tell differently, so that it reads the same over @backing. What both find at the same place of
+ * the same storage, and holes of both, are not read. Not flushed.
+ */
+HWS_MUST_CHECK int co_copy_up(struct block_node *top, struct block_node *backing,
+                              const struct job_load *load, struct hws_error *err);
+
+#endif
