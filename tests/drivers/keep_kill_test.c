@@ -29,7 +29,7 @@
 #define GROWTH_BYTES   (256 * KiB)
 #define GROWTH_MAX     (8 * MiB)
 #define SERVE_US_MAX   12000u
-#define PATIENCE_NS    10000000000ull
+#define PATIENCE_NS    60000000000ull
 
 struct cell {
     _Atomic uint64_t begun, done; /* seed of the content; 0: zeroes */

@@ -382,7 +382,7 @@ static void a_killed_server_leaves_a_place_that_can_be_used_again(void **state)
     /* The kernel takes a killed process's rings apart in its own time, and with them the locks on
      * the image. */
     int r = -EAGAIN;
-    for (unsigned n = 0; n < 500 && r == -EAGAIN; n++) {
+    for (unsigned n = 0; n < 9000 && r == -EAGAIN; n++) {
         r = server_start(&options, &server);
         if (r == -EAGAIN)
             usleep(10000);

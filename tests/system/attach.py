@@ -215,10 +215,10 @@ def test_copies_of_the_mount_in_other_name_spaces_do_not_keep_it():
     told = attach(image())
     with open(told["device"], "r+b", buffering=0) as out:
         out.write(b"h" * MIB)
-    other = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "60"])
+    other = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "600"])
     try:
         time.sleep(0.2)
-        hawser("detach", "disk", timeout=15)
+        hawser("detach", "disk", timeout=90)
         nothing_left(os.getcwd())
         hawser("check", "-r", "leaks", "disk.qcow2")
         assert "failed" not in run("qemu-io", "-r", "-f", "qcow2", "-c", "read -P 0x68 0 1M", "disk.qcow2")
@@ -250,7 +250,7 @@ def test_force_takes_the_device_from_its_users():
     with open("m/held", "w") as held:
         held.write("x")
         hawser("detach", "disk", code=1)
-        hawser("detach", "--force", "disk", timeout=30)
+        hawser("detach", "--force", "disk", timeout=90)
         try:
             held.close()
         except OSError:
@@ -354,7 +354,7 @@ def test_serve_in_the_foreground_tells_its_service_manager():
     import socket
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind("notify")
-    manager.settimeout(20)
+    manager.settimeout(90)
     image()
     process = subprocess.Popen([HAWSER, "serve", "--socket=s", "--path=file", "--via=fuse", "disk.qcow2"],
                                env={**os.environ, "NOTIFY_SOCKET": os.path.realpath("notify")}, stderr=subprocess.PIPE)
@@ -363,7 +363,7 @@ def test_serve_in_the_foreground_tells_its_service_manager():
     assert os.stat("s").st_mode & 0o777 == 0o600
     process.send_signal(signal.SIGINT)
     assert manager.recv(100) == b"STOPPING=1"
-    assert process.wait(20) == 0
+    assert process.wait(90) == 0
     assert not os.path.exists("s") and not os.path.exists("file")
 
 
@@ -384,7 +384,7 @@ def test_one_engine_serves_many_volumes():
     assert rpc.ask("resize", volume="d1", size="4M")["result"]["size"] == 4 * MIB
     assert [os.path.getsize(f"f{i}") // MIB for i in range(3)] == [1, 4, 3]
     assert "result" in rpc.ask("stop")
-    assert process.wait(20) == 0
+    assert process.wait(90) == 0
 
 
 def test_an_engine_does_not_hold_the_folder_it_was_started_in():
@@ -489,7 +489,7 @@ def test_an_attach_that_is_interrupted_takes_all_back():
                                      stderr=subprocess.DEVNULL, start_new_session=True)
         time.sleep(i * 0.001)
         os.killpg(attaching.pid, (signal.SIGINT, signal.SIGTERM)[i // 2 % 2])
-        ends.add(attaching.wait(30))
+        ends.add(attaching.wait(90))
         if attaching.returncode == 0:
             hawser("detach", "disk")
         nothing_left(os.getcwd())
@@ -508,7 +508,7 @@ def test_an_attach_that_is_killed_is_cleaned_up_by_detach():
         attaching.kill()
         attaching.wait()
         if entry("disk"):
-            hawser("detach", "disk", timeout=20)
+            hawser("detach", "disk", timeout=90)
         nothing_left(os.getcwd())
 
 
@@ -519,12 +519,12 @@ def test_detaches_and_attaches_that_race():
         attach("disk.qcow2")
         race = [subprocess.Popen([HAWSER, "detach", "disk"], stderr=subprocess.PIPE, text=True) for _ in range(3)]
         for one in race:
-            err = one.communicate(timeout=20)[1]
+            err = one.communicate(timeout=90)[1]
             assert one.returncode == 0 or "nothing is attached" in err, err
         nothing_left(os.getcwd())
         race = [subprocess.Popen([HAWSER, "attach", "disk.qcow2", f"--name=n{n % 2}"], stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL) for n in range(3)]
-        assert [one.wait(20) for one in race].count(0) == 1
+        assert [one.wait(90) for one in race].count(0) == 1
         hawser("detach", "--all")
         nothing_left(os.getcwd())
 
@@ -603,7 +603,7 @@ def test_a_dead_mount_is_taken_over_whatever_its_name():
         assert os.path.getsize(path) == 64 * MIB
     finally:
         serving[-1].terminate()
-        serving[-1].wait(20)
+        serving[-1].wait(90)
     subprocess.run(["umount", "-l", path], capture_output=True)
     nothing_left(os.getcwd())
 
@@ -611,7 +611,7 @@ def test_a_dead_mount_is_taken_over_whatever_its_name():
 def test_a_dead_device_that_is_still_worked_on_is_told():
     need_devices()
     told = attach(image(), "--mount", "m", "--mkfs", "ext4")
-    working = subprocess.Popen(["sleep", "60"], cwd="m")
+    working = subprocess.Popen(["sleep", "600"], cwd="m")
     try:
         os.kill(told["pid"], signal.SIGKILL)
         wait_until(lambda: entry("disk")["state"] == "dead")

@@ -29,7 +29,7 @@ class Result:
         return json.loads(self.out)
 
 
-def hawser(*words, code=0, env=None, timeout=60, **more):
+def hawser(*words, code=0, env=None, timeout=120, **more):
     """Runs `hawser`; asserts its exit code."""
     done = subprocess.run([HAWSER, *map(str, words)], capture_output=True, text=True, timeout=timeout,
                           env={**os.environ, **(env or {})}, **more)
@@ -71,7 +71,8 @@ def device_size(device):
     return int(run("blockdev", "--getsize64", device))
 
 
-def wait_until(what, seconds=10):
+def wait_until(what, seconds=90):
+    """@seconds are patience with a slow machine, and measure nothing."""
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "waited in vain"
@@ -86,7 +87,7 @@ def nothing_left(folder):
     wait_until(lambda: folder not in run("losetup", "-a"))
 
 
-def connect(path, timeout=30):
+def connect(path, timeout=90):
     client = socket.socket(socket.AF_UNIX)
     client.connect(path)  # without a timeout: waits where the backlog is full
     client.settimeout(timeout)
@@ -96,7 +97,7 @@ def connect(path, timeout=30):
 class Rpc:
     """A client of the control socket."""
 
-    def __init__(self, path, timeout=30):
+    def __init__(self, path, timeout=90):
         self.socket = connect(path, timeout)
         self.file = self.socket.makefile("rb")
 
@@ -125,7 +126,7 @@ def run_one(name, function):
         os.environ[name] = f"{ORIGINAL.get(name, '')}:log_path={folder}/sanitizer"
     try:
         function()
-        subprocess.run([HAWSER, "detach", "--all"], capture_output=True, timeout=60)
+        subprocess.run([HAWSER, "detach", "--all"], capture_output=True, timeout=120)
         found = [open(name).read() for name in os.listdir(folder) if name.startswith("sanitizer")]
         assert not found, found[0]
         return "ok"
@@ -139,7 +140,7 @@ def run_one(name, function):
         return "FAILED"
     finally:
         os.chdir("/")
-        subprocess.run([HAWSER, "detach", "--all", "--force"], capture_output=True, timeout=60)
+        subprocess.run([HAWSER, "detach", "--all", "--force"], capture_output=True, timeout=120)
         shutil.rmtree(folder, ignore_errors=True)
 
 

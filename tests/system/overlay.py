@@ -192,7 +192,7 @@ def test_a_kill_at_any_moment_of_a_revert_leaves_a_whole_image():
         asking = subprocess.Popen([HAWSER, "snapshot", "--revert", "top"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(i * 0.0007)
         os.kill(told["pid"], signal.SIGKILL)
-        asking.wait(20)
+        asking.wait(90)
         hawser("detach", "top")
         hawser("check", "-r", "leaks", "top.qcow2")
         out = subprocess.run(["qemu-io", "-r", "-U", "-f", "qcow2", "-c", "read -P 1 0 1M", "top.qcow2"],
