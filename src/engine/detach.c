@@ -150,9 +150,18 @@ static int co_clean_loop(void *arg, struct hws_error *err)
 {
     struct loop_cleanup *cleanup = arg;
     struct loop_device device;
-    if (!is_ours(cleanup) || co_loop_open(cleanup->path, &device, NULL) < 0)
+    struct hws_error why = {0};
+    if (!is_ours(cleanup))
         return 0;
-    int r = co_loop_detach(&device, err);
+    int r = co_loop_open(cleanup->path, &device, &why);
+    if (r == -ENXIO || r == -ENOENT)
+        return 0;
+    if (r < 0) {
+        if (err)
+            *err = why;
+        return r;
+    }
+    r = co_loop_detach(&device, err);
     loop_device_close(&device);
     return r;
 }

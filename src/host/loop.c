@@ -131,7 +131,8 @@ static int open_blocking(void *arg)
     if (opened < 0)
         return hws_fail_errno(w->err, -opened, "%s: cannot open", w->path);
     autofd int fd = opened;
-    if (ioctl(fd, LOOP_GET_STATUS64, &info) < 0)
+    /* Any other failure is its file's: that of a FUSE server that is dead cannot be asked. */
+    if (ioctl(fd, LOOP_GET_STATUS64, &info) < 0 && errno == ENXIO)
         return hws_fail_errno(w->err, errno, "%s: has no file", w->path);
     device_path(number, w->device->path);
     w->device->number = number;

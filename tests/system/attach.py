@@ -615,6 +615,8 @@ def test_a_dead_device_that_is_still_worked_on_is_told():
     try:
         os.kill(told["pid"], signal.SIGKILL)
         wait_until(lambda: entry("disk")["state"] == "dead")
+        # Until the kernel has forgotten the attributes of the file below the loop device, which nobody tells it any more.
+        time.sleep(1.5)
         failed = hawser("detach", "disk", code=1).err
         assert "works on what was mounted" in failed and "--force" in failed, failed
     finally:
