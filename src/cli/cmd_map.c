@@ -19,28 +19,73 @@ struct map_options {
 struct printer {
     bool json;
     unsigned long long printed;
+    const char *file; /* whose name `name` is, as a JSON string */
+    char *name;
 };
 
-static void print_json(const struct hws_extent *extent, bool first)
+/* The name as JSON is made once for each file: a fragmented image has millions of extents. */
+static const char *json_name(struct printer *printer, const char *file)
 {
-    json_t *object = json_pack(
-        "{s:I, s:I, s:i, s:b, s:b, s:b, s:b}", "start", (json_int_t)extent->start, "length",
-        (json_int_t)extent->length, "depth", (int)extent->depth, "present", extent->present, "zero",
-        extent->zero, "data", extent->data, "compressed", extent->compressed);
+    if (file == printer->file && printer->name)
+        return printer->name;
+    json_t *text = out_string(file);
+    free(printer->name);
+    printer->name = json_dumps(text, JSON_ENSURE_ASCII | JSON_ENCODE_ANY);
+    printer->file = file;
+    json_decref(text);
+    return printer->name ? printer->name : "null";
+}
+
+static char *put_text(char *at, const char *text)
+{
+    return stpcpy(at, text);
+}
+
+static char *put_number(char *at, const char *label, uint64_t value)
+{
+    char digits[20];
+    unsigned count = 0;
+    at = put_text(at, label);
+    do
+        digits[count++] = (char)('0' + value % 10);
+    while (value /= 10);
+    while (count)
+        *at++ = digits[--count];
+    return at;
+}
+
+static char *put_flag(char *at, const char *label, bool value)
+{
+    return put_text(put_text(at, label), value ? "true" : "false");
+}
+
+static void print_json(struct printer *printer, const struct hws_extent *extent)
+{
+    char line[320], *at = line;
+    at = put_text(at, printer->printed++ ? ",\n  " : "[ ");
+    at = put_number(at, "{\"start\": ", extent->start);
+    at = put_number(at, ", \"length\": ", extent->length);
+    at = put_number(at, ", \"depth\": ", extent->depth);
+    at = put_flag(at, ", \"present\": ", extent->present);
+    at = put_flag(at, ", \"zero\": ", extent->zero);
+    at = put_flag(at, ", \"data\": ", extent->data);
+    at = put_flag(at, ", \"compressed\": ", extent->compressed);
+    if (extent->mapped)
+        at = put_number(at, ", \"offset\": ", extent->offset);
+    assert(at < line + sizeof(line));
+    fwrite_unlocked(line, 1, (size_t)(at - line), stdout);
     if (extent->mapped) {
-        json_object_set_new(object, "offset", json_integer((json_int_t)extent->offset));
-        json_object_set_new(object, "filename", out_string(extent->file));
+        fputs_unlocked(", \"filename\": ", stdout);
+        fputs_unlocked(json_name(printer, extent->file), stdout);
     }
-    printf("%s", first ? "[ " : ",\n  ");
-    json_dumpf(object, stdout, JSON_ENSURE_ASCII);
-    json_decref(object);
+    putc_unlocked('}', stdout);
 }
 
 static int print_extent(void *arg, const struct hws_extent *extent)
 {
     struct printer *printer = arg;
     if (printer->json) {
-        print_json(extent, printer->printed++ == 0);
+        print_json(printer, extent);
         return 0;
     }
     if (!extent->data)
@@ -63,9 +108,10 @@ static int run(const void *arg, char **operands, unsigned count)
     const struct map_options *options = arg;
     struct hws_error err = {0};
     struct hws_image image = CLI_IMAGE(options, operands[0]);
-    struct printer printer = {options->output == CLI_JSON, 0};
+    struct printer printer = {.json = options->output == CLI_JSON};
     uint64_t start = options->start == UINT64_MAX ? 0 : options->start;
     int r = hws_map(&image, start, options->length, print_extent, &printer, &err);
+    free(printer.name);
     if (r < 0) {
         cli_explain_open(&err, operands[0]);
         return out_error("map", CLI_FAILED, &err);

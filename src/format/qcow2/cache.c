@@ -229,20 +229,24 @@ struct qcow2_slice *qcow2_cache_find(struct qcow2 *q, uint64_t offset)
     return slice;
 }
 
-static int co_load(struct qcow2 *q, struct qcow2_slice *slice)
+/* Reads @count slices that lie next to each other in the file. */
+static int co_load(struct qcow2 *q, struct qcow2_slice *const *slice, unsigned count)
 {
-    struct iovec iov;
+    struct iovec iov[QCOW2_SLICES_AHEAD];
+    for (unsigned i = 0; i < count; i++)
+        iov[i] = (struct iovec){slice[i]->data, q->cache.slice_bytes};
     rt_mutex_unlock(&q->lock);
-    int r = co_block_read_padded(q->file, slice->offset,
-                                 sgl_one(&iov, slice->data, q->cache.slice_bytes));
+    int r = co_block_read_padded(q->file, slice[0]->offset, sgl_of(iov, count));
     rt_mutex_lock(&q->lock);
-    slice->loading = false;
-    if (r < 0) {
-        hash_remove(&q->cache, slice);
-        slice->pins = 0;
-        list_push_back(&q->cache.unused, &slice->link);
-    } else {
-        list_push_back(&q->cache.clean, &slice->link);
+    for (unsigned i = 0; i < count; i++) {
+        slice[i]->loading = false;
+        if (r < 0) {
+            hash_remove(&q->cache, slice[i]);
+            slice[i]->pins = 0;
+            list_push_back(&q->cache.unused, &slice[i]->link);
+        } else {
+            list_push_back(&q->cache.clean, &slice[i]->link);
+        }
     }
     co_waitq_wake_all(&q->cache.waiters);
     return r;
@@ -308,12 +312,32 @@ int qcow2_co_slice_get(struct qcow2 *q, enum qcow2_table table, uint64_t offset,
         }
         publish(q, slice, table, offset, flags);
         if (slice->loading)
-            r = co_load(q, slice);
+            r = co_load(q, &slice, 1);
         *ret = slice;
         break;
     }
     rt_mutex_unlock(&q->lock);
     return r;
+}
+
+bool qcow2_co_slices_ahead(struct qcow2 *q, uint64_t offset, unsigned count)
+{
+    struct qcow2_slice *slice[QCOW2_SLICES_AHEAD];
+    unsigned taken = 0;
+    rt_mutex_lock(&q->lock);
+    count = MIN(count, (unsigned)QCOW2_SLICES_AHEAD);
+    for (uint64_t at = offset; taken < count && !hash_find(&q->cache, at); taken++) {
+        slice[taken] = take_slice(q, false);
+        if (!slice[taken])
+            break;
+        publish(q, slice[taken], QCOW2_TABLE_L2, at, 0);
+        at += q->cache.slice_bytes;
+    }
+    bool loaded = taken > 0 && co_load(q, slice, taken) == 0;
+    for (unsigned i = 0; loaded && i < taken; i++)
+        qcow2_slice_unpin(q, slice[i]);
+    rt_mutex_unlock(&q->lock);
+    return loaded;
 }
 
 void qcow2_slice_unpin(struct qcow2 *q, struct qcow2_slice *slice)

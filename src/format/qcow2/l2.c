@@ -84,6 +84,22 @@ static int corrupt_entry(struct qcow2 *q, uint64_t at, uint64_t entry)
                          (unsigned long long)entry);
 }
 
+/*
+ * Plain entries that continue @run as their bytes show, without decoding each: the next cluster,
+ * with the same flags. @entry the one that the run ends with, @end of the slice. @return how many.
+ */
+static uint64_t plain_run(const struct qcow2 *q, const uint8_t *entry, const uint8_t *end,
+                          uint64_t clusters_max)
+{
+    uint64_t value = load_be64(entry), run = 0;
+    uint64_t step = value & QCOW2_OFFSET_MASK ? q->cluster_size : 0;
+    while (run < clusters_max && (entry += 8) != end && load_be64(entry) == value + step) {
+        value += step;
+        run++;
+    }
+    return run;
+}
+
 /* Where the L2 slice of @guest lies. @ret 0: there is no table. */
 static int slice_offset(struct qcow2 *q, uint64_t guest, uint64_t *ret)
 {
@@ -121,6 +137,12 @@ int qcow2_map(struct qcow2 *q, uint64_t guest, uint64_t length, struct qcow2_ext
     const uint8_t *end = slice->data + q->cache.slice_bytes;
     if (!decode(q, entry, guest, ret))
         return corrupt_entry(q, at + (uint64_t)(entry - slice->data), ret->entry);
+    if (!q->extended_l2 && ret->kind != QCOW2_KIND_COMPRESSED && ret->length < length) {
+        uint64_t run =
+            plain_run(q, entry, end, div_round_up(length - ret->length, q->cluster_size));
+        ret->length += run << q->cluster_bits;
+        entry += run * 8;
+    }
     /* Further entries only where this run reaches its cluster's end. */
     while (ret->kind != QCOW2_KIND_COMPRESSED && ret->length < length &&
            qcow2_in_cluster(q, guest + ret->length) == 0) {
@@ -134,6 +156,16 @@ int qcow2_map(struct qcow2 *q, uint64_t guest, uint64_t length, struct qcow2_ext
     return 0;
 }
 
+/* Slices of the table of @guest that a look-up of @length reads: more than one by who goes over the
+ * map, since a slice covers more than a read or write may ask for. */
+static unsigned slices_wanted(const struct qcow2 *q, uint64_t guest, uint64_t length)
+{
+    uint64_t per_slice = q->cache.slice_bytes / q->l2_entry_bytes;
+    uint64_t index = qcow2_l2_index(q, guest);
+    uint64_t entries = MIN(length >> q->cluster_bits, (1ull << q->l2_bits) - index);
+    return (unsigned)((index % per_slice + entries) / per_slice);
+}
+
 int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t length, struct qcow2_extent *ret)
 {
     for (;;) {
@@ -144,6 +176,9 @@ int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t length, struct q
         if (r == 0)
             return 0;
         rt_mutex_unlock(&q->lock);
+        unsigned ahead = r == -EAGAIN ? slices_wanted(q, guest, length) : 0;
+        if (ahead > 1 && qcow2_co_slices_ahead(q, load, ahead))
+            continue;
         if (r == -EAGAIN)
             r = qcow2_co_slice_get(q, QCOW2_TABLE_L2, load, QCOW2_SLICE_READ, &slice);
         if (r < 0)

@@ -34,6 +34,8 @@
 /* Slices that an image may hold even when the chain's budget is used up: read-only, writable. */
 #define QCOW2_SLICES_MIN       8u
 #define QCOW2_SLICES_MIN_WRITE 64u
+/* Slices that one read brings in for who goes over the whole map. */
+#define QCOW2_SLICES_AHEAD 64u
 
 enum qcow2_table { QCOW2_TABLE_L2, QCOW2_TABLE_REFCOUNT };
 
@@ -331,6 +333,11 @@ enum qcow2_slice_flags {
  */
 HWS_MUST_CHECK int qcow2_co_slice_get(struct qcow2 *q, enum qcow2_table table, uint64_t offset,
                                       unsigned flags, struct qcow2_slice **ret);
+/**
+ * Brings up to @count slices of one L2 table, from @offset on, in with one read: for who goes over
+ * the map. Stops at one that is there. @return false where nothing came.
+ */
+bool qcow2_co_slices_ahead(struct qcow2 *q, uint64_t offset, unsigned count);
 /** The caller holds q->lock. */
 void qcow2_slice_unpin(struct qcow2 *q, struct qcow2_slice *slice);
 

@@ -80,7 +80,7 @@ static int co_other_extent(struct compare *compare, uint64_t offset, uint64_t le
     if (offset >= size)
         return 0;
     struct block_extent extent;
-    int r = co_block_status_chain(compare->other, offset, MIN(length, size - offset), &extent);
+    int r = co_scan_extent(compare->other, offset, MIN(length, size - offset), &extent);
     if (r < 0) {
         scan_fail(&compare->scan, r, compare->other, offset);
         return r;

@@ -47,6 +47,26 @@ void scan_done(struct scan *scan, uint64_t bytes)
 
 /* ---- the cursor ---- */
 
+int co_scan_extent(struct block_node *node, uint64_t offset, uint64_t length,
+                   struct block_extent *ret)
+{
+    const unsigned stored = BLOCK_STATUS_DATA | BLOCK_STATUS_MAPPED;
+    struct block_extent below;
+    int r = co_block_status_chain(node, offset, length, ret);
+    if (r < 0 || (ret->flags & (stored | BLOCK_STATUS_ZERO)) != stored)
+        return r;
+    uint64_t size = block_size(ret->file);
+    if (ret->host_offset >= size)
+        return 0;
+    length = MIN(ret->length, size - ret->host_offset);
+    /* Where the file cannot tell, it is data, as it was. */
+    if (co_block_status_chain((struct block_node *)ret->file, ret->host_offset, length, &below) < 0)
+        return 0;
+    ret->length = below.length;
+    ret->flags |= below.flags & BLOCK_STATUS_ZERO;
+    return 0;
+}
+
 /* Neighbours of one kind are one extent, so that a long hole is one piece. */
 static int co_look_ahead(struct scan *scan)
 {
@@ -54,7 +74,7 @@ static int co_look_ahead(struct scan *scan)
     while (at == scan->cursor ||
            (at < scan->length && (scan->extent_zero || at - scan->cursor < scan->piece_bytes))) {
         struct block_extent extent;
-        int r = co_block_status_chain(scan->from, at, scan->length - at, &extent);
+        int r = co_scan_extent(scan->from, at, scan->length - at, &extent);
         if (r < 0)
             return r;
         bool zero = extent.flags & BLOCK_STATUS_ZERO;

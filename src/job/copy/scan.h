@@ -53,6 +53,13 @@ struct scan {
 /** Goes over [0, scan->length). @return 0, or what the first failure was, told in @err. */
 HWS_MUST_CHECK int co_scan(struct scan *scan, const char *verb_of_others, struct hws_error *err);
 
+/**
+ * As co_block_status_chain(); what a format stores in a hole of its file (preallocated, or punched
+ * by the host) has BLOCK_STATUS_ZERO as well.
+ */
+HWS_MUST_CHECK int co_scan_extent(struct block_node *node, uint64_t offset, uint64_t length,
+                                  struct block_extent *ret);
+
 /** A piece is done. Any queue thread. */
 void scan_done(struct scan *scan, uint64_t bytes);
 
