@@ -62,6 +62,12 @@ int hws_create(const struct hws_image *image, const struct hws_create *create, c
  */
 int hws_info(const struct hws_image *image, bool chain, char **ret_json, struct hws_error *err);
 
+/**
+ * Told how far long work is after each piece of it, never twice at a time, from any thread. A
+ * result other than 0 ends the work: it returns -ECANCELED.
+ */
+typedef int hws_progress_fn(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+
 enum hws_repair {
     HWS_REPAIR_LEAKS = 1 << 0,  /* clusters that nothing uses */
     HWS_REPAIR_ERRORS = 1 << 1, /* what else the driver can mend */
@@ -73,6 +79,7 @@ struct hws_check {
     uint64_t errors;                         /* parts that could not be read */
     uint64_t image_end_offset;
     uint64_t total_clusters, allocated_clusters, fragmented_clusters, compressed_clusters;
+    const char *format; /* of the image: a driver's name, valid for good */
 };
 
 /** Receives one finding, without a newline. */
@@ -80,9 +87,13 @@ typedef void hws_report_fn(void *arg, const char *line);
 
 /**
  * Checks an image's metadata, and repairs what @repair (bits of enum hws_repair) names.
+ * @report told each finding; may be NULL. @progress may be NULL; it counts bytes of metadata, and
+ * begins anew with each pass over them (a repair takes several). What a repair that was ended, or
+ * cut off, leaves behind can be repaired again.
  * @return 0 when the check ran: the verdict is in @ret. -ENOTSUP when the format has no check.
  */
-int hws_check(const struct hws_image *image, unsigned repair, hws_report_fn *report, void *arg,
+int hws_check(const struct hws_image *image, unsigned repair, hws_report_fn *report,
+              void *report_arg, hws_progress_fn *progress, void *progress_arg,
               struct hws_check *ret, struct hws_error *err);
 
 struct hws_extent {
@@ -154,12 +165,6 @@ struct hws_measured {
  */
 int hws_measure(const struct hws_image *source, const struct hws_measure *measure,
                 struct hws_measured *ret, struct hws_error *err);
-
-/**
- * Told how far long work is after each piece of it, never twice at a time, from any thread. A
- * result other than 0 ends the work: it returns -ECANCELED.
- */
-typedef int hws_progress_fn(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 
 struct hws_rebase {
     /** As it shall be recorded: relative names count from the image's folder. "": none. */

@@ -240,6 +240,10 @@ struct block_check {
     /** One line a finding, if set; the first ones, then a count. */
     void (*report)(void *arg, const char *line);
     void *report_arg;
+    /** If set: how many bytes of how many were looked at in this pass. Not 0 ends it: -ECANCELED.
+     */
+    int (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+    void *progress_arg;
 };
 
 /** @repair bits of enum block_repair. @return 0 when the check ran (look at @check), or -errno. */

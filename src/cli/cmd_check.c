@@ -5,6 +5,7 @@
  */
 #include "cli/image.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 
 enum { REPAIR_NONE = -1, REPAIR_LEAKS, REPAIR_ALL };
 
@@ -17,6 +18,7 @@ struct check_options {
 
 struct findings {
     json_t *lines; /* of --output=json; NULL: printed at once */
+    struct progress progress;
 };
 
 static void report(void *arg, const char *line)
@@ -26,8 +28,15 @@ static void report(void *arg, const char *line)
         json_array_append_new(findings->lines, out_string(line));
         return;
     }
+    progress_hide(&findings->progress);
     out_safe(stdout, line);
     putchar('\n');
+}
+
+static int step(void *arg, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct findings *findings = arg;
+    return progress_step(&findings->progress, done_bytes, total_bytes);
 }
 
 static int verdict(const struct hws_check *check)
@@ -41,8 +50,8 @@ static int verdict(const struct hws_check *check)
 
 static void print_json(const char *image, const struct hws_check *check, json_t *lines)
 {
-    json_t *object = json_pack("{s:o, s:b, s:o}", "filename", out_string(image), "clean",
-                               verdict(check) == CLI_OK, "findings", lines);
+    json_t *object = json_pack("{s:o, s:s, s:b, s:o}", "filename", out_string(image), "format",
+                               check->format, "clean", verdict(check) == CLI_OK, "findings", lines);
     const struct {
         const char *name;
         uint64_t value;
@@ -96,7 +105,7 @@ static int run(const void *arg, char **operands, unsigned count)
     const struct check_options *options = arg;
     struct hws_error err = {0};
     struct hws_image image = CLI_IMAGE(options, operands[0]);
-    struct findings findings = {options->output == CLI_JSON ? json_array() : NULL};
+    struct findings findings = {.lines = options->output == CLI_JSON ? json_array() : NULL};
     struct hws_check check;
     unsigned repair = options->repair == REPAIR_ALL     ? HWS_REPAIR_LEAKS | HWS_REPAIR_ERRORS
                       : options->repair == REPAIR_LEAKS ? HWS_REPAIR_LEAKS
@@ -106,7 +115,11 @@ static int run(const void *arg, char **operands, unsigned count)
         hws_fail(&err, EINVAL, "-r writes the image, which -U cannot share with somebody else");
         return out_error("check", CLI_FAILED, &err);
     }
-    if (hws_check(&image, repair, report, &findings, &check, &err) < 0) {
+    progress_start(&findings.progress, repair ? "mending" : "checking",
+                   options->quiet || options->output == CLI_JSON);
+    int r = hws_check(&image, repair, report, &findings, step, &findings, &check, &err);
+    progress_end(&findings.progress);
+    if (r < 0) {
         json_decref(findings.lines);
         cli_explain_open(&err, operands[0]);
         return out_error("check", CLI_FAILED, &err);

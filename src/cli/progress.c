@@ -81,11 +81,16 @@ int progress_step(void *arg, uint64_t done_bytes, uint64_t total_bytes)
     return 0;
 }
 
-void progress_end(struct progress *progress)
+void progress_hide(struct progress *progress)
 {
     if (progress->shown)
         fputs("\r\033[K", stderr);
     progress->shown = false;
+}
+
+void progress_end(struct progress *progress)
+{
+    progress_hide(progress);
     for (unsigned i = 0; i < ARRAY_LEN(signals); i++)
         sigaction(signals[i], &progress->before[i], NULL);
     if (caught)

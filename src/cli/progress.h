@@ -26,6 +26,9 @@ void progress_start(struct progress *progress, const char *what, bool off);
 /** Fits hws_progress_fn; @arg is the struct progress. */
 int progress_step(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 
+/** Takes the bar away for a line of output; the next step draws it again. */
+void progress_hide(struct progress *progress);
+
 /** Takes the bar away. Does not return where a signal came meanwhile. */
 void progress_end(struct progress *progress);
 

@@ -42,6 +42,7 @@ struct check {
     const struct hws_image *image;
     unsigned repair;
     struct block_check found;
+    const char *format;
 };
 
 static int co_check(void *arg, struct hws_error *err)
@@ -56,14 +57,24 @@ static int co_check(void *arg, struct hws_error *err)
         return r;
     unsigned repair = (check->repair & HWS_REPAIR_LEAKS ? BLOCK_REPAIR_LEAKS : 0) |
                       (check->repair & HWS_REPAIR_ERRORS ? BLOCK_REPAIR_ERRORS : 0);
+    check->format = block_driver_name(node);
     r = co_block_check(node, repair, &check->found, err);
     return co_call_close(node, r, err);
 }
 
-int hws_check(const struct hws_image *image, unsigned repair, hws_report_fn *report, void *arg,
+int hws_check(const struct hws_image *image, unsigned repair, hws_report_fn *report,
+              void *report_arg, hws_progress_fn *progress, void *progress_arg,
               struct hws_check *ret, struct hws_error *err)
 {
-    struct check check = {image, repair, {.report = report, .report_arg = arg}};
+    struct check check = {
+        image,
+        repair,
+        {.report = report,
+         .report_arg = report_arg,
+         .progress = progress,
+         .progress_arg = progress_arg},
+        NULL,
+    };
     int r = call_run(co_check, &check, err);
     if (r < 0)
         return r;
@@ -79,6 +90,7 @@ int hws_check(const struct hws_image *image, unsigned repair, hws_report_fn *rep
         .allocated_clusters = found->allocated_clusters,
         .fragmented_clusters = found->fragmented_clusters,
         .compressed_clusters = found->compressed_clusters,
+        .format = check.format,
     };
     return 0;
 }

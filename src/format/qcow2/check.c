@@ -108,6 +108,20 @@ int co_check_write(struct checker *c, uint64_t offset, const void *buffer, size_
     return 0;
 }
 
+/* @return 0, or -ECANCELED when the user has enough. */
+static int step_forward(struct checker *c, uint64_t tables)
+{
+    const struct block_check *check = c->result;
+    c->steps_done += tables;
+    if (!check->progress)
+        return 0;
+    uint64_t total = MAX(c->steps_total, c->steps_done);
+    if (check->progress(check->progress_arg, c->steps_done * c->cluster_size,
+                        total * c->cluster_size))
+        return hws_fail(c->err, ECANCELED, "checking %s was ended", block_filename(c->node));
+    return 0;
+}
+
 /* One table on its way in. */
 struct ahead {
     struct checker *c;
@@ -180,6 +194,8 @@ int co_check_each_table(struct checker *c, size_t count,
             if (result > 0)
                 result = co_check_write(c, ahead[i].offset, ahead[i].table, c->cluster_size);
         }
+        if (result >= 0)
+            result = step_forward(c, filled);
     }
     return MIN(result, 0);
 }
@@ -317,7 +333,10 @@ static int finish(struct checker *c, int result)
 static int co_look_again(struct block_node *node, unsigned repair, struct block_check *check,
                          bool *changed, struct hws_error *err)
 {
-    struct block_check again = {.report = check->report, .report_arg = check->report_arg};
+    struct block_check again = {.report = check->report,
+                                .report_arg = check->report_arg,
+                                .progress = check->progress,
+                                .progress_arg = check->progress_arg};
     struct checker c = {.node = node,
                         .file = node->child[BLOCK_FILE],
                         .result = &again,

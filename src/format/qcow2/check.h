@@ -72,6 +72,7 @@ struct checker {
     uint64_t refcount_entries; /* in it */
     uint8_t *block_state;      /* enum check_block_state, one an entry */
 
+    uint64_t steps_done, steps_total; /* tables of this pass, for the progress */
     uint64_t next_contiguous; /* where the next data cluster would lie if nothing were fragmented */
 
     uint64_t too_high; /* clusters, found by the comparison */

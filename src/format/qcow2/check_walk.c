@@ -544,6 +544,9 @@ int co_check_walk(struct checker *c)
     else if (result >= 0 && c->crypt_length > 0)
         result = claim_area(c, c->crypt_offset, c->crypt_length, CHECK_CRYPT_HEADER,
                             "encryption header", 0);
+    c->steps_total = c->l2_count;
+    for (uint64_t i = 0; i < c->refcount_entries; i++)
+        c->steps_total += c->block_state[i] == CHECK_BLOCK_PRESENT;
     if (result >= 0)
         result = co_check_each_table(c, c->l2_count, l2_offset, walk_l2);
     return MIN(result, 0);
