@@ -86,6 +86,7 @@ _hawser_values()
     serve:--socket|serve:-s) echo @file ;;
     serve:--path|serve:-p) echo @file ;;
     serve:--state-file) echo @file ;;
+    serve:--nbd) echo @ ;;
     serve:--log-level) echo error warning info debug ;;
     serve:--name) echo @ ;;
     serve:--format|serve:-f) echo @format ;;
@@ -121,7 +122,7 @@ _hawser_options()
     detach) echo --force --all --output= --help ;;
     upgrade) echo --program= --all --output= --help ;;
     list) echo --stats --names --output= --help ;;
-    serve) echo --config= --socket= --path= --state-file= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --help ;;
+    serve) echo --config= --socket= --path= --state-file= --nbd= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --help ;;
     tcmu-handler) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
     help) echo --help ;;
     version) echo --output= --help ;;

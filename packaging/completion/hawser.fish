@@ -163,6 +163,7 @@ complete -c hawser -n '__fish_seen_subcommand_from serve' -l config -s c -r -F -
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l socket -s s -r -F -d 'make the control socket at PATH; none if not given'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l path -s p -r -F -d 'mount the FUSE file over FILE, which is made if it is missing; no device if not given'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l state-file -r -F -d 'write what was made, the device\'s path among it, to FILE once running'
+complete -c hawser -n '__fish_seen_subcommand_from serve' -l nbd -r -d 'serve over NBD at unix:PATH or tcp:HOST:PORT, by the volume\'s name (may be repeated)'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l log-level -x -a 'error warning info debug' -d 'how much to log (info if not given)'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l name -r -d 'name of the volume; made from the image\'s name if not given'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'

@@ -10,6 +10,7 @@
 struct serve_options {
     struct cli_volume volume;
     const char *config, *socket, *path, *state_file;
+    struct cli_list nbd;
     int log_level;
     uint64_t ready_fd;
 };
@@ -72,6 +73,15 @@ static int make_config(const struct serve_options *options, const char *image, j
     set_text(*ret, "socket", options->socket);
     set_text(*ret, "state-file", options->state_file);
     set_text(*ret, "log-level", cli_word(level_choices, options->log_level));
+    json_t *listen = options->nbd.count ? json_array() : NULL;
+    for (unsigned i = 0; i < options->nbd.count; i++)
+        json_array_append_new(listen, json_string(options->nbd.item[i]));
+    if (listen && json_object_get(*ret, "nbd")) {
+        json_decref(listen);
+        return hws_fail(err, EINVAL, "the configuration has \"nbd\" already: leave out --nbd");
+    }
+    if (listen)
+        json_object_set_new(*ret, "nbd", json_pack("{s:o}", "listen", listen));
     if (options->ready_fd)
         json_object_set_new(*ret, "ready-fd", json_integer((json_int_t)options->ready_fd));
     return 0;
@@ -101,6 +111,8 @@ static const struct cli_option table[] = {
     {"state-file", 0, CLI_TEXT, offsetof(struct serve_options, state_file), "FILE",
      "write what was made, the device's path among it, to FILE once running",
      .completes = CLI_COMPLETE_FILE},
+    {"nbd", 0, CLI_LIST, offsetof(struct serve_options, nbd), "ADDRESS",
+     "serve over NBD at unix:PATH or tcp:HOST:PORT, by the volume's name (may be repeated)"},
     {"log-level", 0, CLI_CHOICE, offsetof(struct serve_options, log_level), "LEVEL",
      "how much to log (info if not given)", level_choices},
     CLI_VOLUME_OPTIONS(struct serve_options),

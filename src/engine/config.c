@@ -116,7 +116,7 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
 
 static int parse_all(const json_t *object, struct engine_config *config, struct hws_error *err)
 {
-    static const char *const by_hand[] = {"volumes", "export", NULL};
+    static const char *const by_hand[] = {"volumes", "export", "nbd", NULL};
     const json_t *volumes = json_object_get(object, "volumes");
     size_t count = json_array_size(volumes);
     if (count == 0 || count > ENGINE_VOLUMES_MAX)
@@ -128,6 +128,8 @@ static int parse_all(const json_t *object, struct engine_config *config, struct 
         r = parse_volume(json_array_get(volumes, i), config, err);
     if (r == 0)
         config->export = json_incref(json_object_get(object, "export"));
+    if (r == 0)
+        config->nbd = json_incref(json_object_get(object, "nbd"));
     return r;
 }
 
@@ -161,6 +163,7 @@ struct engine_config *engine_config_free(struct engine_config *config)
     options_free(engine_table, config);
     json_decref(config->source);
     json_decref(config->export);
+    json_decref(config->nbd);
     free(config);
     return NULL;
 }

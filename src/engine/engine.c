@@ -15,6 +15,7 @@
 #include "drivers/drivers.h"
 #include "engine/client.h"
 #include "engine/export.h"
+#include "engine/nbd.h"
 #include "engine/keeper.h"
 #include "engine/target.h"
 #include <poll.h>
@@ -111,6 +112,9 @@ static int write_state(struct engine *engine)
     json_t *export = export_state(engine);
     if (export)
         json_object_set_new(state, "export", export);
+    json_t *nbd = nbd_state(engine);
+    if (nbd)
+        json_object_set_new(state, "nbd", nbd);
     autofree char *temporary = NULL;
     const char *path = engine->config->state_file;
     int r = asprintf(&temporary, "%s.new", path) < 0 ? -ENOMEM : 0;
@@ -162,6 +166,8 @@ static int co_start(struct engine *engine, struct hws_error *err)
         r = co_volume_open(&engine->volumes[i], err);
     if (r == 0)
         r = co_export_start(engine, err);
+    if (r == 0)
+        r = co_nbd_start(engine, err);
     if (r == 0 && config->socket)
         r = server_start(engine, config->socket, &engine->server, err);
     return r == 0 ? engine_store_state(engine, err) : r;
@@ -173,15 +179,19 @@ static int co_start(struct engine *engine, struct hws_error *err)
  */
 static int co_unexport_all(struct engine *engine, bool force, struct hws_error *err)
 {
-    bool exported = engine->export != NULL;
-    int r = co_export_stop(engine, force, err);
+    bool exported = engine->export != NULL, networked = engine->nbd != NULL;
+    int r = co_nbd_stop(engine, force, err);
     if (r < 0)
         return r;
+    r = co_export_stop(engine, force, err);
+    bool unexported = r == 0;
     for (unsigned i = 0; r == 0 && i < engine->config->volume_count; i++)
         r = co_volume_unexport(&engine->volumes[i], force, err);
     struct hws_error why = {0};
-    if (r < 0 && exported && co_export_start(engine, &why) < 0)
+    if (r < 0 && exported && unexported && co_export_start(engine, &why) < 0)
         log_error("it is not exported any more: %s", why.text);
+    if (r < 0 && networked && co_nbd_start(engine, &why) < 0)
+        log_error("it is not served over NBD any more: %s", why.text);
     return r;
 }
 

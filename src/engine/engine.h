@@ -8,6 +8,7 @@
  *   device*.c     the ways to make a device of a volume (table; device.h)
  *   target.c target_identity.c   a volume as a backstore of the kernel's SCSI target
  *   export.c      its volumes as one target of a fabric
+ *   nbd.c         its volumes over NBD
  *   keeper.c      the process that starts the engine again when it dies
  *   replace.c resume.c   a new program in its place; what the next process needs to know
  *   server.c      the control socket: framing, limits, clients
@@ -37,6 +38,7 @@ struct engine;
 struct server;
 struct device;
 struct export;
+struct nbd;
 
 /* The states of an engine, and where each may go. */
 enum engine_state {
@@ -84,6 +86,7 @@ struct engine_config {
     uint64_t keeper_engine, keeper_pipe; /* of a keeper that became another program */
     json_t *source;                      /* what it was parsed from */
     json_t *export;                      /* of all volumes, by a fabric (export.h); or NULL */
+    json_t *nbd;                         /* of all volumes, over NBD (nbd.h); or NULL */
     unsigned volume_count;
     struct volume_config volume[ENGINE_VOLUMES_MAX];
 };
@@ -95,6 +98,7 @@ struct engine {
     struct volume *volumes;  /* config->volume_count of them */
     struct server *server;
     struct export *export; /* NULL: none */
+    struct nbd *nbd;       /* NULL: none */
     bool uring_commands;
     bool succeeds; /* it takes the place of one that has ended in order */
     uint64_t started_ns;

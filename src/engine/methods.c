@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "base/log.h"
 #include "engine/export.h"
+#include "engine/nbd.h"
 #include "base/size.h"
 #include "engine/client.h"
 
@@ -48,6 +49,9 @@ static int co_status_method(struct engine *engine, const void *params, json_t **
                   (json_int_t)((rt_now_ns() - engine->started_ns) / 1000000), "volumes", volumes);
     if (export)
         json_object_set_new(*ret, "export", export);
+    json_t *nbd = nbd_state(engine);
+    if (nbd)
+        json_object_set_new(*ret, "nbd", nbd);
     return 0;
 }
 

@@ -226,6 +226,11 @@ static int end_blocking(void *arg)
 
 static int refuse_unfit(const struct engine *engine, struct hws_error *err)
 {
+    if (engine->nbd)
+        return hws_fail(
+            err, EOPNOTSUPP,
+            "the connections of NBD clients end with the process that serves them; stop "
+            "the engine and start it again");
     for (unsigned i = 0; i < engine->config->volume_count; i++) {
         const struct volume *volume = &engine->volumes[i];
         if (volume->device && !device_can_leave(volume->device))

@@ -1,0 +1,147 @@
+/*
+ * Exports by name, and who uses them.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "export/nbd/internal.h"
+#include <sys/socket.h>
+
+static struct nbd_export *find(struct nbd_server *server, const char *name, size_t length)
+{
+    struct nbd_export *first = NULL;
+    list_for_each (link, &server->exports) {
+        struct nbd_export *export = list_entry(link, struct nbd_export, link);
+        if (strlen(export->name) == length && !memcmp(export->name, name, length))
+            return export;
+        if (!first)
+            first = export;
+    }
+    return length == 0 ? first : NULL;
+}
+
+struct nbd_export *nbd_export_use(struct nbd_server *server, const char *name, size_t length)
+{
+    rt_mutex_lock(&server->lock);
+    struct nbd_export *export = find(server, name, length);
+    if (export && (export->removed ||
+                   (export->connections_max && export->connections >= export->connections_max)))
+        export = NULL;
+    if (export)
+        export->connections++;
+    rt_mutex_unlock(&server->lock);
+    return export;
+}
+
+void nbd_export_leave(struct nbd_export *export)
+{
+    struct nbd_server *server = export->server;
+    rt_mutex_lock(&server->lock);
+    export->connections--;
+    co_waitq_wake_all(&server->changed);
+    rt_mutex_unlock(&server->lock);
+}
+
+uint16_t nbd_export_flags(const struct nbd_export *export, bool structured)
+{
+    unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
+                     NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE;
+    if (export->read_only)
+        flags |= NBD_FLAG_READ_ONLY;
+    else
+        flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
+    if (structured)
+        flags |= NBD_FLAG_SEND_DF;
+    return (uint16_t)flags;
+}
+
+static void free_export(struct nbd_export *export)
+{
+    free(export->name);
+    free(export->description);
+    free(export);
+}
+
+int co_nbd_export_add(struct nbd_server *server, struct block_root *root,
+                      const struct nbd_export_options *options, struct nbd_export **ret,
+                      struct hws_error *err)
+{
+    size_t length = strlen(options->name);
+    if (length > NBD_EXPORT_NAME_MAX)
+        return hws_fail(err, ENAMETOOLONG, "the name of an NBD export has up to %d bytes",
+                        NBD_EXPORT_NAME_MAX);
+    struct nbd_export *export = calloc(1, sizeof(*export));
+    if (!export)
+        return hws_fail(err, ENOMEM, "out of memory");
+    export->server = server;
+    export->root = root;
+    export->name = strdup(options->name);
+    export->description = options->description ? strdup(options->description) : NULL;
+    export->read_only = options->read_only || block_is_read_only(block_root_node(root));
+    export->connections_max = options->connections;
+    if (!export->name || (options->description && !export->description)) {
+        free_export(export);
+        return hws_fail(err, ENOMEM, "out of memory");
+    }
+    rt_mutex_lock(&server->lock);
+    struct nbd_export *other =
+        length || list_empty(&server->exports) ? find(server, options->name, length) : NULL;
+    if (!other)
+        list_push_back(&server->exports, &export->link);
+    rt_mutex_unlock(&server->lock);
+    if (other) {
+        free_export(export);
+        return hws_fail(err, EEXIST, "there is an NBD export called '%.255s'", options->name);
+    }
+    *ret = export;
+    return 0;
+}
+
+/* Sockets stay valid as long as their connections are in the list. Caller holds server->lock. */
+static void cut_connections(struct nbd_export *export, int how)
+{
+    list_for_each (link, &export->server->connections) {
+        struct nbd_connection *c = list_entry(link, struct nbd_connection, link);
+        if (c->export == export)
+            (void)shutdown(c->fd, how);
+    }
+}
+
+int co_nbd_export_remove(struct nbd_export *export, bool force, struct hws_error *err)
+{
+    struct nbd_server *server = export->server;
+    uint64_t patience = rt_now_ns() + NBD_GOODBYE_NS;
+    rt_mutex_lock(&server->lock);
+    while (!force && export->connections &&
+           co_waitq_wait_until(&server->changed, &server->lock, patience))
+        ;
+    unsigned users = export->connections;
+    if (!users || force) {
+        export->removed = true;
+        cut_connections(export, SHUT_RD);
+        uint64_t deadline = rt_now_ns() + NBD_GOODBYE_NS;
+        while (export->connections &&
+               co_waitq_wait_until(&server->changed, &server->lock, deadline))
+            ;
+        cut_connections(export, SHUT_RDWR);
+        while (export->connections)
+            co_waitq_wait(&server->changed, &server->lock);
+        list_del(&export->link);
+    }
+    rt_mutex_unlock(&server->lock);
+    if (users && !force)
+        return hws_fail(err, EBUSY, "NBD export '%.255s' has %u connection%s", export->name, users,
+                        users == 1 ? "" : "s");
+    free_export(export);
+    return 0;
+}
+
+void nbd_export_info(const struct nbd_export *export, struct nbd_export_info *ret)
+{
+    rt_mutex_lock(&export->server->lock);
+    *ret = (struct nbd_export_info){
+        .name = export->name,
+        .connections = export->connections,
+        .requests = atomic_load_explicit(&export->requests, memory_order_relaxed),
+    };
+    rt_mutex_unlock(&export->server->lock);
+}

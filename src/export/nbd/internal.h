@@ -1,0 +1,228 @@
+/*
+ * Inside the NBD server.
+ *
+ *   lane        a queue thread, the connections on it, and its free memory
+ *   connection  a socket: negotiation in a coroutine of its own, then transmission
+ *   request     one command: its payload, its execution in a coroutine, its reply
+ *
+ *   socket --(watch)--> transmission.c --spawn--> request.c --> send.c --(one sendmsg)--> socket
+ *        chunks of received bytes                 roots         replies that are ready
+ *
+ * A connection that waits for its client has no coroutine and no buffer. Payload of a write stays
+ * in the chunk in which it was received, where it fits one.
+ *
+ * Everything of a connection runs on its lane's thread; the server's lists are guarded by
+ * server->lock.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef EXPORT_NBD_INTERNAL_H
+#define EXPORT_NBD_INTERNAL_H
+
+#include "export/nbd/nbd.h"
+#include "rt/sync.h"
+#include "wire/nbd/nbd.h"
+
+/* ---- what a client may cost ---- */
+
+#define NBD_CHUNK_BYTES   (64 * KiB) /* received at a time */
+#define NBD_PAYLOAD_MAX   (32 * MiB) /* of one read or write */
+#define NBD_PIECE_BYTES   (2 * MiB)  /* longer reads and writes are done in pieces of this */
+#define NBD_REQUESTS_MAX  256u       /* in flight on a connection; then it is not read from */
+#define NBD_IN_FLIGHT_MAX (16 * MiB) /* bytes of them, likewise */
+#define NBD_HANDSHAKE_NS  ((uint64_t)15 * 1000000000) /* for the whole negotiation */
+#define NBD_SEND_NS       ((uint64_t)60 * 1000000000) /* without taking a byte of its replies */
+#define NBD_GOODBYE_NS    ((uint64_t)2 * 1000000000)  /* to take the last replies at an end */
+#define NBD_OPTION_MAX    (64 * KiB)                  /* data of an option */
+#define NBD_CONTEXTS_MAX  2u
+#define NBD_QUERIES_MAX   64u
+
+/* ---- memory of a thread (pool.c) ---- */
+
+#define NBD_POOL_CLASSES 6 /* 4 KiB, 16 KiB, ..., 4 MiB */
+
+struct nbd_chunk {
+    struct nbd_chunk *next; /* free ones */
+    unsigned references;    /* the connection that receives into it, and requests */
+    uint8_t *bytes;         /* NBD_CHUNK_BYTES, page-aligned */
+};
+
+struct nbd_pool {
+    void *buffer[NBD_POOL_CLASSES]; /* free ones, linked through their first word */
+    size_t buffer_bytes;            /* of all free ones */
+    struct nbd_chunk *chunk;
+    unsigned chunks;
+    struct nbd_request *request;
+    bool trimming; /* a coroutine waits to give back what is not used */
+    bool used;     /* since it began to wait */
+    bool ending;   /* guarded by `lock`; the rest is the lane's */
+    struct rt_mutex lock;
+    struct co_waitq woken;
+};
+
+void nbd_pool_init(struct nbd_pool *pool);
+/** Nothing waits in the pool any more. Any thread. */
+void nbd_pool_end(struct nbd_pool *pool);
+
+/** @bytes at most NBD_PIECE_BYTES or NBD_PAYLOAD_MAX; page-aligned. NULL when out of memory. */
+void *nbd_buffer_get(struct nbd_pool *pool, size_t bytes);
+void nbd_buffer_put(struct nbd_pool *pool, void *buffer, size_t bytes);
+struct nbd_chunk *nbd_chunk_get(struct nbd_pool *pool);
+void nbd_chunk_put(struct nbd_pool *pool, struct nbd_chunk *chunk);
+struct nbd_request *nbd_request_get(struct nbd_pool *pool);
+void nbd_request_put(struct nbd_pool *pool, struct nbd_request *request);
+void nbd_pool_free(struct nbd_pool *pool);
+
+/* ---- server ---- */
+
+struct nbd_lane {
+    struct nbd_server *server;
+    struct rt_queue *queue;
+    unsigned connections; /* guarded by server->lock */
+    struct nbd_pool pool;
+};
+
+struct nbd_server {
+    struct rt_mutex lock;
+    struct co_waitq changed; /* a connection or a listener ended */
+    struct list exports, connections, listeners;
+    unsigned connection_count, connections_max;
+    bool stopping;
+    unsigned lanes;
+    struct nbd_lane lane[NBD_THREADS_MAX];
+};
+
+struct nbd_export {
+    struct list link;
+    struct nbd_server *server;
+    struct block_root *root;
+    char *name, *description;
+    bool read_only, removed;
+    unsigned connections, connections_max;
+    _Atomic uint64_t requests;
+};
+
+/** Finds the export that a client names and counts the connection as its user. */
+struct nbd_export *nbd_export_use(struct nbd_server *server, const char *name, size_t length);
+void nbd_export_leave(struct nbd_export *export);
+/** The export's transmission flags, for a client with structured replies or without. */
+uint16_t nbd_export_flags(const struct nbd_export *export, bool structured);
+
+/* ---- connection ---- */
+
+enum nbd_context { NBD_CONTEXT_ALLOCATION, NBD_CONTEXT_DEPTH };
+
+struct nbd_connection {
+    struct list link; /* in server->connections */
+    struct nbd_lane *lane;
+    struct nbd_export *export; /* NULL during negotiation, until one is chosen */
+    int fd;
+
+    /* negotiated */
+    bool no_zeroes, structured, extended;
+    bool contexts_set;
+    uint8_t contexts[NBD_CONTEXTS_MAX]; /* enum nbd_context, in the order asked for */
+    unsigned context_count;
+    char *contexts_export; /* the export that they were set for */
+
+    /* receiving */
+    struct rt_watch *watch;
+    struct nbd_chunk *chunk; /* NULL: nothing is buffered */
+    size_t start, end;       /* unread bytes in it */
+    bool readable;           /* the watch has fired since the last recv() */
+    bool reading;            /* the reader's coroutine is there */
+    struct co *waiting;      /* the reader, for the socket */
+    struct co *blocked;      /* the reader, for requests to end */
+    bool closing;            /* no request is taken any more */
+    bool broken;             /* nothing can be sent any more */
+
+    /* requests */
+    unsigned in_flight;
+    uint64_t in_flight_bytes;
+
+    /* sending */
+    struct list replies;
+    size_t sent;              /* bytes of the first one that are gone */
+    bool sending;             /* a coroutine waits for room in the socket */
+    bool negotiating, ending; /* the coroutine that does it is there */
+    struct rt_later flush;
+};
+
+/** Negotiates. @return 0 with connection->export set: transmission may begin; -errno: hang up. */
+HWS_MUST_CHECK int co_nbd_negotiate(struct nbd_connection *connection);
+
+/** The coroutine of a new connection. */
+void co_nbd_connection(void *arg);
+/** Something of the connection has ended: frees it where that was the last thing. */
+void nbd_connection_touch(struct nbd_connection *connection);
+/** No request is taken any more; what was taken is answered. */
+void nbd_connection_close(struct nbd_connection *connection);
+
+/* ---- negotiation: option.c, meta.c ---- */
+
+struct nbd_negotiation {
+    struct nbd_connection *connection;
+    uint64_t deadline_ns;
+    bool fixed; /* the client knows error replies */
+};
+
+HWS_MUST_CHECK int co_nbd_send_all(struct nbd_negotiation *n, const void *bytes, size_t length);
+HWS_MUST_CHECK int co_nbd_receive(struct nbd_negotiation *n, void *bytes, size_t length);
+HWS_MUST_CHECK int co_nbd_option_reply(struct nbd_negotiation *n, uint32_t option, uint32_t type,
+                                       const void *data, size_t length);
+HWS_MUST_CHECK int co_nbd_option_error(struct nbd_negotiation *n, uint32_t option, uint32_t type,
+                                       const char *text);
+/** OPT_LIST_META_CONTEXT and OPT_SET_META_CONTEXT. */
+HWS_MUST_CHECK int co_nbd_meta_context(struct nbd_negotiation *n, uint32_t option,
+                                       const uint8_t *data, size_t length);
+const char *nbd_context_name(enum nbd_context context);
+/** Handles one option. @return 0, 1: transmission begins, -errno: hang up. */
+HWS_MUST_CHECK int co_nbd_option(struct nbd_negotiation *n, uint32_t option, const uint8_t *data,
+                                 size_t length);
+
+/* ---- requests ---- */
+
+struct nbd_request {
+    struct nbd_request *next; /* free ones */
+    struct nbd_connection *connection;
+    uint16_t command, flags;
+    uint64_t cookie, offset, length;
+    uint64_t charged; /* of in_flight_bytes */
+
+    struct nbd_chunk *chunk; /* where payload lies, or NULL */
+    uint8_t *payload;
+    uint8_t *buffer; /* or NULL */
+    size_t buffer_bytes;
+
+    /* the reply, or the running piece of it */
+    struct list link;
+    uint8_t head[64];
+    unsigned head_bytes;
+    const uint8_t *data;
+    size_t data_bytes;
+    struct co *sender; /* waits until the piece is sent; NULL: the request ends then */
+};
+
+/** Reader: takes requests from the socket until there is nothing to read. */
+void nbd_transmission_start(struct nbd_connection *connection);
+/** Executes and answers. A coroutine. */
+void co_nbd_execute(void *arg);
+/** The last reply of a request, without data: done, or why not. */
+void nbd_answer(struct nbd_request *request, int result);
+
+/** Block status: the reply's payload in request->buffer. */
+HWS_MUST_CHECK int co_nbd_block_status(struct nbd_request *request);
+
+uint32_t nbd_error_of(int result);
+
+/* ---- send.c ---- */
+
+/** Puts the reply in @request into the line; the request ends when it is sent. */
+void nbd_send(struct nbd_request *request);
+/** The same for one of several pieces: returns when it is sent. -EPIPE. */
+HWS_MUST_CHECK int co_nbd_send_piece(struct nbd_request *request);
+void nbd_send_init(struct nbd_connection *connection);
+/** The request is over: its memory goes back, the connection has room for another. */
+void nbd_request_end(struct nbd_request *request);
+
+#endif

@@ -1,0 +1,80 @@
+/*
+ * The NBD server: roots of this process as network block devices.
+ *
+ * One server has any number of listening sockets and exports; a connection picks its export by
+ * name, and is served by one of the server's queue threads for as long as it lives. An export may
+ * have several connections: a flush on one of them covers what was completed on all
+ * (NBD_FLAG_CAN_MULTI_CONN).
+ *
+ * Everything here is called from one coroutine, the one that controls the graph.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef EXPORT_NBD_NBD_H
+#define EXPORT_NBD_NBD_H
+
+#include "block/block.h"
+
+struct nbd_server;
+struct nbd_export;
+
+#define NBD_THREADS_MAX         16
+#define NBD_CONNECTIONS_DEFAULT 1024
+#define NBD_EXPORT_NAME_MAX     255
+
+struct nbd_server_options {
+    unsigned threads;     /* queue threads, 1..NBD_THREADS_MAX; 0: one a CPU, up to 4 */
+    unsigned connections; /* at a time; 0: NBD_CONNECTIONS_DEFAULT */
+};
+
+HWS_MUST_CHECK int co_nbd_server_start(const struct nbd_server_options *options,
+                                       struct nbd_server **ret, struct hws_error *err);
+
+/**
+ * Ends the listening sockets and all connections, once the requests that they have sent are
+ * answered, and frees @server. Its exports must have been removed. NULL: nothing.
+ */
+void co_nbd_server_stop(struct nbd_server *server);
+
+/**
+ * A listening socket for "unix:PATH" or "tcp:HOST:PORT" ("tcp::PORT": all addresses of this host,
+ * "[...]" around an IPv6 address). A unix socket gets mode 0600; one that nobody listens on any
+ * more is replaced. @ret_fd owned by the caller.
+ */
+HWS_MUST_CHECK int nbd_listen(const char *address, int *ret_fd, struct hws_error *err);
+
+/** Accepts connections on @fd, which passes to the server also on failure. */
+HWS_MUST_CHECK int co_nbd_server_listen(struct nbd_server *server, int fd, struct hws_error *err);
+
+struct nbd_export_options {
+    const char *name;        /* up to NBD_EXPORT_NAME_MAX bytes; "" is the default export */
+    const char *description; /* or NULL */
+    bool read_only;
+    unsigned connections; /* at a time; 0: no limit but the server's */
+};
+
+/**
+ * Serves @root, which must outlive the export. Where no export is called "", a client that names
+ * none gets the first one. -EEXIST.
+ */
+HWS_MUST_CHECK int co_nbd_export_add(struct nbd_server *server, struct block_root *root,
+                                     const struct nbd_export_options *options,
+                                     struct nbd_export **ret, struct hws_error *err);
+
+/**
+ * Ends the export. -EBUSY while clients stay connected for two seconds, unless @force: then their
+ * connections end, with what they have sent answered. @return 0 with @export freed.
+ */
+HWS_MUST_CHECK int co_nbd_export_remove(struct nbd_export *export, bool force,
+                                        struct hws_error *err);
+
+struct nbd_export_info {
+    const char *name;
+    unsigned connections; /* now */
+    uint64_t requests;    /* since the start */
+};
+
+/** @ret strings live as long as @export. */
+void nbd_export_info(const struct nbd_export *export, struct nbd_export_info *ret);
+
+#endif

@@ -1,0 +1,256 @@
+/*
+ * The server: threads, listening sockets, and the life of connections.
+ *
+ *   accepted -> negotiating (a coroutine) -> transmission (transmission.c) -> closing -> freed
+ *
+ * A connection is freed when its reader, its requests and its sender have ended: whoever of them
+ * ends calls nbd_connection_touch().
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/log.h"
+#include "export/nbd/internal.h"
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/sysinfo.h>
+
+#define THREADS_DEFAULT_MAX 4
+/* Descriptors or memory are used up: the next try. */
+#define ACCEPT_PAUSE_NS ((uint64_t)100 * 1000000)
+
+struct nbd_listener {
+    struct list link;
+    struct nbd_server *server;
+    int fd;
+};
+
+/* ---- connections ---- */
+
+static void free_connection(struct nbd_connection *c)
+{
+    struct nbd_lane *lane = c->lane;
+    struct nbd_server *server = lane->server;
+    if (c->export)
+        nbd_export_leave(c->export);
+    free(c->contexts_export);
+    nbd_chunk_put(&lane->pool, c->chunk);
+    rt_mutex_lock(&server->lock);
+    list_del(&c->link);
+    lane->connections--;
+    server->connection_count--;
+    close(c->fd);
+    co_waitq_wake_all(&server->changed);
+    rt_mutex_unlock(&server->lock);
+    list_del(&c->flush.link);
+    free(c);
+}
+
+static void co_end(void *arg)
+{
+    struct nbd_connection *c = arg;
+    co_watch_stop(steal_ptr(&c->watch));
+    free_connection(c);
+}
+
+void nbd_connection_touch(struct nbd_connection *c)
+{
+    if (!c->closing || c->reading || c->negotiating || c->sending || c->in_flight || c->ending)
+        return;
+    c->ending = true;
+    if (rt_spawn(NULL, co_end, c) < 0) {
+        /* Whoever ends next, or the stop of the server, tries again. */
+        c->ending = false;
+        log_error("nbd: out of memory while a connection is closed");
+    }
+}
+
+void co_nbd_connection(void *arg)
+{
+    struct nbd_connection *c = arg;
+    nbd_send_init(c);
+    int r = co_nbd_negotiate(c);
+    c->negotiating = false;
+    if (r == 0) {
+        nbd_transmission_start(c);
+    } else {
+        log_debug("nbd: negotiation ended: %s", strerror(-r));
+        nbd_connection_close(c);
+    }
+    nbd_connection_touch(c);
+}
+
+static struct nbd_lane *choose_lane(struct nbd_server *server)
+{
+    struct nbd_lane *best = &server->lane[0];
+    for (unsigned i = 1; i < server->lanes; i++)
+        if (server->lane[i].connections < best->connections)
+            best = &server->lane[i];
+    return best;
+}
+
+static void connection_new(struct nbd_server *server, int fd)
+{
+    static const int on = 1;
+    struct nbd_connection *c = calloc(1, sizeof(*c));
+    if (!c) {
+        close(fd);
+        return;
+    }
+    /* Fails on a unix socket, which needs neither. */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    c->fd = fd;
+    c->negotiating = true;
+    rt_mutex_lock(&server->lock);
+    bool refused = server->stopping || server->connection_count >= server->connections_max;
+    if (!refused) {
+        c->lane = choose_lane(server);
+        c->lane->connections++;
+        server->connection_count++;
+        list_push_back(&server->connections, &c->link);
+    }
+    rt_mutex_unlock(&server->lock);
+    if (refused) {
+        log_warning("nbd: a connection is refused: there are %u", server->connection_count);
+        close(fd);
+        free(c);
+    } else if (rt_spawn(c->lane->queue, co_nbd_connection, c) < 0) {
+        rt_mutex_lock(&server->lock);
+        list_del(&c->link);
+        c->lane->connections--;
+        server->connection_count--;
+        rt_mutex_unlock(&server->lock);
+        close(fd);
+        free(c);
+    }
+}
+
+/* ---- listening ---- */
+
+static void co_accept(void *arg)
+{
+    struct nbd_listener *l = arg;
+    struct nbd_server *server = l->server;
+    while (!server->stopping) {
+        int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd >= 0) {
+            connection_new(server, fd);
+            continue;
+        }
+        if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+            log_warning("nbd: cannot accept a connection: %s", strerror(errno));
+            co_sleep_ns(ACCEPT_PAUSE_NS);
+        } else if (errno == EAGAIN) {
+            int r = co_poll(l->fd, POLLIN);
+            if (r < 0 || r & (POLLERR | POLLNVAL))
+                break;
+            if (r & POLLHUP && !(r & POLLIN))
+                break;
+        } else if (errno == EINVAL || errno == EBADF) {
+            break; /* shut down */
+        }
+    }
+    rt_mutex_lock(&server->lock);
+    list_del(&l->link);
+    close(l->fd);
+    co_waitq_wake_all(&server->changed);
+    rt_mutex_unlock(&server->lock);
+    free(l);
+}
+
+int co_nbd_server_listen(struct nbd_server *server, int fd, struct hws_error *err)
+{
+    struct nbd_listener *l = calloc(1, sizeof(*l));
+    if (!l) {
+        close(fd);
+        return hws_fail(err, ENOMEM, "out of memory");
+    }
+    l->server = server;
+    l->fd = fd;
+    rt_mutex_lock(&server->lock);
+    list_push_back(&server->listeners, &l->link);
+    rt_mutex_unlock(&server->lock);
+    int r = rt_spawn(NULL, co_accept, l);
+    if (r == 0)
+        return 0;
+    rt_mutex_lock(&server->lock);
+    list_del(&l->link);
+    rt_mutex_unlock(&server->lock);
+    close(fd);
+    free(l);
+    return hws_fail_errno(err, -r, "NBD server");
+}
+
+/* ---- life ---- */
+
+static void co_stop_lanes(struct nbd_server *server)
+{
+    for (unsigned i = 0; i < server->lanes; i++) {
+        nbd_pool_end(&server->lane[i].pool);
+        co_queue_stop(server->lane[i].queue);
+        nbd_pool_free(&server->lane[i].pool);
+    }
+    rt_mutex_destroy(&server->lock);
+    free(server);
+}
+
+int co_nbd_server_start(const struct nbd_server_options *options, struct nbd_server **ret,
+                        struct hws_error *err)
+{
+    unsigned threads = options->threads;
+    if (threads > NBD_THREADS_MAX)
+        return hws_fail(err, EINVAL, "an NBD server has up to %d threads", NBD_THREADS_MAX);
+    if (!threads)
+        threads = (unsigned)MIN(MAX(get_nprocs(), 1), THREADS_DEFAULT_MAX);
+    struct nbd_server *server = calloc(1, sizeof(*server));
+    if (!server)
+        return hws_fail(err, ENOMEM, "out of memory");
+    rt_mutex_init(&server->lock);
+    co_waitq_init(&server->changed);
+    list_init(&server->exports);
+    list_init(&server->connections);
+    list_init(&server->listeners);
+    server->connections_max = options->connections ? options->connections : NBD_CONNECTIONS_DEFAULT;
+    for (unsigned i = 0; i < threads; i++) {
+        struct nbd_lane *lane = &server->lane[i];
+        char name[16];
+        snprintf(name, sizeof(name), "nbd-%u", i);
+        lane->server = server;
+        nbd_pool_init(&lane->pool);
+        int r = rt_queue_start(rt_current(), name, &lane->queue, err);
+        if (r < 0) {
+            co_stop_lanes(server);
+            return r;
+        }
+        server->lanes++;
+    }
+    *ret = server;
+    return 0;
+}
+
+static void hang_up(struct nbd_server *server, int how)
+{
+    list_for_each (link, &server->connections)
+        (void)shutdown(list_entry(link, struct nbd_connection, link)->fd, how);
+}
+
+void co_nbd_server_stop(struct nbd_server *server)
+{
+    if (!server)
+        return;
+    rt_mutex_lock(&server->lock);
+    assert(list_empty(&server->exports));
+    server->stopping = true;
+    list_for_each (link, &server->listeners)
+        (void)shutdown(list_entry(link, struct nbd_listener, link)->fd, SHUT_RDWR);
+    while (!list_empty(&server->listeners))
+        co_waitq_wait(&server->changed, &server->lock);
+    /* Those that have chosen no export yet. */
+    hang_up(server, SHUT_RDWR);
+    while (!list_empty(&server->connections))
+        co_waitq_wait(&server->changed, &server->lock);
+    rt_mutex_unlock(&server->lock);
+    co_stop_lanes(server);
+}

@@ -1,0 +1,97 @@
+/*
+ * Block status: the extents of a range, in each context that the client has chosen.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "export/nbd/internal.h"
+
+/* Of all contexts together. */
+#define REPLY_BYTES (64 * KiB)
+
+struct extents {
+    const struct nbd_request *request;
+    uint8_t *at, *end; /* room for the next one */
+    uint64_t length;   /* of the one that grows; 0: none yet */
+    uint64_t flags;
+
+    bool full;
+};
+
+static size_t extent_bytes(const struct nbd_request *q)
+{
+    return q->connection->extended ? 16 : 8;
+}
+
+static void put(struct extents *e)
+{
+    if (!e->length)
+        return;
+    if (e->request->connection->extended) {
+        store_be64(e->at, e->length);
+        store_be64(e->at + 8, e->flags);
+    } else {
+        store_be32(e->at, (uint32_t)e->length);
+        store_be32(e->at + 4, (uint32_t)e->flags);
+    }
+    e->at += extent_bytes(e->request);
+    e->length = 0;
+    e->full = e->at + extent_bytes(e->request) > e->end || e->request->flags & NBD_CMD_FLAG_REQ_ONE;
+}
+
+static void add(struct extents *e, uint64_t length, uint64_t flags)
+{
+    if (e->length && e->flags != flags)
+        put(e);
+    if (e->full)
+        return;
+    e->flags = flags;
+    e->length += length;
+}
+
+static uint64_t flags_in(enum nbd_context context, const struct block_extent *extent)
+{
+    if (context == NBD_CONTEXT_DEPTH)
+        return extent->flags & BLOCK_STATUS_ALLOCATED ? extent->depth + 1 : 0;
+    return (extent->flags & BLOCK_STATUS_DATA ? 0 : NBD_STATE_HOLE) |
+           (extent->flags & BLOCK_STATUS_ZERO ? NBD_STATE_ZERO : 0);
+}
+
+/* The payload of one context's chunk, behind its length. */
+static int co_context(struct nbd_request *q, unsigned index, uint8_t **at, uint8_t *end)
+{
+    const struct nbd_connection *c = q->connection;
+    uint8_t *start = *at + 8;
+    size_t head = c->extended ? 8 : 4;
+    struct extents e = {.request = q, .at = start + head, .end = end};
+    uint64_t position = q->offset, last = q->offset + q->length;
+    while (position < last && !e.full) {
+        struct block_extent extent;
+        int r = co_root_status(c->export->root, position, last - position, &extent);
+        if (r < 0)
+            return r;
+        add(&e, extent.length, flags_in(c->contexts[index], &extent));
+        position += extent.length;
+    }
+    put(&e);
+    store_be32(start, index + 1);
+    if (c->extended)
+        store_be32(start + 4, (uint32_t)((size_t)(e.at - start - head) / 16));
+    store_be32(*at, (uint32_t)(e.at - start));
+    store_be32(*at + 4, index + 1 < c->context_count);
+    *at = e.at;
+    return 0;
+}
+
+int co_nbd_block_status(struct nbd_request *q)
+{
+    unsigned count = q->connection->context_count;
+    q->buffer_bytes = REPLY_BYTES;
+    q->buffer = nbd_buffer_get(&q->connection->lane->pool, REPLY_BYTES);
+    if (!q->buffer)
+        return -ENOMEM;
+    uint8_t *at = q->buffer;
+    int r = 0;
+    for (unsigned i = 0; i < count && r == 0; i++)
+        r = co_context(q, i, &at, q->buffer + REPLY_BYTES / count * (i + 1));
+    return r;
+}
