@@ -31,6 +31,9 @@ struct hws_image {
     const char *const *allow;
     /** Neither take nor test the image locks. Results may be torn when somebody writes. */
     bool force_share;
+    /** An internal snapshot, by its ID or else by its name: what is read is its content, and
+     * nothing can be written. NULL: the image as it is. */
+    const char *snapshot;
 };
 
 /** Marks a size that was not given. */
@@ -124,6 +127,27 @@ struct hws_resize {
 /** Changes the virtual size; the new end reads as zeroes. @ret_size_bytes the new size. */
 int hws_resize(const struct hws_image *image, const struct hws_resize *resize,
                uint64_t *ret_size_bytes, struct hws_error *err);
+
+/**
+ * The internal snapshots of an image, as JSON: [{"id", "name", "vm-state-size", "date-sec",
+ * "date-nsec", "vm-clock-sec", "vm-clock-nsec", "icount" (where known)}]; empty where the format
+ * has none. @ret_json ended with free().
+ */
+int hws_internal_snapshots(const struct hws_image *image, char **ret_json, struct hws_error *err);
+
+enum hws_snapshot_action {
+    HWS_SNAPSHOT_CREATE,
+    HWS_SNAPSHOT_APPLY, /* the image becomes what the snapshot is, its size included */
+    HWS_SNAPSHOT_DELETE,
+};
+
+/**
+ * Takes an internal snapshot named @name, or works on the one with the ID @name, else the first one
+ * of that name (-ENOENT). A failure leaves the image as it was. -ENOTSUP: the format has no
+ * internal snapshots.
+ */
+int hws_internal_snapshot(const struct hws_image *image, enum hws_snapshot_action action,
+                          const char *name, struct hws_error *err);
 
 /**
  * Makes @overlay with the image as its backing file: the image is the snapshot from then on, and

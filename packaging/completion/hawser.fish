@@ -10,7 +10,7 @@ complete -c hawser -n __fish_use_subcommand -a map -d 'Show where an image\'s da
 complete -c hawser -n __fish_use_subcommand -a resize -d 'Change the size of an image or an attached volume'
 complete -c hawser -n __fish_use_subcommand -a measure -d 'Tell how much storage an image will take'
 complete -c hawser -n __fish_use_subcommand -a rebase -d 'Put an image over another backing file'
-complete -c hawser -n __fish_use_subcommand -a snapshot -d 'Take a snapshot by an overlay, or go back to one'
+complete -c hawser -n __fish_use_subcommand -a snapshot -d 'Take snapshots, by overlays or inside an image, and go back to them'
 complete -c hawser -n __fish_use_subcommand -a attach -d 'Make an image a block device of this host'
 complete -c hawser -n __fish_use_subcommand -a export -d 'Export images to other hosts and to virtual machines'
 complete -c hawser -n __fish_use_subcommand -a detach -d 'Take a device away again'
@@ -46,6 +46,7 @@ complete -c hawser -n '__fish_seen_subcommand_from check' -l output -x -a 'human
 complete -c hawser -n '__fish_seen_subcommand_from convert' -F
 complete -c hawser -n '__fish_seen_subcommand_from convert' -F
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
+complete -c hawser -n '__fish_seen_subcommand_from convert' -l snapshot -s l -r -d 'read an internal snapshot, by its ID or name, instead of the image as it is'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l target-format -s O -r -a 'qcow2 raw' -d 'format of the target; qcow2 if not given, and with -n found from its header'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l options -s o -r -d 'options of the target\'s format (may be repeated); \'hawser help formats\' lists them'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l compress -s c -d 'write compressed clusters; -o compression_type=zstd chooses the codec'
@@ -66,6 +67,8 @@ complete -c hawser -n '__fish_seen_subcommand_from convert' -l output -x -a 'hum
 complete -c hawser -n '__fish_seen_subcommand_from compare' -F
 complete -c hawser -n '__fish_seen_subcommand_from compare' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
 complete -c hawser -n '__fish_seen_subcommand_from compare' -l second-format -s F -r -a 'qcow2 raw' -d 'format of the second image; found from its header if not given, but raw must be said'
+complete -c hawser -n '__fish_seen_subcommand_from compare' -l snapshot -r -d 'read an internal snapshot, by its ID or name, instead of the image as it is'
+complete -c hawser -n '__fish_seen_subcommand_from compare' -l second-snapshot -r -d 'read an internal snapshot of the second image'
 complete -c hawser -n '__fish_seen_subcommand_from compare' -l strict -s s -d 'sizes must be equal too'
 complete -c hawser -n '__fish_seen_subcommand_from compare' -l threads -r -d 'threads that read, up to 16; one a CPU, up to 4, if not given'
 complete -c hawser -n '__fish_seen_subcommand_from compare' -l requests -s m -r -d 'requests in flight on each thread, up to 64; 4 if not given'
@@ -75,6 +78,7 @@ complete -c hawser -n '__fish_seen_subcommand_from compare' -l quiet -s q -d 'pr
 complete -c hawser -n '__fish_seen_subcommand_from compare' -l output -x -a 'human json' -d 'human (the default) or json, for programs'
 complete -c hawser -n '__fish_seen_subcommand_from map' -F
 complete -c hawser -n '__fish_seen_subcommand_from map' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
+complete -c hawser -n '__fish_seen_subcommand_from map' -l snapshot -r -d 'read an internal snapshot, by its ID or name, instead of the image as it is'
 complete -c hawser -n '__fish_seen_subcommand_from map' -l start-offset -s s -r -d 'where to begin; 0 if not given'
 complete -c hawser -n '__fish_seen_subcommand_from map' -l max-length -s l -r -d 'how much to map; all if not given'
 complete -c hawser -n '__fish_seen_subcommand_from map' -l allow -r -a '(__fish_complete_directories)' -d 'a folder in which images may name backing and data files (may be repeated; the image\'s own folder if not given; / allows any)'
@@ -103,10 +107,15 @@ complete -c hawser -n '__fish_seen_subcommand_from rebase' -l allow -r -a '(__fi
 complete -c hawser -n '__fish_seen_subcommand_from rebase' -l quiet -s q -d 'show no progress'
 complete -c hawser -n '__fish_seen_subcommand_from snapshot' -F -a '(hawser list --names 2>/dev/null)'
 complete -c hawser -n '__fish_seen_subcommand_from snapshot' -F
+complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l list -s l -d 'list the snapshots inside the image'
+complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l create -s c -r -d 'take a snapshot inside the image'
+complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l apply -s a -r -d 'make the image what that snapshot is, and give up what it is now'
+complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l delete -s d -r -d 'delete a snapshot inside the image'
 complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l revert -d 'go back: give up what was written since the snapshot'
 complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l force -d 'with --revert: change the content although the device is in use'
 complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
 complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l allow -r -a '(__fish_complete_directories)' -d 'a folder in which images may name backing and data files (may be repeated; the image\'s own folder if not given; / allows any)'
+complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l force-share -s U -d 'open the image although somebody else writes it; what is read may be torn'
 complete -c hawser -n '__fish_seen_subcommand_from snapshot' -l output -x -a 'human json' -d 'human (the default) or json, for programs'
 complete -c hawser -n '__fish_seen_subcommand_from attach' -F
 complete -c hawser -n '__fish_seen_subcommand_from attach' -l name -r -d 'name of the volume; made from the image\'s name if not given'

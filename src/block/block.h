@@ -207,6 +207,42 @@ HWS_MUST_CHECK int co_block_resize(struct block_node *node, uint64_t size_bytes,
 HWS_MUST_CHECK int co_block_change_backing(struct block_node *node, const char *file,
                                            const char *format, struct hws_error *err);
 
+/* ---- internal snapshots ---- */
+
+struct block_snapshot {
+    char *id, *name; /* bytes as the image has them, up to the first zero */
+    uint64_t vm_state_bytes, disk_bytes;
+    uint64_t date_sec; /* since 1970, UTC */
+    uint32_t date_nsec;
+    uint64_t vm_clock_nsec;
+    bool has_icount;
+    uint64_t icount;
+};
+
+/** The snapshots inside the image, in its order. None where the format has no such thing. */
+HWS_MUST_CHECK int co_block_snapshots(struct block_node *node, struct block_snapshot **ret,
+                                      size_t *ret_count, struct hws_error *err);
+void block_snapshots_free(struct block_snapshot *snapshots, size_t count);
+/** The same as JSON in QEMU's words: [{"id", "name", "vm-state-size", ...}]; a new reference. */
+HWS_MUST_CHECK int co_block_snapshots_json(struct block_node *node, json_t **ret,
+                                           struct hws_error *err);
+
+enum block_snapshot_action {
+    BLOCK_SNAPSHOT_CREATE,
+    BLOCK_SNAPSHOT_APPLY, /* the image's state becomes that of the snapshot, size included */
+    BLOCK_SNAPSHOT_DELETE,
+};
+
+/** The longest name, as other implementations have it. */
+#define BLOCK_SNAPSHOT_NAME_MAX 255
+
+/**
+ * With no request in flight on @node (co_root_snapshot() sees to that). @name of a new snapshot;
+ * else its ID, or its name where no ID is the same. A failure changes nothing.
+ */
+HWS_MUST_CHECK int co_block_snapshot(struct block_node *node, enum block_snapshot_action action,
+                                     const char *name, struct hws_error *err);
+
 /* ---- making and checking images ---- */
 
 /**
@@ -328,6 +364,10 @@ void co_root_undrain(struct block_root *root);
 /** Resizes with the root drained. Exports learn of it from their own size callback (below). */
 HWS_MUST_CHECK int co_root_resize(struct block_root *root, uint64_t size_bytes,
                                   struct hws_error *err);
+
+/** co_block_snapshot() of the top, with the root drained. */
+HWS_MUST_CHECK int co_root_snapshot(struct block_root *root, enum block_snapshot_action action,
+                                    const char *name, struct hws_error *err);
 
 /**
  * Takes an overlay snapshot of a live chain: drains and flushes, then @overlay, which was created

@@ -47,6 +47,20 @@ int co_root_resize(struct block_root *root, uint64_t size_bytes, struct hws_erro
     return r;
 }
 
+int co_root_snapshot(struct block_root *root, enum block_snapshot_action action, const char *name,
+                     struct hws_error *err)
+{
+    uint64_t old_size = block_root_size(root);
+    if (root->options.read_only)
+        return hws_fail(err, EROFS, "'%.200s' is used read-only", root->node->filename);
+    co_root_drain(root);
+    int r = co_block_snapshot(root->node, action, name, err);
+    root_take_size(root);
+    co_root_undrain(root);
+    root_tell_size(root, old_size);
+    return r;
+}
+
 static int co_flush_top(struct block_root *root, struct hws_error *err)
 {
     int r = co_block_flush(root->node);

@@ -142,6 +142,18 @@ struct block_driver {
                              uint64_t to_offset, uint64_t length);
     int (*co_check)(struct block_node *node, unsigned repair, struct block_check *check,
                     struct hws_error *err);
+    /**
+     * Internal snapshots. @ret as block_snapshots_free() takes it. Changes come with nothing in
+     * flight on the node; one that fails has changed nothing. Names are @name's bytes; @id_or_name
+     * is an ID, else the first of that name: -ENOENT. co_snapshot_apply sets size_bytes.
+     */
+    int (*co_snapshots)(struct block_node *node, struct block_snapshot **ret, size_t *ret_count,
+                        struct hws_error *err);
+    int (*co_snapshot_create)(struct block_node *node, const char *name, struct hws_error *err);
+    int (*co_snapshot_apply)(struct block_node *node, const char *id_or_name,
+                             struct hws_error *err);
+    int (*co_snapshot_delete)(struct block_node *node, const char *id_or_name,
+                              struct hws_error *err);
     /** Adds the driver's own members to @info. */
     int (*co_info)(struct block_node *node, json_t *info, struct hws_error *err);
 

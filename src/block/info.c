@@ -27,6 +27,18 @@ static void put_backing(const struct block_node *node, json_t *info)
         json_object_set_new(info, "backing-filename-format", json_string(backing->driver->name));
 }
 
+static int co_put_snapshots(struct block_node *node, json_t *info, struct hws_error *err)
+{
+    json_t *snapshots;
+    int r = node->driver->co_snapshots ? co_block_snapshots_json(node, &snapshots, err) : 0;
+    if (r < 0 || !node->driver->co_snapshots)
+        return r;
+    if (json_array_size(snapshots))
+        json_object_set(info, "snapshots", snapshots);
+    json_decref(snapshots);
+    return 0;
+}
+
 /* The node itself; @ret a new reference. */
 static int co_info_one(struct block_node *node, json_t **ret, struct hws_error *err)
 {
@@ -43,6 +55,8 @@ static int co_info_one(struct block_node *node, json_t **ret, struct hws_error *
     if (corruptions)
         put_size(info, "corruptions-met", corruptions);
     int r = node->driver->co_info ? node->driver->co_info(node, info, err) : 0;
+    if (r == 0)
+        r = co_put_snapshots(node, info, err);
     if (r < 0) {
         json_decref(info);
         return err && err->code ? r : hws_wrap(err, r, "asking '%.200s'", node->filename);

@@ -8,7 +8,7 @@
 #include "cli/progress.h"
 
 struct compare_options {
-    const char *format, *second_format;
+    const char *format, *second_format, *snapshot, *second_snapshot;
     struct cli_list allow;
     bool strict, force_share, quiet;
     uint64_t threads, requests;
@@ -56,6 +56,8 @@ static int run(const void *arg, char **operands, unsigned count)
         .progress_arg = &progress,
     };
     b.format = options->second_format;
+    a.snapshot = options->snapshot;
+    b.snapshot = options->second_snapshot;
     progress_start(&progress, "comparing", options->quiet || options->output == CLI_JSON);
     int r = hws_compare(&a, &b, &how, &found, &err);
     progress_end(&progress);
@@ -73,6 +75,9 @@ static const struct cli_option table[] = {
     {"second-format", 'F', CLI_TEXT, offsetof(struct compare_options, second_format), "FMT",
      "format of the second image; found from its header if not given, but raw must be said",
      .completes = CLI_COMPLETE_FORMAT},
+    CLI_SNAPSHOT_OPTION(struct compare_options, 0),
+    {"second-snapshot", 0, CLI_TEXT, offsetof(struct compare_options, second_snapshot), "NAME",
+     "read an internal snapshot of the second image"},
     {"strict", 's', CLI_FLAG, offsetof(struct compare_options, strict), NULL,
      "sizes must be equal too"},
     {"threads", 0, CLI_UINT, offsetof(struct compare_options, threads), "N",
@@ -98,7 +103,9 @@ const struct cli_command cli_compare_command = {
                   "line is wrong.",
     .operands = {{"IMAGE", "two images", CLI_COMPLETE_FILE}},
     .examples = {{"a raw copy against its original",
-                  "hawser compare -f raw copy.img -F qcow2 disk.qcow2"}},
+                  "hawser compare -f raw copy.img -F qcow2 disk.qcow2"},
+                 {"what has changed since a snapshot",
+                  "hawser compare --snapshot monday disk.qcow2 disk.qcow2"}},
     .options = table,
     .options_bytes = sizeof(struct compare_options),
     .operands_min = 2,

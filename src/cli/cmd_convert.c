@@ -10,7 +10,7 @@
 #include <limits.h>
 
 struct convert_options {
-    const char *format, *target_format;
+    const char *format, *target_format, *snapshot;
     struct cli_list driver_options, allow;
     bool compress, existing, offload, overwrite, verify, no_sync, force_share, quiet;
     uint64_t level, sparse, size, threads, requests;
@@ -51,6 +51,7 @@ static int run(const void *arg, char **operands, unsigned count)
     struct hws_image from = CLI_IMAGE(options, operands[0]);
     struct hws_image to = {
         .path = operands[1], .format = options->target_format, .allow = from.allow};
+    from.snapshot = options->snapshot;
     struct progress progress;
     struct hws_converted done;
     struct hws_convert how = {
@@ -101,6 +102,7 @@ static int run(const void *arg, char **operands, unsigned count)
 
 static const struct cli_option table[] = {
     CLI_FORMAT_OPTION(struct convert_options),
+    CLI_SNAPSHOT_OPTION(struct convert_options, 'l'),
     {"target-format", 'O', CLI_TEXT, offsetof(struct convert_options, target_format), "FMT",
      "format of the target; qcow2 if not given, and with -n found from its header",
      .completes = CLI_COMPLETE_FORMAT},

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cli/image.h"
+#include "cli/internal_snapshot.h"
 #include "cli/output.h"
 
 struct info_options {
@@ -55,6 +56,11 @@ static void print_layer(json_t *info)
         char label[64];
         snprintf(label, sizeof(label), "  %s", key);
         print_value(label, value);
+    }
+    value = json_object_get(info, "snapshots");
+    if (json_array_size(value)) {
+        printf("snapshots:\n");
+        cli_print_snapshots(value);
     }
 }
 

@@ -9,7 +9,7 @@
 #include "cli/output.h"
 
 struct map_options {
-    const char *format;
+    const char *format, *snapshot;
     struct cli_list allow;
     bool force_share;
     uint64_t start, length;
@@ -108,6 +108,7 @@ static int run(const void *arg, char **operands, unsigned count)
     const struct map_options *options = arg;
     struct hws_error err = {0};
     struct hws_image image = CLI_IMAGE(options, operands[0]);
+    image.snapshot = options->snapshot;
     struct printer printer = {.json = options->output == CLI_JSON};
     uint64_t start = options->start == UINT64_MAX ? 0 : options->start;
     int r = hws_map(&image, start, options->length, print_extent, &printer, &err);
@@ -123,6 +124,7 @@ static int run(const void *arg, char **operands, unsigned count)
 
 static const struct cli_option table[] = {
     CLI_FORMAT_OPTION(struct map_options),
+    CLI_SNAPSHOT_OPTION(struct map_options, 0),
     {"start-offset", 's', CLI_SIZE, offsetof(struct map_options, start), "OFFSET",
      "where to begin; 0 if not given"},
     {"max-length", 'l', CLI_SIZE, offsetof(struct map_options, length), "LENGTH",

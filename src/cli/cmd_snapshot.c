@@ -1,9 +1,11 @@
 /*
- * `hawser snapshot`: overlay snapshots of images and of attached volumes, and the way back.
+ * `hawser snapshot`: overlay snapshots of images and of attached volumes, and the way back; and
+ * snapshots inside an image.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cli/image.h"
+#include "cli/internal_snapshot.h"
 #include "cli/output.h"
 #include "engine/client.h"
 #include <limits.h>
@@ -11,8 +13,10 @@
 struct snapshot_options {
     const char *format;
     struct cli_list allow;
-    bool force_share; /* never set: snapshots need the image for themselves */
+    bool force_share;
     bool revert, force;
+    bool list;
+    const char *create, *apply, *remove;
     int output;
 };
 
@@ -149,10 +153,57 @@ static int revert(const struct snapshot_options *options, const char *what, cons
                  : print_reverted(options, what, back ? back : "?", online);
 }
 
+/* @ret_name of what is to be done inside the image; NULL: nothing of that kind, or the list. */
+static int inside(const struct snapshot_options *options, enum hws_snapshot_action *ret_action,
+                  const char **ret_name)
+{
+    const char *const names[] = {[HWS_SNAPSHOT_CREATE] = options->create,
+                                 [HWS_SNAPSHOT_APPLY] = options->apply,
+                                 [HWS_SNAPSHOT_DELETE] = options->remove};
+    int wishes = options->list;
+    *ret_name = NULL;
+    for (unsigned i = 0; i < ARRAY_LEN(names); i++) {
+        if (!names[i])
+            continue;
+        wishes++;
+        *ret_name = names[i];
+        *ret_action = (enum hws_snapshot_action)i;
+    }
+    return wishes;
+}
+
+static int run_inside(const struct snapshot_options *options, char **operands, unsigned count)
+{
+    struct hws_error err = {0};
+    struct hws_image image = CLI_IMAGE(options, operands[0]);
+    enum hws_snapshot_action action = HWS_SNAPSHOT_CREATE;
+    const char *name;
+    int wishes = inside(options, &action, &name);
+    if (wishes > 1 || options->revert || options->force)
+        hws_fail(&err, EINVAL, "only one of --list, --create, --apply, --delete and --revert");
+    else if (count > 1)
+        hws_fail(&err, EINVAL, "'%.200s': a snapshot inside the image needs no other file",
+                 operands[1]);
+    else if (options->force_share && !options->list)
+        hws_fail(&err, EINVAL, "-U is for looking: --list");
+    if (err.code)
+        return out_error("snapshot", CLI_USAGE, &err);
+    return options->list ? cli_list_snapshots(&image, options->output == CLI_JSON)
+                         : cli_change_snapshot(&image, action, name, options->output == CLI_JSON);
+}
+
 static int run(const void *arg, char **operands, unsigned count)
 {
     const struct snapshot_options *options = arg;
     struct hws_error err = {0};
+    enum hws_snapshot_action action;
+    const char *name;
+    if (inside(options, &action, &name))
+        return run_inside(options, operands, count);
+    if (options->force_share) {
+        hws_fail(&err, EINVAL, "-U is for looking: --list");
+        return out_error("snapshot", CLI_USAGE, &err);
+    }
     if (options->revert)
         return revert(options, operands[0], count > 1 ? operands[1] : NULL);
     if (options->force) {
@@ -168,21 +219,31 @@ static int run(const void *arg, char **operands, unsigned count)
 }
 
 static const struct cli_option table[] = {
+    {"list", 'l', CLI_FLAG, offsetof(struct snapshot_options, list), NULL,
+     "list the snapshots inside the image"},
+    {"create", 'c', CLI_TEXT, offsetof(struct snapshot_options, create), "NAME",
+     "take a snapshot inside the image"},
+    {"apply", 'a', CLI_TEXT, offsetof(struct snapshot_options, apply), "NAME",
+     "make the image what that snapshot is, and give up what it is now"},
+    {"delete", 'd', CLI_TEXT, offsetof(struct snapshot_options, remove), "NAME",
+     "delete a snapshot inside the image"},
     {"revert", 0, CLI_FLAG, offsetof(struct snapshot_options, revert), NULL,
      "go back: give up what was written since the snapshot"},
     {"force", 0, CLI_FLAG, offsetof(struct snapshot_options, force), NULL,
      "with --revert: change the content although the device is in use"},
     CLI_FORMAT_OPTION(struct snapshot_options),
     CLI_ALLOW_OPTION(struct snapshot_options),
+    CLI_FORCE_SHARE_OPTION(struct snapshot_options),
     CLI_OUTPUT_OPTION(struct snapshot_options),
     {NULL},
 };
 
 const struct cli_command cli_snapshot_command = {
     .name = "snapshot",
-    .summary = "Take a snapshot by an overlay, or go back to one",
+    .summary = "Take snapshots, by overlays or inside an image, and go back to them",
     .synopsis =
-        "[OPTION...] NAME|DEVICE|IMAGE OVERLAY\n--revert [OPTION...] NAME|DEVICE|IMAGE [LAYER]",
+        "[OPTION...] NAME|DEVICE|IMAGE OVERLAY\n--revert [OPTION...] NAME|DEVICE|IMAGE [LAYER]\n"
+        "--list|--create NAME|--apply NAME|--delete NAME [OPTION...] IMAGE",
     .description =
         "Makes the qcow2 image OVERLAY with the present image as its backing file. The present "
         "image is the "
@@ -199,13 +260,21 @@ const struct cli_command cli_snapshot_command = {
         "device "
         "of an attached volume must not be mounted or open meanwhile. Layers between are left as "
         "they are; "
-        "nothing of this image uses them any more.",
+        "nothing of this image uses them any more.\n\n"
+        "--create, --apply, --delete and --list work on snapshots inside one qcow2 image, QEMU's "
+        "internal ones; NAME is the ID of one, or else its name. They share what has not changed, "
+        "and record the size of the disk. Each change takes effect in one step, so that a crash "
+        "leaves the image as it was or as it shall be. Other commands read such a snapshot with "
+        "--snapshot.",
     .operands = {{"NAME", "an image, or the name or device of an attachment",
                   CLI_COMPLETE_ATTACHMENT},
                  {"OVERLAY", "the file to make", CLI_COMPLETE_FILE}},
     .examples = {{"of a volume in use", "hawser snapshot disk disk-monday.qcow2"},
                  {"of an image", "hawser snapshot disk.qcow2 try.qcow2"},
-                 {"back to it", "umount /mnt/disk && hawser snapshot --revert disk"}},
+                 {"back to it", "umount /mnt/disk && hawser snapshot --revert disk"},
+                 {"inside an image", "hawser snapshot -c monday disk.qcow2"},
+                 {"the disk as it was then",
+                  "hawser convert --snapshot monday disk.qcow2 old.raw"}},
     .options = table,
     .options_bytes = sizeof(struct snapshot_options),
     .operands_min = 1,

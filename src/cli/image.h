@@ -30,6 +30,14 @@
             CLI_COMPLETE_NONE, false                                                           \
     }
 
+/* `type` has the field snapshot besides; only for commands that read. */
+#define CLI_SNAPSHOT_OPTION(type, letter)                                                        \
+    {                                                                                            \
+        "snapshot", letter, CLI_TEXT, offsetof(type, snapshot), "NAME",                          \
+            "read an internal snapshot, by its ID or name, instead of the image as it is", NULL, \
+            CLI_COMPLETE_NONE, false                                                             \
+    }
+
 #define CLI_IMAGE(options, image_path)                                  \
     {                                                                   \
         .path = (image_path), .format = (options)->format,              \

@@ -52,9 +52,16 @@ int co_call_open_cached(const struct hws_image *image, unsigned flags, enum bloc
 {
     struct block_policy policy = {.cache = cache, .allow = image->allow};
     json_t *description;
+    if (image->snapshot && (flags & BLOCK_OPEN_WRITE))
+        return hws_fail(err, EROFS, "'%s': an internal snapshot can only be read", image->path);
     int r = block_describe(image->path, image->format, &description, err);
     if (r < 0)
         return r;
+    if (image->snapshot &&
+        json_object_set_new(description, "snapshot", json_string_nocheck(image->snapshot)) < 0) {
+        json_decref(description);
+        return hws_fail(err, ENOMEM, "out of memory");
+    }
     if (!image->format)
         flags |= BLOCK_OPEN_PROBE;
     if (image->force_share)

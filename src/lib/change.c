@@ -1,5 +1,6 @@
 /*
- * Changing images that nobody has attached: hws_resize(), hws_snapshot(), hws_revert().
+ * Changing images that nobody has attached: hws_resize(), hws_internal_snapshot(), hws_snapshot(),
+ * hws_revert().
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -61,6 +62,37 @@ int hws_resize(const struct hws_image *image, const struct hws_resize *resize,
     if (r == 0)
         *ret_size_bytes = call.new_size;
     return r;
+}
+
+struct internal_snapshot {
+    const struct hws_image *image;
+    enum block_snapshot_action action;
+    const char *name;
+};
+
+static int co_internal_snapshot(void *arg, struct hws_error *err)
+{
+    const struct internal_snapshot *call = arg;
+    struct block_node *node;
+    int r = co_call_open(call->image, BLOCK_OPEN_WRITE | BLOCK_OPEN_NO_BACKING, &node, err);
+    if (r < 0)
+        return r;
+    r = co_block_snapshot(node, call->action, call->name, err);
+    return co_call_close(node, r, err);
+}
+
+int hws_internal_snapshot(const struct hws_image *image, enum hws_snapshot_action action,
+                          const char *name, struct hws_error *err)
+{
+    static const enum block_snapshot_action actions[] = {
+        [HWS_SNAPSHOT_CREATE] = BLOCK_SNAPSHOT_CREATE,
+        [HWS_SNAPSHOT_APPLY] = BLOCK_SNAPSHOT_APPLY,
+        [HWS_SNAPSHOT_DELETE] = BLOCK_SNAPSHOT_DELETE,
+    };
+    if ((unsigned)action >= ARRAY_LEN(actions))
+        return hws_fail(err, EINVAL, "there is no snapshot action %d", (int)action);
+    struct internal_snapshot call = {image, actions[action], name};
+    return call_run(co_internal_snapshot, &call, err);
 }
 
 struct snapshot {

@@ -1,5 +1,5 @@
 /*
- * Looking at images: hws_info(), hws_check(), hws_map(), hws_drivers().
+ * Looking at images: hws_info(), hws_internal_snapshots(), hws_check(), hws_map(), hws_drivers().
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -36,6 +36,33 @@ int hws_info(const struct hws_image *image, bool chain, char **ret_json, struct 
         return r;
     }
     return call_json_text(info.result, ret_json, err);
+}
+
+struct snapshots {
+    const struct hws_image *image;
+    json_t *result;
+};
+
+static int co_snapshots(void *arg, struct hws_error *err)
+{
+    struct snapshots *snapshots = arg;
+    struct block_node *node;
+    int r = co_call_open(snapshots->image, BLOCK_OPEN_NO_BACKING, &node, err);
+    if (r < 0)
+        return r;
+    r = co_block_snapshots_json(node, &snapshots->result, err);
+    return co_call_close(node, r, err);
+}
+
+int hws_internal_snapshots(const struct hws_image *image, char **ret_json, struct hws_error *err)
+{
+    struct snapshots call = {image, NULL};
+    int r = call_run(co_snapshots, &call, err);
+    if (r < 0) {
+        json_decref(call.result);
+        return r;
+    }
+    return call_json_text(call.result, ret_json, err);
 }
 
 struct check {

@@ -64,6 +64,16 @@ uint64_t rt_now_ns(void)
     return rt ? rt->ops->now_ns(rt) : rt_clock_ns();
 }
 
+uint64_t rt_wall_ns(void)
+{
+    struct rt *rt = queue_current_rt();
+    struct timespec now;
+    if (rt && rt->ops->wall_ns)
+        return rt->ops->wall_ns(rt);
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 uint64_t rt_random_u64(void)
 {
     struct rt *rt = queue_current_rt();

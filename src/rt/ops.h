@@ -123,6 +123,7 @@ struct rt_ops {
     int (*queue_start)(struct rt_queue *q);
 
     uint64_t (*now_ns)(struct rt *rt);
+    uint64_t (*wall_ns)(struct rt *rt); /* NULL: the kernel's */
     uint64_t (*random_u64)(struct rt *rt);
 
     void (*file_close)(struct rt_file *file);

@@ -126,6 +126,9 @@ void rt_later(struct rt_later *later);
 /** Monotonic nanoseconds; simulated time in the simulator. */
 uint64_t rt_now_ns(void);
 
+/** Nanoseconds since 1970, UTC: for dates that are recorded, never for measuring. */
+uint64_t rt_wall_ns(void);
+
 /** Random bits for identifiers (from getrandom(), or the simulator's seed). */
 uint64_t rt_random_u64(void);
 

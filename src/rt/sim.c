@@ -166,6 +166,12 @@ static uint64_t now_ns(struct rt *rt)
     return sim_of(rt)->now_ns;
 }
 
+/* The simulated world begins in 2020. */
+static uint64_t wall_ns(struct rt *rt)
+{
+    return 1577836800ull * 1000000000u + sim_of(rt)->now_ns;
+}
+
 static uint64_t identifier(struct rt *rt)
 {
     return random_u64(&sim_of(rt)->identifiers);
@@ -208,6 +214,7 @@ static const struct rt_ops sim_ops = {
     .serve = serve,
     .queue_start = queue_start,
     .now_ns = now_ns,
+    .wall_ns = wall_ns,
     .random_u64 = identifier,
     .file_close = file_close,
     .file_lock = file_lock,

@@ -413,6 +413,20 @@ int qcow2_cache_invalidate(struct qcow2 *q, uint64_t offset, uint64_t length)
     return r;
 }
 
+void qcow2_cache_forget(struct qcow2 *q)
+{
+    struct qcow2_cache *c = &q->cache;
+    rt_mutex_lock(&q->lock);
+    for (unsigned i = 0; i < c->buckets_count; i++) {
+        while (c->buckets[i]) {
+            struct qcow2_slice *slice = c->buckets[i];
+            assert(!slice->pins && !slice->loading && !slice->dirty && !slice->flushing);
+            forget(q, slice);
+        }
+    }
+    rt_mutex_unlock(&q->lock);
+}
+
 void qcow2_co_cache_drop(struct qcow2 *q, uint64_t offset, uint64_t length)
 {
     rt_mutex_lock(&q->lock);

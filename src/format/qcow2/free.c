@@ -179,19 +179,22 @@ static int64_t co_release_run(struct qcow2 *q, uint64_t cluster, uint32_t count)
     return r < 0 ? r : (int64_t)count;
 }
 
+void qcow2_co_release(struct qcow2 *q, uint64_t cluster, uint64_t count)
+{
+    while (count) {
+        int64_t run = co_release_run(q, cluster, (uint32_t)MIN(count, (uint64_t)UINT32_MAX));
+        if (run <= 0)
+            break; /* what is left leaks */
+        cluster += (uint64_t)run;
+        count -= (uint64_t)run;
+    }
+}
+
 void qcow2_co_reclaim_locked(struct qcow2 *q)
 {
     struct qcow2_freed e;
-    while (!atomic_load_explicit(&q->broken, memory_order_relaxed) && take_ready(q, &e)) {
-        uint64_t cluster = e.host >> q->cluster_bits;
-        while (e.clusters) {
-            int64_t run = co_release_run(q, cluster, e.clusters);
-            if (run <= 0)
-                break; /* what is left of the entry leaks */
-            cluster += (uint64_t)run;
-            e.clusters -= (uint32_t)run;
-        }
-    }
+    while (!atomic_load_explicit(&q->broken, memory_order_relaxed) && take_ready(q, &e))
+        qcow2_co_release(q, e.host >> q->cluster_bits, e.clusters);
 }
 
 void qcow2_co_reclaim(struct qcow2 *q)

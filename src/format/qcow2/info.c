@@ -33,8 +33,6 @@ int qcow2_co_info(struct block_node *node, json_t *info, struct hws_error *err)
     failed |= set_new(info, "cluster-size", json_integer((json_int_t)q->cluster_size));
     failed |=
         set_new(info, "dirty-flag", json_boolean(h->incompatible_features & QCOW2_INCOMPAT_DIRTY));
-    if (h->nb_snapshots)
-        failed |= set_new(info, "internal-snapshots", json_integer(h->nb_snapshots));
     /* As the image has them: bytes, which need not be UTF-8. */
     if (h->backing_file)
         failed |= set_new(info, "backing-filename", json_string_nocheck(h->backing_file));

@@ -77,9 +77,18 @@ static int co_clean(struct block_node *node, struct hws_error *err)
 /* What must hold before the image may be written. */
 static int co_check_writable(struct block_node *node, struct hws_error *err)
 {
-    uint64_t features = qcow2_of(node)->header.incompatible_features;
+    const struct qcow2 *q = qcow2_of(node);
+    uint64_t features = q->header.incompatible_features;
     if (node->check_only)
         return 0;
+    if (q->shows_snapshot)
+        return hws_fail(err, EROFS, "'%.200s': an internal snapshot can only be read",
+                        node->filename);
+    if (q->snapshots_unreadable)
+        return hws_fail(err, EUCLEAN,
+                        "'%.200s': its table of internal snapshots is damaged: repair it with "
+                        "check, or open it read-only",
+                        node->filename);
     if (features & QCOW2_INCOMPAT_CORRUPT)
         return hws_fail(err, EUCLEAN,
                         "'%.200s' is marked corrupt: repair it with check, or open it "
@@ -98,13 +107,22 @@ static void set_limits(struct block_node *node)
     node->zero_flags = BLOCK_MAY_UNMAP | BLOCK_OWN;
 }
 
-static int co_qcow2_open(struct block_node *node, const void *options, struct hws_error *err)
+const struct option_desc qcow2_open_options[] = {
+    {"snapshot", OPTION_STRING, offsetof(struct qcow2_open, snapshot),
+     "read an internal snapshot, named by its ID or name, instead of the image's present state"},
+    OPTION_END,
+};
+
+static int co_qcow2_open(struct block_node *node, const void *arg, struct hws_error *err)
 {
+    const struct qcow2_open *options = arg;
     struct qcow2 *q = qcow2_of(node);
     int r = qcow2_co_start(node, err);
     if (r < 0)
         return r;
     r = qcow2_co_keep_open(q, err);
+    if (r == 0 && options->snapshot)
+        r = qcow2_co_snapshot_show(q, options->snapshot, err);
     atomic_store(&node->size_bytes, q->header.size);
     set_limits(node);
     if (r == 0 && !node->read_only)
@@ -149,6 +167,8 @@ const struct block_driver qcow2_driver = {
     .kind = BLOCK_FORMAT,
     .needs_file = true,
     .state_bytes = sizeof(struct qcow2),
+    .options = qcow2_open_options,
+    .options_bytes = sizeof(struct qcow2_open),
     .create_options = qcow2_create_options,
     .create_options_bytes = sizeof(struct qcow2_create),
     .probe = probe,
@@ -168,5 +188,9 @@ const struct block_driver qcow2_driver = {
     .co_info = qcow2_co_info,
     .co_change_backing = qcow2_co_change_backing,
     .co_measure = qcow2_co_measure,
+    .co_snapshots = qcow2_co_snapshots,
+    .co_snapshot_create = qcow2_co_snapshot_create,
+    .co_snapshot_apply = qcow2_co_snapshot_apply,
+    .co_snapshot_delete = qcow2_co_snapshot_delete,
     .co_set_read_only = co_set_read_only,
 };

@@ -25,6 +25,7 @@
 #include "block/keep.h"
 #include "format/qcow2/header.h"
 #include "format/qcow2/qcow2_driver.h"
+#include "format/qcow2/snapshot.h"
 #include "rt/sync.h"
 
 /* ---- metadata cache (cache.c) ---- */
@@ -137,6 +138,9 @@ struct qcow2 {
     uint64_t reftable_entries;
     uint64_t *reftable_dirty; /* as l1_dirty */
     bool reftable_any_dirty;
+    struct qcow2_snapshots snapshots; /* as on disk; changes only with the node drained */
+    bool snapshots_unreadable;        /* their table: then the image is not written */
+    bool shows_snapshot;              /* L1 and size are those of one; read-only for good */
     /* Ranges of the file that no guest data may lie in: header, L1, refcount table, snapshot table.
      */
     struct {
@@ -353,6 +357,8 @@ HWS_MUST_CHECK int qcow2_slice_touch(struct qcow2 *q, struct qcow2_slice *slice)
  * refcounts are wrong and the range is live metadata. Takes q->lock.
  */
 HWS_MUST_CHECK int qcow2_cache_invalidate(struct qcow2 *q, uint64_t offset, uint64_t length);
+/** Forgets all slices; they are clean and nobody has one pinned. Takes q->lock. */
+void qcow2_cache_forget(struct qcow2 *q);
 /** Forgets them, dirty ones too, for a roll-back; waits for a flush pass that holds them. */
 void qcow2_co_cache_drop(struct qcow2 *q, uint64_t offset, uint64_t length);
 /** For a flush pass, with q->lock held: the slice is on disk (or not: @error) and goes back. */
@@ -504,6 +510,11 @@ void qcow2_freed_unreserve(struct qcow2 *q, unsigned entries);
  * @on_disk: L2 tables on disk may still name them.
  */
 void qcow2_freed_add(struct qcow2 *q, uint64_t host, uint32_t clusters, bool on_disk);
+/**
+ * Lowers the counts of clusters that neither the disk nor a request refers to any more, at once.
+ * What fails leaks. Caller holds alloc_lock.
+ */
+void qcow2_co_release(struct qcow2 *q, uint64_t cluster, uint64_t count);
 /** Lowers the refcounts of freed clusters whose time has come. Takes alloc_lock. */
 void qcow2_co_reclaim(struct qcow2 *q);
 void qcow2_co_reclaim_locked(struct qcow2 *q);
@@ -633,6 +644,24 @@ void qcow2_in_flight_begin(struct qcow2 *q, struct qcow2_in_flight *self, uint64
                            uint64_t end);
 void qcow2_in_flight_end(struct qcow2 *q, struct qcow2_in_flight *self);
 
+/* ---- internal snapshots: the driver's operations; snapshot.c, snapshot_change.c ---- */
+
+HWS_MUST_CHECK int qcow2_co_snapshots(struct block_node *node, struct block_snapshot **ret,
+                                      size_t *ret_count, struct hws_error *err);
+HWS_MUST_CHECK int qcow2_co_snapshot_create(struct block_node *node, const char *name,
+                                            struct hws_error *err);
+HWS_MUST_CHECK int qcow2_co_snapshot_apply(struct block_node *node, const char *id_or_name,
+                                           struct hws_error *err);
+HWS_MUST_CHECK int qcow2_co_snapshot_delete(struct block_node *node, const char *id_or_name,
+                                            struct hws_error *err);
+
+/* ---- options ---- */
+
+struct qcow2_open {
+    char *snapshot;
+};
+
+extern const struct option_desc qcow2_open_options[];
 extern const struct option_desc qcow2_create_options[];
 
 #endif

@@ -72,7 +72,7 @@ void qcow2_reserve_ranges(struct qcow2 *q)
     q->reserved_range[2].offset = h->refcount_table_offset;
     q->reserved_range[2].length = (uint64_t)h->refcount_table_clusters << q->cluster_bits;
     q->reserved_range[3].offset = h->nb_snapshots ? h->snapshots_offset : 0;
-    q->reserved_range[3].length = h->nb_snapshots * sizeof(struct qcow2_disk_snapshot);
+    q->reserved_range[3].length = q->snapshots.bytes;
 }
 
 /* ---- tables ---- */
@@ -131,6 +131,8 @@ int qcow2_co_tables_load(struct qcow2 *q, struct hws_error *err)
     if (r == 0)
         r = co_load_table(q, "L1 table", q->header.l1_table_offset, q->header.l1_size, &q->l1,
                           &q->l1_dirty, err);
+    if (r == 0)
+        r = qcow2_co_snapshots_load(q, err);
     if (r == 0 && !q->node->read_only)
         r = co_load_reftable(q, err);
     return r;
@@ -138,6 +140,7 @@ int qcow2_co_tables_load(struct qcow2 *q, struct hws_error *err)
 
 void qcow2_tables_free(struct qcow2 *q)
 {
+    qcow2_snapshots_free(&q->snapshots);
     qcow2_cache_free(q);
     free(steal_ptr(&q->l1));
     free(steal_ptr(&q->l1_dirty));
