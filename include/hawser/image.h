@@ -14,6 +14,7 @@
 
 #include "hawser/error.h"
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -34,7 +35,25 @@ struct hws_image {
     /** An internal snapshot, by its ID or else by its name: what is read is its content, and
      * nothing can be written. NULL: the image as it is. */
     const char *snapshot;
+    /** Open whatever the image names, wherever that lies: `allow` does not count. For images that
+     * the caller trusts as it trusts its own command line. */
+    bool trust_names;
+    /** A file without a known header is raw, also where an image names it without a format. A guest
+     * that writes another format's header into such a disk makes the next open follow it. */
+    bool probe_raw;
+    /** none, writeback, writethrough, directsync or unsafe; NULL: writeback. */
+    const char *cache;
 };
+
+/**
+ * The name of the format that begins like the @length bytes at @head (512 are enough), where it is
+ * one that others read and this library does not; NULL where it is none. Pure.
+ */
+const char *hws_foreign_format(const void *head, size_t length);
+
+/** The name of the format of this library that begins so, or NULL: raw, foreign or unknown. Pure.
+ */
+const char *hws_probe(const void *head, size_t length);
 
 /** Marks a size that was not given. */
 #define HWS_SIZE_UNSET UINT64_MAX
@@ -48,6 +67,8 @@ struct hws_create {
     const char *backing_format;
     /** "name=value,name=value" texts of the format's own options; NULL-terminated, may be NULL. */
     const char *const *options;
+    /** Record the backing file without opening it: size and backing format must be given. */
+    bool unsafe_backing;
     /** Replace an existing file. */
     bool overwrite;
 };

@@ -47,6 +47,7 @@ enum block_cache {
     BLOCK_CACHE_NONE,         /* O_DIRECT; durable at flush */
     BLOCK_CACHE_WRITETHROUGH, /* page cache; every write is durable when it completes */
     BLOCK_CACHE_UNSAFE,       /* flushes are ignored: for scratch data only */
+    BLOCK_CACHE_DIRECTSYNC,   /* O_DIRECT; every write is durable when it completes */
 };
 
 enum block_discard { BLOCK_DISCARD_UNMAP, BLOCK_DISCARD_IGNORE };
@@ -70,6 +71,8 @@ struct block_policy {
        word for word; NULL-terminated. NULL: only the folder of the image that does the naming.
        {"/", NULL}: any path */
     const char *const *allow;
+    bool trust_names;     /* `allow` does not count: any name, wherever it leads */
+    bool probe_raw;       /* BLOCK_OPEN_PROBE answers raw where no header is known */
     uint64_t cache_bytes; /* metadata cache budget of the whole chain; 0: 16 MiB */
     struct block_keep
         *keep; /* NULL, or where unwritten changes survive the process (block/keep.h) */
@@ -175,7 +178,7 @@ struct block_extent {
     unsigned flags;
     uint64_t host_offset; /* where the bytes lie in `file` */
     const struct block_node *file;
-    unsigned depth; /* layers below the asked node that answered; 0: itself */
+    unsigned depth; /* layers below the asked node down to the one that answered; 0: itself */
 };
 
 /** What lies at @offset: one extent of at most @length bytes, looking into this layer only. */
@@ -293,6 +296,14 @@ HWS_MUST_CHECK int co_block_check(struct block_node *node, unsigned repair,
  * is opened: drivers_register() of src/drivers, or a test's own table. NULL-terminated, not copied.
  */
 void block_drivers_register(const struct block_driver *const *table);
+
+/**
+ * The format that begins like the @length bytes at @head, where it is one that others read and no
+ * driver here does; else NULL. @head is the first 512 bytes of a file, or what it has. Pure.
+ */
+const char *block_foreign_format(const void *head, size_t length);
+/** The format driver that is surest of the @length bytes at @head, or NULL. Pure. */
+const struct block_driver *block_probe(const uint8_t *head, size_t length);
 
 /** NULL-terminated table of all drivers, and look-up by name (NULL where there is none). */
 const struct block_driver *const *block_drivers(void);

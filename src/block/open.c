@@ -215,16 +215,28 @@ static int co_probe(struct block_node *file, const struct block_driver **ret, st
     int r = co_block_read(file, 0, sgl_one(&iov, head, (size_t)length), 0);
     if (r < 0)
         return hws_wrap(err, r, "'%.200s': reading the header", file->filename);
-    int best = 0;
-    *ret = NULL;
-    for (const struct block_driver *const *d = block_drivers(); *d; d++) {
-        int score = (*d)->probe ? (*d)->probe(head, (size_t)length) : 0;
-        if (score > best) {
-            best = score;
-            *ret = *d;
-        }
-    }
+    *ret = block_probe(head, (size_t)length);
     return 0;
+}
+
+/* A container of a format that is not here must not pass for a disk of its bytes. */
+static int co_take_as_raw(struct block_node *file, const struct block_driver **ret,
+                          struct hws_error *err)
+{
+    uint8_t head[512];
+    struct iovec iov;
+    size_t length = MIN(block_size(file), sizeof(head));
+    int r = co_block_read(file, 0, sgl_one(&iov, head, length), 0);
+    if (r < 0)
+        return hws_wrap(err, r, "'%.200s': reading the header", file->filename);
+    const char *foreign = block_foreign_format(head, length);
+    if (foreign)
+        return hws_fail(err, ENOTSUP,
+                        "'%.200s' is an image of format '%s', for which there is no driver; if it "
+                        "is a raw image, say so (format raw)",
+                        file->filename, foreign);
+    *ret = block_driver_find("raw");
+    return *ret ? 0 : hws_fail(err, EINVAL, "no driver is called 'raw'");
 }
 
 /* Finds the format of what @description, which names no driver, has as its file. */
@@ -247,7 +259,9 @@ static int co_find_format(const struct place *place, const json_t *description, 
     if (r < 0)
         return r;
     r = co_probe(node, ret, err);
-    if (r == 0 && !*ret)
+    if (r == 0 && !*ret && place->opening->context->policy.probe_raw)
+        r = co_take_as_raw(node, ret, err);
+    else if (r == 0 && !*ret)
         r = hws_fail(err, EINVAL,
                      "'%.200s' has no header of a known format; if it is a raw image, say so "
                      "(format raw)",

@@ -166,6 +166,20 @@ static int find_folder(const struct block_policy *policy, const char *naming, co
         "which lies outside the image's own folder; allow its folder (--allow) to open it", err);
 }
 
+/* Trusted names: taken as they stand, beside the file that names them. */
+static int follow(const char *naming, const char *name, const char *path_text, char **ret_path,
+                  struct hws_error *err)
+{
+    const char *slash = strrchr(naming, '/');
+    int folder_bytes = *path_text == '/' || !slash ? 0 : (int)(slash - naming) + 1;
+    if (name == path_text && !is_path(name))
+        return 0;
+    if (asprintf(ret_path, "%.*s%s", folder_bytes, naming, path_text) >= 0)
+        return 0;
+    *ret_path = NULL;
+    return hws_fail(err, ENOMEM, "out of memory");
+}
+
 int policy_resolve(const struct block_policy *policy, const char *naming, const char *name,
                    char **ret_path, char **ret_beneath, struct hws_error *err)
 {
@@ -175,6 +189,8 @@ int policy_resolve(const struct block_policy *policy, const char *naming, const 
     if (strnlen(name, PATH_MAX) == PATH_MAX)
         return hws_fail(err, ENAMETOOLONG, "'%.200s' names a file with an overlong name", naming);
     const char *path_text = strncmp(name, "file:", 5) == 0 ? name + 5 : name;
+    if (policy->trust_names)
+        return follow(naming, name, path_text, ret_path, err);
     if (!is_path(path_text) || strncmp(path_text, "//", 2) == 0) {
         if (word_for_word(policy, name))
             return 0;

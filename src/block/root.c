@@ -150,7 +150,8 @@ int co_root_read(struct block_root *root, uint64_t offset, struct sgl buffer, un
 /* The flags of a change by the cache mode. */
 static unsigned durability(const struct block_root *root, unsigned flags)
 {
-    if (root->options.cache == BLOCK_CACHE_WRITETHROUGH)
+    if (root->options.cache == BLOCK_CACHE_WRITETHROUGH ||
+        root->options.cache == BLOCK_CACHE_DIRECTSYNC)
         return flags | BLOCK_FUA;
     if (root->options.cache == BLOCK_CACHE_UNSAFE)
         return flags & ~(unsigned)BLOCK_FUA;

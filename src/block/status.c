@@ -62,6 +62,7 @@ int co_block_status(struct block_node *node, uint64_t offset, uint64_t length,
 static int status_once(struct block_node *node, uint64_t offset, uint64_t length,
                        struct block_extent *ret)
 {
+    unsigned reached = 0;
     for (unsigned depth = 0; node; depth++, node = node->child[BLOCK_BACKING]) {
         uint64_t size = block_size(node);
         if (offset >= size)
@@ -71,12 +72,12 @@ static int status_once(struct block_node *node, uint64_t offset, uint64_t length
         if (r < 0)
             return r;
         length = ret->length;
-        ret->depth = depth;
+        ret->depth = reached = depth;
         if (ret->flags & BLOCK_STATUS_ALLOCATED)
             return 0;
     }
-    /* Nobody has it. */
-    *ret = (struct block_extent){.length = length, .flags = BLOCK_STATUS_ZERO};
+    /* Nobody has it: the last layer that was asked says so. */
+    *ret = (struct block_extent){.length = length, .flags = BLOCK_STATUS_ZERO, .depth = reached};
     return 0;
 }
 

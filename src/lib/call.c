@@ -47,14 +47,37 @@ int co_call_open(const struct hws_image *image, unsigned flags, struct block_nod
     return co_call_open_cached(image, flags, BLOCK_CACHE_WRITEBACK, ret, err);
 }
 
+/* By enum block_cache. */
+static const char *const cache_names[] = {"writeback", "none", "writethrough", "unsafe",
+                                          "directsync"};
+
+static int find_cache(const char *name, enum block_cache *ret, struct hws_error *err)
+{
+    for (unsigned i = 0; name && i < ARRAY_LEN(cache_names); i++)
+        if (strcmp(name, cache_names[i]) == 0) {
+            *ret = (enum block_cache)i;
+            return 0;
+        }
+    return name ? hws_fail(err, EINVAL,
+                           "no cache mode is called '%.64s'; there are none, writeback, "
+                           "writethrough, directsync and unsafe",
+                           name)
+                : 0;
+}
+
 int co_call_open_cached(const struct hws_image *image, unsigned flags, enum block_cache cache,
                         struct block_node **ret, struct hws_error *err)
 {
-    struct block_policy policy = {.cache = cache, .allow = image->allow};
+    struct block_policy policy = {.cache = cache,
+                                  .allow = image->allow,
+                                  .trust_names = image->trust_names,
+                                  .probe_raw = image->probe_raw};
     json_t *description;
     if (image->snapshot && (flags & BLOCK_OPEN_WRITE))
         return hws_fail(err, EROFS, "'%s': an internal snapshot can only be read", image->path);
-    int r = block_describe(image->path, image->format, &description, err);
+    int r = find_cache(image->cache, &policy.cache, err);
+    if (r == 0)
+        r = block_describe(image->path, image->format, &description, err);
     if (r < 0)
         return r;
     if (image->snapshot &&

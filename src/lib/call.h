@@ -24,7 +24,8 @@ HWS_MUST_CHECK int call_run(call_fn *fn, void *arg, struct hws_error *err);
 HWS_MUST_CHECK int co_call_open(const struct hws_image *image, unsigned flags,
                                 struct block_node **ret, struct hws_error *err);
 
-/** The same with a cache mode; co_call_open() takes BLOCK_CACHE_WRITEBACK. */
+/** The same with the cache mode that counts where @image names none; co_call_open() takes
+ * BLOCK_CACHE_WRITEBACK. */
 HWS_MUST_CHECK int co_call_open_cached(const struct hws_image *image, unsigned flags,
                                        enum block_cache cache, struct block_node **ret,
                                        struct hws_error *err);

@@ -70,6 +70,8 @@ static int co_look_at_backing(const struct creation *c, const char *format, uint
     struct hws_image backing = {.path = path,
                                 .format = format,
                                 .allow = c->image->allow,
+                                .trust_names = c->image->trust_names,
+                                .probe_raw = c->image->probe_raw,
                                 .force_share = c->image->force_share};
     struct block_node *node;
     r = co_call_open(&backing, BLOCK_OPEN_NO_BACKING, &node, err);
@@ -99,6 +101,10 @@ static int co_add_backing(const struct creation *c, const struct block_driver *d
         return format ? hws_fail(err, EINVAL, "a backing format needs a backing file (-b)") : 0;
     if (!format)
         format = json_string_value(json_object_get(options, format_option));
+    if (c->create->unsafe_backing) {
+        json_object_set_new(options, format_option, format ? json_string(format) : NULL);
+        return 0;
+    }
     uint64_t backing_size = 0;
     struct hws_create named = *c->create;
     named.backing = backing;

@@ -202,6 +202,18 @@ int hws_map(const struct hws_image *image, uint64_t start, uint64_t length, hws_
     return call_run(co_map, &map, err);
 }
 
+const char *hws_foreign_format(const void *head, size_t length)
+{
+    return block_foreign_format(head, length);
+}
+
+const char *hws_probe(const void *head, size_t length)
+{
+    call_prepare();
+    const struct block_driver *driver = block_probe(head, length);
+    return driver ? driver->name : NULL;
+}
+
 char *hws_drivers(void)
 {
     static const char *const kinds[] = {"format", "backend", "filter"};

@@ -27,8 +27,17 @@
 static bool wants_direct(const struct block_node *node, const struct file_options *o)
 {
     if (o->direct == FILE_DIRECT_AUTO)
-        return block_policy_of(node)->cache == BLOCK_CACHE_NONE;
+        return block_policy_of(node)->cache == BLOCK_CACHE_NONE ||
+               block_policy_of(node)->cache == BLOCK_CACHE_DIRECTSYNC;
     return o->direct == FILE_DIRECT_ON;
+}
+
+/* Metadata is written below the roots, which know of the mode; here it holds for all. */
+static int sync_flag(const struct block_node *node, bool writable)
+{
+    enum block_cache cache = block_policy_of(node)->cache;
+    bool through = cache == BLOCK_CACHE_WRITETHROUGH || cache == BLOCK_CACHE_DIRECTSYNC;
+    return writable && through ? O_DSYNC : 0;
 }
 
 /* O_NONBLOCK keeps a FIFO from hanging the open; on files it would make io_uring refuse to wait. */
@@ -48,7 +57,8 @@ static int co_open_handle(struct block_node *node, bool writable, struct rt_file
 {
     struct file *f = node->state;
     struct rt_open how = {
-        .flags = (writable ? O_RDWR : O_RDONLY) | (f->direct ? O_DIRECT : 0) | O_NONBLOCK,
+        .flags = (writable ? O_RDWR : O_RDONLY) | (f->direct ? O_DIRECT : 0) | O_NONBLOCK |
+                 sync_flag(node, writable),
         .beneath = node->beneath,
     };
     struct rt_file *handle = NULL;
@@ -82,7 +92,7 @@ static int co_claim_device(struct block_node *node, struct hws_error *err)
 {
     struct file *f = node->state;
     struct rt_open how = {
-        .flags = O_RDWR | O_EXCL | (f->direct ? O_DIRECT : 0),
+        .flags = O_RDWR | O_EXCL | (f->direct ? O_DIRECT : 0) | sync_flag(node, true),
         .beneath = node->beneath,
     };
     struct rt_file *claimed = NULL;
