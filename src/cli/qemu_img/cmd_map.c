@@ -1,0 +1,165 @@
+/*
+ * qemu-img map.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cli/qemu_img/qemu_img.h"
+
+struct map {
+    const char *format;
+    unsigned reach;
+    bool json;
+    uint64_t start, length;
+};
+
+/* The extent that is held back until its end is known. */
+struct walk {
+    const struct map *how;
+    struct hws_extent held;
+    char *file;
+    bool any;
+    int failed;
+};
+
+static void print_json(struct walk *walk)
+{
+    const struct hws_extent *e = &walk->held;
+    printf("%s{ \"start\": %llu, \"length\": %llu, \"depth\": %u, \"present\": %s, \"zero\": %s, "
+           "\"data\": %s",
+           walk->any ? ",\n" : "[", (unsigned long long)e->start, (unsigned long long)e->length,
+           e->depth, e->present ? "true" : "false", e->zero ? "true" : "false",
+           e->data ? "true" : "false");
+    if (e->mapped)
+        printf(", \"offset\": %llu", (unsigned long long)e->offset);
+    putchar('}');
+    walk->any = true;
+}
+
+static void print_human(struct walk *walk)
+{
+    const struct hws_extent *e = &walk->held;
+    if (!e->data || e->zero)
+        return;
+    if (!e->mapped) {
+        qi_error("File contains external, encrypted or compressed clusters.");
+        walk->failed = 1;
+        return;
+    }
+    printf("%#-16llx%#-16llx%#-16llx%s\n", (unsigned long long)e->start,
+           (unsigned long long)e->length, (unsigned long long)e->offset,
+           walk->file ? walk->file : "");
+}
+
+static void print_held(struct walk *walk)
+{
+    if (walk->how->json)
+        print_json(walk);
+    else
+        print_human(walk);
+}
+
+static bool joins(const struct walk *walk, const struct hws_extent *e)
+{
+    const struct hws_extent *held = &walk->held;
+    bool same_file = !walk->file == !e->file && (!e->file || strcmp(walk->file, e->file) == 0);
+    return held->length && held->depth == e->depth && held->present == e->present &&
+           held->data == e->data && held->zero == e->zero && held->mapped == e->mapped &&
+           (!e->mapped || (held->offset + held->length == e->offset && same_file));
+}
+
+static int step(void *arg, const struct hws_extent *extent)
+{
+    struct walk *walk = arg;
+    if (joins(walk, extent)) {
+        walk->held.length += extent->length;
+        return 0;
+    }
+    if (walk->held.length)
+        print_held(walk);
+    walk->held = *extent;
+    free(walk->file);
+    walk->file = extent->file ? strdup(extent->file) : NULL;
+    return walk->failed ? -ECANCELED : 0;
+}
+
+static int run(const struct map *how, const char *name)
+{
+    autooperand operand;
+    struct hws_error err = {0};
+    struct walk walk = {.how = how};
+    if (qi_operand(&operand, name, how->format, NULL, how->reach) < 0)
+        return 1;
+    uint64_t size;
+    if (qi_virtual_size(&operand, &size, &err) < 0)
+        return qi_explain(&operand, &err);
+    if (!how->json)
+        printf("%-16s%-16s%-16s%s\n", "Offset", "Length", "Mapped to", "File");
+    int r = 0;
+    if (how->start < size && how->length)
+        r = hws_map(&operand.image, how->start, how->length, step, &walk, &err);
+    if (r == 0 && walk.held.length)
+        print_held(&walk);
+    if (how->json && r == 0 && !walk.any) {
+        walk.held = (struct hws_extent){.start = how->start};
+        print_json(&walk);
+    }
+    if (how->json && r == 0)
+        printf("]\n");
+    free(walk.file);
+    if (r < 0 && !walk.failed)
+        return qi_explain(&operand, &err);
+    return walk.failed;
+}
+
+enum { OUTPUT = 256, IMAGE_OPTS };
+
+int qi_map(int argc, char **argv)
+{
+    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
+                                          {"format", required_argument, NULL, 'f'},
+                                          {"output", required_argument, NULL, OUTPUT},
+                                          {"object", required_argument, NULL, QI_OBJECT},
+                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
+                                          {"force-share", no_argument, NULL, 'U'},
+                                          {"start-offset", required_argument, NULL, 's'},
+                                          {"max-length", required_argument, NULL, 'l'},
+                                          {NULL, 0, NULL, 0}};
+    struct qi_args args = {argc, argv, "f:s:l:U", longs, 0, ""};
+    struct map how = {.length = UINT64_MAX};
+    const char *output = NULL;
+    for (int o; (o = qi_next(&args)) != QI_DONE;) {
+        switch (o) {
+        case QI_EXIT:
+            return args.exit_code;
+        case 'f':
+            how.format = optarg;
+            break;
+        case 'U':
+            how.reach |= QI_FORCE_SHARE;
+            break;
+        case OUTPUT:
+            output = optarg;
+            break;
+        case IMAGE_OPTS:
+            how.reach |= QI_IMAGE_OPTS;
+            break;
+        case 's':
+            if (qi_size_argument("start offset", optarg, 0, INT64_MAX, &how.start))
+                return 1;
+            break;
+        case 'l':
+            if (qi_size_argument("max length", optarg, 0, INT64_MAX, &how.length))
+                return 1;
+            break;
+        }
+    }
+    if (optind != argc - 1)
+        return qi_usage("Expecting one image file name");
+    int json = qi_output(output);
+    if (json < 0)
+        return 1;
+    how.json = json;
+    if (how.format && how.reach & QI_IMAGE_OPTS)
+        return qi_error("--image-opts and --format are mutually exclusive");
+    return run(&how, argv[optind]);
+}

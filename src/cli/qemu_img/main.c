@@ -1,0 +1,123 @@
+/*
+ * The way from the command line to the subcommand, and the texts that all of them print.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cli/qemu_img/qemu_img.h"
+
+static const struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *synopsis;
+} commands[] = {
+    {"check", qi_check,
+     "[--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] "
+     "filename"},
+    {"compare", qi_compare,
+     "[--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2"},
+    {"create", qi_create,
+     "[-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]"},
+    {"info", qi_info, "[--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename"},
+    {"map", qi_map,
+     "[--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] "
+     "filename"},
+    {"resize", qi_resize,
+     "[--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] filename [+ | -]size"},
+};
+
+static void print_message(const char *prefix, const char *format, va_list arguments)
+{
+    fprintf(stderr, "qemu-img: %s", prefix);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+}
+
+int qi_error(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fflush(stdout);
+    print_message("", format, arguments);
+    va_end(arguments);
+    return 1;
+}
+
+int qi_usage(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fflush(stdout);
+    print_message("", format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "Try 'qemu-img --help' for more information\n");
+    return 1;
+}
+
+void qi_warning(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    fflush(stdout);
+    print_message("warning: ", format, arguments);
+    va_end(arguments);
+}
+
+static void print_version(void)
+{
+    printf("qemu-img version " QI_VERSION " (hawser)\n");
+}
+
+void qi_help(void)
+{
+    print_version();
+    printf("usage: qemu-img [standard options] command [command options]\n"
+           "Hawser's image work with the command line of qemu-img\n\n"
+           "    '-h', '--help'       display this help and exit\n"
+           "    '-V', '--version'    output version information and exit\n\n"
+           "Command syntax:\n");
+    for (unsigned i = 0; i < ARRAY_LEN(commands); i++)
+        printf("  %s %s\n", commands[i].name, commands[i].synopsis);
+    printf(
+        "\nSizes are bytes, or end in k, M, G, T, P or E (powers of 1024). Cache modes are none,\n"
+        "writeback, writethrough, directsync and unsafe. '-o help' tells the options of a "
+        "format.\n"
+        "What differs from QEMU's tool: docs/qemu-img.md.\n\n"
+        "Supported formats: file host_device null-aio null-co qcow2 raw\n");
+}
+
+int qemu_img_main(int argc, char **argv)
+{
+    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
+                                          {"version", no_argument, NULL, 'V'},
+                                          {"trace", required_argument, NULL, 'T'},
+                                          {NULL, 0, NULL, 0}};
+    if (argc < 2)
+        return qi_usage("Not enough arguments");
+    for (int c; (c = getopt_long(argc, argv, "+:hVT:", longs, NULL)) != -1;) {
+        switch (c) {
+        case ':':
+            return qi_usage("missing argument for option '%s'", argv[optind - 1]);
+        case 'h':
+            qi_help();
+            return 0;
+        case 'V':
+            print_version();
+            return 0;
+        case 'T':
+            return qi_error("--trace: this program has no trace points");
+        default:
+            return qi_usage("unrecognized option '%s'", argv[optind - 1]);
+        }
+    }
+    if (optind >= argc)
+        return qi_usage("Not enough arguments");
+    const char *name = argv[optind];
+    argc -= optind;
+    argv += optind;
+    /* 0 makes the library look at POSIXLY_CORRECT and at the letters anew. */
+    optind = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(commands); i++)
+        if (strcmp(commands[i].name, name) == 0)
+            return commands[i].run(argc, argv);
+    return qi_usage("Command not found: %s", name);
+}

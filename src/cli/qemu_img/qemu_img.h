@@ -1,0 +1,223 @@
+/*
+ * The qemu-img personality: what its subcommands share.
+ *
+ * Called by the name qemu-img, the program takes that tool's command line, prints its texts and
+ * JSON and leaves its exit codes, for the programs and scripts that run it. Everything here is
+ * learnt from the manual page and from running version 7.2 next to this one; tests/interop/
+ * qemu_img.py holds both side by side.
+ *
+ *     main.c       the table of subcommands        operand.c  names of images, --image-opts
+ *     args.c       options as getopt takes them    explain.c  why an image did not open
+ *     size.c       sizes, read and printed         json.c     JSON and indented text
+ *     create_options.c   -o                        progress.c (12.34/100%)
+ *     cmd_*.c      one file a subcommand
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef QEMU_IMG_H
+#define QEMU_IMG_H
+
+#include "base/common.h"
+#include "hawser/image.h"
+#include <getopt.h>
+#include <jansson.h>
+
+/** The version whose behaviour this is. */
+#define QI_VERSION "7.2.22"
+
+/** Runs the command line; @return the exit code. */
+int qemu_img_main(int argc, char **argv);
+
+/* ---- main.c: messages ---- */
+
+/** "qemu-img: TEXT" to standard error. @return 1, the usual exit code. */
+int qi_error(const char *format, ...) HWS_PRINTF(1, 2);
+/** The same with the pointer to --help below it. */
+int qi_usage(const char *format, ...) HWS_PRINTF(1, 2);
+/** "qemu-img: warning: TEXT". */
+void qi_warning(const char *format, ...) HWS_PRINTF(1, 2);
+void qi_help(void);
+
+/* ---- args.c ---- */
+
+#define QI_OBJECT 900 /* the long option --object, refused by qi_next() */
+#define QI_DONE   (-1)
+#define QI_EXIT   (-2)
+
+struct qi_args {
+    int argc;
+    char **argv;
+    const char *letters; /* of getopt_long(), without the leading ":h" */
+    const struct option *longs;
+    int exit_code; /* after QI_EXIT */
+    char all_letters[64];
+};
+
+/**
+ * The next option as getopt_long() gives it, with optarg and optind; QI_DONE behind the last one.
+ * QI_EXIT: told everything already, the command ends with exit_code.
+ */
+int qi_next(struct qi_args *args);
+
+enum qi_cache_use { QI_CACHE_TARGET, QI_CACHE_SOURCE };
+/** Is @name a cache mode? If not, says so. */
+bool qi_cache_known(const char *name, enum qi_cache_use use);
+/** "--output": 0 human, 1 JSON, -1 told as unknown. */
+int qi_output(const char *name);
+
+/* ---- size.c ---- */
+
+/**
+ * A size with fraction, hexadecimal digits and suffix. @end NULL: the text must end there.
+ * @return 0, -EINVAL or -ERANGE.
+ */
+int qi_parse_size(const char *text, uint64_t *ret);
+/** The same for an argument called @what; tells what is wrong with it. @return 0 or 1, told. */
+int qi_size_argument(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *ret);
+/** "1.5 MiB". */
+const char *qi_human_size(uint64_t bytes, char *buffer, size_t length);
+
+/* ---- operand.c ---- */
+
+enum qi_reach {
+    QI_IMAGE_OPTS = 1 << 0, /* the text is "driver=qcow2,file.filename=..." */
+    QI_FORCE_SHARE = 1 << 1,
+    QI_WRITE = 1 << 2, /* for what is told: which lock, and that raw was guessed */
+};
+
+/* One image on the command line. */
+struct qi_operand {
+    const char *text;       /* as typed */
+    const char *format;     /* as typed, or NULL */
+    unsigned reach;         /* enum qi_reach */
+    struct hws_image image; /* for the library; no names are refused, raw is probed */
+    char *path;             /* what image.path points to */
+    char *file;             /* the local file at the bottom; NULL where it is none */
+    char *shown;            /* the file name in output */
+    char driver[32];        /* its format, given or probed, in qemu's word; "" where not known */
+};
+
+/** Takes the text apart and looks at the file's header. Tells what is wrong. @return 0 or -errno.
+ */
+HWS_MUST_CHECK int qi_operand(struct qi_operand *operand, const char *text, const char *format,
+                              const char *cache, unsigned reach);
+void qi_operand_free(struct qi_operand *operand);
+#define autooperand __attribute__((cleanup(qi_operand_free))) struct qi_operand
+
+/** The virtual size, through the whole chain: qemu opens all of it. @return 0 or -errno. */
+HWS_MUST_CHECK int qi_virtual_size(const struct qi_operand *operand, uint64_t *ret,
+                                   struct hws_error *err);
+/** Warns where raw was guessed for an image that is going to be written. */
+void qi_warn_raw(const struct qi_operand *operand);
+
+/** qemu's word for a driver of this library, and the other way round (NULL: there is none). */
+const char *qi_driver_shown(const char *name);
+const char *qi_driver_known(const char *name);
+/** The name of @name beside @image, as qemu joins them. NULL: out of memory. */
+char *qi_beside(const char *image, const char *name);
+/** The local file of a name of the command line: without "file:". NULL where it is another one. */
+const char *qi_local_file(const char *text);
+
+/* ---- explain.c ---- */
+
+/** Tells why the image of @operand did not open, or what @err says. @return 1. */
+int qi_explain(const struct qi_operand *operand, const struct hws_error *err);
+/** Tells of a backing file that cannot be opened, where the work itself would not meet it.
+ * @return 0, or 1 told. */
+int qi_check_backing(const struct qi_operand *operand);
+/** The reason alone, without "Could not open 'x': ". @ret may be cut. */
+void qi_reason(const struct qi_operand *operand, const struct hws_error *err, char *ret,
+               size_t length);
+
+/* ---- json.c ---- */
+
+/** In qemu's layout and order of keys; ends the line. */
+void qi_print_json(json_t *value);
+/** As indented text, "key: value". */
+void qi_print_members(json_t *object, int indent);
+/** A file name as JSON; bytes that are no UTF-8 are replaced. */
+json_t *qi_json_string(const char *text);
+
+/* ---- snapshots.c ---- */
+
+/** The table of the snapshots in @snapshots, as `info` of the library tells them. */
+void qi_print_snapshots(json_t *snapshots);
+
+/* ---- create_options.c ---- */
+
+/* What -o was given, checked against the format's table. */
+struct qi_create_options {
+    const struct qi_option *table;
+    const char *format; /* the library's name */
+    char *value[32];    /* by row of the table; NULL: not given */
+    char *texts[33];    /* for the library: "name=value" of what was given, NULL-terminated */
+};
+
+enum qi_option_kind { QI_TEXT, QI_SIZE, QI_NUMBER, QI_BOOL };
+
+/* One option of new images, in the order in which qemu prints them. */
+struct qi_option {
+    const char *name;
+    enum qi_option_kind kind;
+    const char *help;
+    const char *shown;  /* default that is printed where none is given; NULL: not printed */
+    const char *refuse; /* not NULL: there, but not offered here */
+    bool local;         /* of the file below the format: nothing that is passed on */
+};
+
+/** Is "help" or "?" among the comma-separated words of -o? */
+bool qi_wants_help(const char *text);
+/** Adds -o @text to *@all, which starts as NULL. @return 0, or 1 told. */
+int qi_join_options(char **all, const char *text);
+/** Prints what -o takes; @with_file: with those of the file. @return an exit code. */
+int qi_options_help(const char *format, bool with_file);
+/**
+ * Takes @text (may be NULL) apart. @return 0 or -errno with @err.
+ */
+HWS_MUST_CHECK int qi_options_parse(struct qi_create_options *options, const char *format,
+                                    const char *text, struct hws_error *err);
+const char *qi_options_get(const struct qi_create_options *options, const char *name);
+HWS_MUST_CHECK int qi_options_set(struct qi_create_options *options, const char *name,
+                                  const char *value, struct hws_error *err);
+/** Makes `texts`: what hws_create() is given. */
+HWS_MUST_CHECK int qi_options_finish(struct qi_create_options *options, struct hws_error *err);
+/** What is wrong with the values, in qemu's words. @return 0 or -EINVAL. */
+HWS_MUST_CHECK int qi_options_check(const struct qi_create_options *options, struct hws_error *err);
+/** "Formatting 'x', fmt=... ..." */
+void qi_options_print(const struct qi_create_options *options, const char *name,
+                      const char *format);
+void qi_options_free(struct qi_create_options *options);
+
+/* ---- progress.c ---- */
+
+struct qi_progress {
+    bool on;
+    int last; /* hundredths of a percent, printed last */
+};
+
+/** @on: -p. Otherwise only SIGUSR1 asks for it. */
+void qi_progress_start(struct qi_progress *progress, bool on);
+/** A hws_progress_fn. */
+int qi_progress_step(void *progress, uint64_t done, uint64_t total);
+/** Ends the line; @complete prints 100 % first. */
+void qi_progress_end(struct qi_progress *progress, bool complete);
+
+/* ---- cmd_*.c ---- */
+
+int qi_amend(int argc, char **argv);
+int qi_bench(int argc, char **argv);
+int qi_bitmap(int argc, char **argv);
+int qi_check(int argc, char **argv);
+int qi_commit(int argc, char **argv);
+int qi_compare(int argc, char **argv);
+int qi_convert(int argc, char **argv);
+int qi_create(int argc, char **argv);
+int qi_dd(int argc, char **argv);
+int qi_info(int argc, char **argv);
+int qi_map(int argc, char **argv);
+int qi_measure(int argc, char **argv);
+int qi_rebase(int argc, char **argv);
+int qi_resize(int argc, char **argv);
+int qi_snapshot(int argc, char **argv);
+
+#endif
