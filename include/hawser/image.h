@@ -211,6 +211,25 @@ struct hws_measured {
 int hws_measure(const struct hws_image *source, const struct hws_measure *measure,
                 struct hws_measured *ret, struct hws_error *err);
 
+struct hws_commit {
+    /** The layer of the chain to commit into, by path; NULL: the backing file. */
+    const char *base;
+    /** Leave the image as it is. Always so with a base further down: what lies between reads
+     * wrongly afterwards, the image does not. */
+    bool keep;
+    uint64_t rate_bytes;       /* of data moved a second; 0: no limit */
+    hws_progress_fn *progress; /* may be NULL */
+    void *progress_arg;
+};
+
+/**
+ * Writes what the image (and what lies between) holds into a layer below, which grows if it is
+ * shorter, and empties the image. The base is durable before anything is dropped: the work may be
+ * cut short at any moment and begun anew, and the image reads the same throughout.
+ */
+int hws_commit(const struct hws_image *image, const struct hws_commit *commit,
+               struct hws_error *err);
+
 struct hws_rebase {
     /** As it shall be recorded: relative names count from the image's folder. "": none. */
     const char *backing;

@@ -44,6 +44,10 @@ _hawser_values()
     resize:--format|resize:-f) echo @format ;;
     resize:--allow) echo @folder ;;
     resize:--output) echo human json ;;
+    commit:--format|commit:-f) echo @format ;;
+    commit:--base|commit:-b) echo @file ;;
+    commit:--rate|commit:-r) echo @ ;;
+    commit:--allow) echo @folder ;;
     measure:--format|measure:-f) echo @format ;;
     measure:--target-format|measure:-O) echo @format ;;
     measure:--options|measure:-o) echo @ ;;
@@ -121,6 +125,7 @@ _hawser_options()
     compare) echo --format= --second-format= --snapshot= --second-snapshot= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     map) echo --format= --snapshot= --start-offset= --max-length= --allow= --force-share --output= --help ;;
     resize) echo --format= --shrink --allow= --quiet --output= --help ;;
+    commit) echo --format= --base= --keep --rate= --allow= --quiet --help ;;
     measure) echo --format= --target-format= --options= --size= --allow= --force-share --output= --help ;;
     rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
     snapshot) echo --list --create= --apply= --delete= --revert --force --format= --allow= --force-share --output= --help ;;
@@ -146,6 +151,7 @@ _hawser_operands()
     compare) echo @file ;;
     map) echo @file ;;
     resize) echo @attachment ;;
+    commit) echo @file ;;
     measure) echo @file ;;
     rebase) echo @file ;;
     snapshot) echo @attachment @file ;;
@@ -184,7 +190,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -197,7 +203,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.

@@ -8,6 +8,7 @@ complete -c hawser -n __fish_use_subcommand -a convert -d 'Copy an image into on
 complete -c hawser -n __fish_use_subcommand -a compare -d 'Compare the contents of two images'
 complete -c hawser -n __fish_use_subcommand -a map -d 'Show where an image\'s data lies'
 complete -c hawser -n __fish_use_subcommand -a resize -d 'Change the size of an image or an attached volume'
+complete -c hawser -n __fish_use_subcommand -a commit -d 'Write what an image holds into the image below it'
 complete -c hawser -n __fish_use_subcommand -a measure -d 'Tell how much storage an image will take'
 complete -c hawser -n __fish_use_subcommand -a rebase -d 'Put an image over another backing file'
 complete -c hawser -n __fish_use_subcommand -a snapshot -d 'Take snapshots, by overlays or inside an image, and go back to them'
@@ -90,6 +91,13 @@ complete -c hawser -n '__fish_seen_subcommand_from resize' -l shrink -d 'allow a
 complete -c hawser -n '__fish_seen_subcommand_from resize' -l allow -r -a '(__fish_complete_directories)' -d 'a folder in which images may name backing and data files (may be repeated; the image\'s own folder if not given; / allows any)'
 complete -c hawser -n '__fish_seen_subcommand_from resize' -l quiet -s q -d 'print nothing on success'
 complete -c hawser -n '__fish_seen_subcommand_from resize' -l output -x -a 'human json' -d 'human (the default) or json, for programs'
+complete -c hawser -n '__fish_seen_subcommand_from commit' -F
+complete -c hawser -n '__fish_seen_subcommand_from commit' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
+complete -c hawser -n '__fish_seen_subcommand_from commit' -l base -s b -r -F -d 'the layer to commit into, further down the chain; the backing file if not given'
+complete -c hawser -n '__fish_seen_subcommand_from commit' -l keep -s d -d 'do not empty IMAGE: for images that are deleted next'
+complete -c hawser -n '__fish_seen_subcommand_from commit' -l rate -s r -r -d 'bytes a second at most'
+complete -c hawser -n '__fish_seen_subcommand_from commit' -l allow -r -a '(__fish_complete_directories)' -d 'a folder in which images may name backing and data files (may be repeated; the image\'s own folder if not given; / allows any)'
+complete -c hawser -n '__fish_seen_subcommand_from commit' -l quiet -s q -d 'print nothing on success, and no progress'
 complete -c hawser -n '__fish_seen_subcommand_from measure' -F
 complete -c hawser -n '__fish_seen_subcommand_from measure' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
 complete -c hawser -n '__fish_seen_subcommand_from measure' -l target-format -s O -r -a 'qcow2 raw' -d 'format of the target; qcow2 if not given'
@@ -189,5 +197,5 @@ complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l threads -r -
 complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l no-dbus -d 'do not register with D-Bus: targetcli then lists no user:hawser'
 complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l keep-answers -d 'beside tcmu-runner: let the kernel wait for handlers\' answers as before; backstores of this handler must then be made with control=nl_reply_supported=-1'
 complete -c hawser -n '__fish_seen_subcommand_from tcmu-handler' -l log-level -x -a 'error warning info debug' -d 'how much to log (info if not given)'
-complete -c hawser -n '__fish_seen_subcommand_from help' -a 'formats create info check convert compare map resize measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version'
+complete -c hawser -n '__fish_seen_subcommand_from help' -a 'formats create info check convert compare map resize commit measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version'
 complete -c hawser -n '__fish_seen_subcommand_from version' -l output -x -a 'human json' -d 'human (the default) or json, for programs'

@@ -15,6 +15,29 @@ static int check_writable(const struct block_node *node, bool offered, const cha
     return 0;
 }
 
+int co_block_allow_write(struct block_node *node, struct hws_error *err)
+{
+    if (!node->read_only)
+        return 0;
+    struct block_node *file = node->child[BLOCK_FILE];
+    if (file)
+        file->open_flags |= BLOCK_OPEN_RESIZE;
+    int r = co_node_set_read_only(node, false, err);
+    return r < 0 ? hws_wrap(err, r, "'%.200s' cannot be made writable", node->filename) : 0;
+}
+
+int co_block_make_empty(struct block_node *node, struct hws_error *err)
+{
+    int r = check_writable(node, node->driver->co_make_empty != NULL, "give up their data", err);
+    if (r < 0)
+        return r;
+    r = node->driver->co_make_empty(node, err);
+    node_mark_dirty(node);
+    if (r < 0 && !(err && err->code))
+        hws_wrap(err, r, "emptying '%.200s'", node->filename);
+    return r;
+}
+
 int co_block_change_backing(struct block_node *node, const char *file, const char *format,
                             struct hws_error *err)
 {

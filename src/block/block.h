@@ -210,6 +210,18 @@ HWS_MUST_CHECK int co_block_resize(struct block_node *node, uint64_t size_bytes,
 HWS_MUST_CHECK int co_block_change_backing(struct block_node *node, const char *file,
                                            const char *format, struct hws_error *err);
 
+/**
+ * Gives a layer below the top the right to write, and its files: for data that is committed into
+ * it. Nothing else of the graph may be in use meanwhile but reading, and only the caller's.
+ */
+HWS_MUST_CHECK int co_block_allow_write(struct block_node *node, struct hws_error *err);
+
+/**
+ * Drops all that this layer holds: it reads as what is below it. Durable on return; a crash leaves
+ * parts, so that what is below must tell the same already.
+ */
+HWS_MUST_CHECK int co_block_make_empty(struct block_node *node, struct hws_error *err);
+
 /* ---- internal snapshots ---- */
 
 struct block_snapshot {

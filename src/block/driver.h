@@ -157,6 +157,8 @@ struct block_driver {
     /** Adds the driver's own members to @info. */
     int (*co_info)(struct block_node *node, json_t *info, struct hws_error *err);
 
+    /** Drops all data of this layer, so that it reads as the one below. Durable on return. */
+    int (*co_make_empty)(struct block_node *node, struct hws_error *err);
     /**
      * Records another backing file (NULL: none) with its format; the node reads on from where it
      * read before. Durable on return, and a crash leaves the one or the other. After all that was

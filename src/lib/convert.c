@@ -194,7 +194,10 @@ int hws_convert(const struct hws_image *from, const struct hws_image *to,
         .from = from,
         .to = to,
         .how = convert,
-        .load = {convert->threads, convert->requests, convert->progress, convert->progress_arg},
+        .load = {.threads = convert->threads,
+                 .requests = convert->requests,
+                 .progress = convert->progress,
+                 .progress_arg = convert->progress_arg},
         .ret = ret ? ret : &unread,
     };
     *c.ret = (struct hws_converted){0};
@@ -252,7 +255,10 @@ int hws_compare(const struct hws_image *a, const struct hws_image *b,
         .a = a,
         .b = b,
         .how = compare,
-        .load = {compare->threads, compare->requests, compare->progress, compare->progress_arg},
+        .load = {.threads = compare->threads,
+                 .requests = compare->requests,
+                 .progress = compare->progress,
+                 .progress_arg = compare->progress_arg},
         .ret = ret,
     };
     int r = check_load(&c.load, err);

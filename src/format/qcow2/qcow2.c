@@ -186,6 +186,7 @@ const struct block_driver qcow2_driver = {
     .co_create = qcow2_co_create,
     .co_check = qcow2_co_check,
     .co_info = qcow2_co_info,
+    .co_make_empty = qcow2_co_make_empty,
     .co_change_backing = qcow2_co_change_backing,
     .co_measure = qcow2_co_measure,
     .co_snapshots = qcow2_co_snapshots,

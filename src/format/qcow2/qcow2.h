@@ -247,6 +247,8 @@ HWS_MUST_CHECK int qcow2_co_header_store(struct qcow2 *q);
  */
 HWS_MUST_CHECK int qcow2_co_header_replace(struct qcow2 *q, struct qcow2_header *h,
                                            struct hws_error *err);
+/** The driver's co_make_empty; shrink.c. */
+HWS_MUST_CHECK int qcow2_co_make_empty(struct block_node *node, struct hws_error *err);
 /** The driver's co_change_backing. */
 HWS_MUST_CHECK int qcow2_co_change_backing(struct block_node *node, const char *file,
                                            const char *format, struct hws_error *err);

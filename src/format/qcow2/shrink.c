@@ -120,3 +120,13 @@ int qcow2_co_shrink(struct qcow2 *q, uint64_t size)
                     q->node->filename, strerror(-left));
     return 0;
 }
+
+/* Steps 3 and 4 alone, from the start: what is below shows through, entry after entry. */
+int qcow2_co_make_empty(struct block_node *node, struct hws_error *err)
+{
+    struct qcow2 *q = qcow2_of(node);
+    int r = qcow2_co_prepare_write(q);
+    if (r == 0)
+        r = co_give_back(q, 0, align_up(q->header.size, q->cluster_size), false);
+    return r < 0 ? hws_fail_errno(err, -r, "'%.200s': giving up its data", node->filename) : 0;
+}

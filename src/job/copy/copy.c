@@ -124,6 +124,7 @@ static void co_copy_piece(struct scan *scan, const struct scan_piece *piece, uin
         return;
     atomic_fetch_add_explicit(&copy->data_bytes, (uint64_t)moved, memory_order_relaxed);
     atomic_fetch_add_explicit(&copy->offload_bytes, offloaded, memory_order_relaxed);
+    co_scan_pace(scan, (uint64_t)moved + offloaded);
     scan_done(scan, piece->length);
 }
 

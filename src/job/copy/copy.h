@@ -20,6 +20,7 @@ struct job_load {
     unsigned threads;  /* queue threads, the caller's included, 1..JOB_THREADS_MAX; 0: one a CPU, up
                           to 4 */
     unsigned requests; /* in flight on each thread, 1..JOB_REQUESTS_MAX; 0: 4 */
+    uint64_t rate_bytes; /* of data moved a second, all threads together; 0: no limit */
     /**
      * Called after each piece, from any thread, never twice at a time. A result other than 0 ends
      * the job, which returns -ECANCELED. May be NULL.

@@ -19,4 +19,12 @@
 HWS_MUST_CHECK int co_copy_up(struct block_node *top, struct block_node *backing,
                               const struct job_load *load, struct hws_error *err);
 
+/**
+ * Copies what the layers from @top down to, and without, @base hold into @base, a layer of @top's
+ * own chain that is writable and at least as long. All that is read is where @base does not answer
+ * itself; zeroes stay zeroes. What @top reads as does not change at any moment. Not flushed.
+ */
+HWS_MUST_CHECK int co_copy_down(struct block_node *top, struct block_node *base,
+                                const struct job_load *load, struct hws_error *err);
+
 #endif

@@ -11,7 +11,8 @@
 
 #define REQUESTS         4u
 #define THREADS          4u
-#define BUFFER_ALIGNMENT 4096 /* fits every O_DIRECT device */
+#define PACE_NS          ((uint64_t)200000000) /* the longest sleep: others may end the scan */
+#define BUFFER_ALIGNMENT 4096                  /* fits every O_DIRECT device */
 
 /* ---- how a scan ends ---- */
 
@@ -43,6 +44,21 @@ void scan_done(struct scan *scan, uint64_t bytes)
         scan_end(scan);
     }
     rt_mutex_unlock(&scan->guard);
+}
+
+/* Every byte takes its time after the one before, whoever moved it. */
+void co_scan_pace(struct scan *scan, uint64_t bytes)
+{
+    uint64_t rate = scan->load->rate_bytes;
+    if (!rate || !bytes)
+        return;
+    uint64_t now = rt_now_ns();
+    rt_mutex_lock(&scan->guard);
+    scan->paced_ns = MAX(scan->paced_ns, now) + (uint64_t)((double)bytes / (double)rate * 1e9);
+    uint64_t until = scan->paced_ns;
+    rt_mutex_unlock(&scan->guard);
+    while (!atomic_load_explicit(&scan->ended, memory_order_relaxed) && (now = rt_now_ns()) < until)
+        co_sleep_ns(MIN(until - now, PACE_NS));
 }
 
 /* ---- the cursor ---- */

@@ -43,7 +43,8 @@ struct scan {
     bool extent_zero;
     struct rt_mutex guard; /* of the rest */
     uint64_t done;
-    int error; /* the first one */
+    uint64_t paced_ns; /* until when the bytes moved so far have been paid for */
+    int error;         /* the first one */
     uint64_t error_offset;
     const struct block_node *error_node; /* NULL: stopped, or no memory */
     _Atomic bool ended;
@@ -62,6 +63,9 @@ HWS_MUST_CHECK int co_scan_extent(struct block_node *node, uint64_t offset, uint
 
 /** A piece is done. Any queue thread. */
 void scan_done(struct scan *scan, uint64_t bytes);
+
+/** Holds the worker back as the load's rate asks, after it has moved @bytes. */
+void co_scan_pace(struct scan *scan, uint64_t bytes);
 
 /** Ends the scan: no worker takes another piece. @node where it happened; NULL with -ENOMEM. */
 void scan_fail(struct scan *scan, int error, const struct block_node *node, uint64_t offset);
