@@ -4,6 +4,7 @@
       KERNEL.lock              held while an image of that kernel is made: two runs do not make it twice
       KERNEL-HASH/             vmlinux, initramfs, root.img, manifest; HASH is the recipe's
       KERNEL-HASH.lock         held shared by every machine that runs on it, so that nobody removes it
+      slot-N.lock              held by a machine that runs: no more at a time than this host has room for
 
 A folder is made beside its place and renamed into it, so one that is there is whole. One of an older recipe
 goes when it was not used for a day (other work trees may have another recipe).
@@ -84,6 +85,35 @@ def held(kernel, say):
             stack.enter_context(locked(place + ".lock", fcntl.LOCK_SH))
         os.utime(place)
         yield place
+
+
+def slots():
+    """How many machines run at a time: each has two processors, of which it mostly uses one, and up to 2.5 GB."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(os.cpu_count(), memory // (5 << 29)))
+
+
+@contextlib.contextmanager
+def slot(say):
+    """Waits until this host has room for one more machine."""
+    os.makedirs(cache(), exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(os.path.join(cache(), f"slot-{n}.lock"), "a")) for n in range(slots())]
+        told = False
+        while not any(taken(file) for file in files):
+            if not told:
+                say(f"waiting: {len(files)} machines run, for more this host has no room")
+            told = True
+            time.sleep(0.2)
+        yield
+
+
+def taken(file):
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def make(kernel, place, say):

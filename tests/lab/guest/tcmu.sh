@@ -24,7 +24,7 @@ nothing_left() {
     ! compgen -G '/sys/block/sd*' >/dev/null || fail "a disk is left: $(ls -d /sys/block/sd*)"
     ! compgen -G '/sys/class/uio/uio*' >/dev/null || fail "a uio device is left"
     [ -z "$(ls -A /run/hawser 2>/dev/null)" ] || fail "files are left: $(ls -AR /run/hawser)"
-    eventually 5 no_process
+    eventually no_process
 }
 
 no_process() {
