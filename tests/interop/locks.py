@@ -54,7 +54,7 @@ class Holder:
     def __enter__(self):
         self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT)
-        end = time.monotonic() + 20
+        end = time.monotonic() + 90
         while not self.ready():
             if self.process.poll() is not None or time.monotonic() > end:
                 self.process.kill()

@@ -38,7 +38,7 @@ class Result:
 
 def families(group='SCSI'):
     """Names of the suites of @group, and the names of their tests."""
-    listed = subprocess.run(['iscsi-test-cu', '--list'], stdout=subprocess.PIPE, text=True, timeout=60).stdout
+    listed = subprocess.run(['iscsi-test-cu', '--list'], stdout=subprocess.PIPE, text=True, timeout=120).stdout
     found = {}
     for line in listed.splitlines():
         parts = line.split('.')

@@ -8,7 +8,7 @@ import time
 import lio
 
 
-def run(*command, timeout=60):
+def run(*command, timeout=120):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
     if done.returncode:
         raise RuntimeError(f'{" ".join(command)}: exit code {done.returncode}\n{done.stdout}')
@@ -35,7 +35,7 @@ class Session:
         self._node('-o', 'new')
         self._node('-l')
         self.session = self._find()
-        until = time.monotonic() + 20
+        until = time.monotonic() + 90
         while True:
             self.refresh()
             if all(lun in self.disks and lun in self.generic for lun in wait_luns):
@@ -71,4 +71,4 @@ class Session:
         self._node('-u')
         # The last logout at a portal takes the record along, others leave it.
         subprocess.run(['iscsiadm', '-m', 'node', '-T', self.iqn, '-I', self.iface, '-o', 'delete'],
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120)

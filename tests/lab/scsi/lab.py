@@ -29,7 +29,7 @@ def check(condition, *words):
         fail(*words)
 
 
-def sh(command, timeout=120, codes=(0,)):
+def sh(command, timeout=300, codes=(0,)):
     """@return what it printed. Fails the test on an exit code that is not among @codes."""
     done = subprocess.run(['bash', '-c', 'set -o pipefail; ' + command], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, text=True, timeout=timeout, errors='replace')
@@ -65,7 +65,7 @@ class Engine:
         self.log = open(f'{OUT}/engine.log', 'ab')
         self.process = subprocess.Popen(['hawser', 'serve', '--config', '/run/lab-engine.config'], stdout=self.log,
                                         stderr=self.log, stdin=subprocess.DEVNULL)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 90
         while not os.path.exists('/run/lab-engine.json'):
             check(self.process.poll() is None and time.monotonic() < until, 'the engine does not start: see engine.log')
             time.sleep(0.05)
@@ -73,7 +73,7 @@ class Engine:
 
     def call(self, method, **params):
         with socket.socket(socket.AF_UNIX) as peer:
-            peer.settimeout(60)
+            peer.settimeout(90)
             peer.connect(self.socket)
             peer.sendall(json.dumps({'jsonrpc': '2.0', 'id': 1, 'method': method, 'params': params}).encode() + b'\n')
             answer = json.loads(peer.makefile().readline())
@@ -87,7 +87,7 @@ class Engine:
         """Ends it; the images are sound then, and nothing is left in the kernel's target."""
         check(self.alive(), f'the engine ended by itself: {self.process.poll()}')
         self.process.terminate()
-        check(self.process.wait(60) == 0, f'the engine ended with {self.process.returncode}')
+        check(self.process.wait(90) == 0, f'the engine ended with {self.process.returncode}')
         self.log.close()
         os.unlink('/run/lab-engine.json')
         for name, store in self.stores.items():

@@ -93,7 +93,7 @@ def run(device, block, last, folder='/scratch'):
     for command, code, pattern in CHECKS:
         command = command.format(**names)
         done = subprocess.run(['bash', '-c', command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              errors='replace', timeout=120)
+                              errors='replace', timeout=300)
         told.append(f'$ {command}\n{done.stdout}[exit code {done.returncode}]\n')
         codes = code if isinstance(code, tuple) else (code,)
         if done.returncode not in codes:

@@ -105,6 +105,24 @@ def test_clean_removes_all_but_what_runs_and_other_kernels():
     assert folders() == []
 
 
+def run_machine(_=None):
+    """How many ran while this one did."""
+    with images.slot(quiet):
+        mark = tempfile.mkdtemp(dir="running")
+        time.sleep(0.3)
+        count = len(os.listdir("running"))
+        os.rmdir(mark)
+    return count
+
+
+def test_no_more_machines_than_the_host_has_room_for():
+    images.slots = lambda: 2
+    os.mkdir("running")
+    with multiprocessing.Pool(5) as pool:
+        counts = pool.map(run_machine, range(5), chunksize=1)
+    assert max(counts) <= 2, counts
+
+
 def main():
     for name, test in list(globals().items()):
         if name.startswith("test_"):

@@ -25,7 +25,7 @@ def vm(name, script, *options, args=()):
     with open(path, "w") as file:
         file.write(script)
     out = path + ".out"
-    done = subprocess.run([VM, "run", "--build", BUILD, "--out", out, *options, path, *args],
+    done = subprocess.run([VM, "run", "--build", BUILD, "--timeout", "400", "--out", out, *options, path, *args],
                           capture_output=True, text=True)
     return done, out
 
