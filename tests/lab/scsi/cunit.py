@@ -18,7 +18,9 @@ PATIENT_CLOSE = os.environ['LAB_BUILD'] + '/tests/lab/clients/libpatient_close.s
 # emulated machine minutes. Reading, writing and verifying by the CDBs of 16 bytes are not among them.
 BULKY = (
     r'(Read(6|10|12)|Write(10|12)|WriteVerify(10|12)|Verify(10|12))\.(Simple|BeyondEol)',
+    r'(Write16|WriteVerify16|Verify16)\.BeyondEol',
     r'Verify(10|12|16)\.(Mismatch|MismatchNoCmp)',
+    r'WriteSame10\.(Simple|Unmap|UnmapUntilEnd)',
     r'OrWrite\.(Simple|BeyondEol|Verify)',
     r'CompareAndWrite\.(Simple|Miscompare)',
 )
