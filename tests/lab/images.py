@@ -5,6 +5,7 @@
       KERNEL-HASH/             vmlinux, initramfs, root.img, manifest; HASH is the recipe's
       KERNEL-HASH.lock         held shared by every machine that runs on it, so that nobody removes it
       slot-N.lock              held by a machine that runs: no more at a time than this host has room for
+      slot-next.lock           held by the one that waits for such a lock
 
 A folder is made beside its place and renamed into it, so one that is there is whole. One of an older recipe
 goes when it was not used for a day (other work trees may have another recipe).
@@ -99,12 +100,12 @@ def slot(say):
     os.makedirs(cache(), exist_ok=True)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(os.path.join(cache(), f"slot-{n}.lock"), "a")) for n in range(slots())]
-        told = False
-        while not any(taken(file) for file in files):
-            if not told:
-                say(f"waiting: {len(files)} machines run, for more this host has no room")
-            told = True
-            time.sleep(0.2)
+        if not any(taken(file) for file in files):
+            say(f"waiting: {len(files)} machines run, for more this host has no room")
+            # Who waits first is next.
+            with locked(os.path.join(cache(), "slot-next.lock"), fcntl.LOCK_EX):
+                while not any(taken(file) for file in files):
+                    time.sleep(0.2)
         yield
 
 

@@ -20,7 +20,9 @@ BULKY = (
     r'(Read(6|10|12)|Write(10|12)|WriteVerify(10|12)|Verify(10|12))\.(Simple|BeyondEol)',
     r'(Write16|WriteVerify16|Verify16)\.BeyondEol',
     r'Verify(10|12|16)\.(Mismatch|MismatchNoCmp)',
-    r'WriteSame10\.(Simple|Unmap|UnmapUntilEnd)',
+    r'WriteSame(10|16)\.(Simple|UnmapUntilEnd)',
+    r'WriteSame10\.Unmap',
+    r'MultipathIO\..*',
     r'OrWrite\.(Simple|BeyondEol|Verify)',
     r'CompareAndWrite\.(Simple|Miscompare)',
 )
