@@ -31,6 +31,7 @@ struct block_node;
 struct block_root;
 struct block_context;
 struct block_driver;
+struct block_bitmap;
 struct block_keep;
 
 /** Chains deeper than this are refused: public clouds have seen 1,000 files. */

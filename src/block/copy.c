@@ -45,6 +45,7 @@ static int64_t co_call_copy(struct block_node *from, uint64_t from_offset, struc
         co_serial_begin(&to->core->serial, &entry);
     int64_t copied = to->driver->co_copy_range(from, from_offset, to, to_offset, length);
     node_mark_dirty(to);
+    node_note_change(to, to_offset, length);
     if (serial)
         serial_end(&to->core->serial, &entry);
     return copied;

@@ -7,6 +7,7 @@
  *   shortcut.c                              fast ways through long chains
  *   bounce.c serial.c                       what unaligned requests need
  *   status.c resize.c copy.c create.c info.c backing.c
+ *   bitmap.c bitmap_bits.c                  dirty bitmaps
  *   root.c push.c stats.c                   what users hold
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -14,6 +15,7 @@
 #ifndef BLOCK_CORE_H
 #define BLOCK_CORE_H
 
+#include "block/bitmap.h"
 #include "block/driver.h"
 #include "block/shortcut.h"
 #include "rt/sync.h"
@@ -86,7 +88,11 @@ struct block_core {
     _Atomic uint64_t shortcut_refused; /* the epoch in which the node was found to have none */
     _Atomic uint64_t changed_epoch;    /* when its rights or its backing edge last changed */
 
-    struct rt_mutex corrupt_guard;
+    struct list bitmaps;                  /* of struct block_bitmap; bitmap.c */
+    uint64_t bitmap_bytes;                /* of the bits in memory */
+    struct block_bitmap *_Atomic tracked; /* those that follow changes now */
+
+    struct rt_mutex corrupt_guard; /* and the making of `tracked` */
     const char *corrupt_place[CORRUPT_PLACES];
     _Atomic uint64_t corruptions;
 };
@@ -192,6 +198,38 @@ HWS_MUST_CHECK int co_write_checked(struct block_node *node, uint64_t offset, st
 /** Writes zeroes as data. */
 HWS_MUST_CHECK int co_write_zero_data(struct block_node *node, uint64_t offset, uint64_t length,
                                       unsigned flags);
+
+/* ---- bitmap.c, bitmap_bits.c ---- */
+
+/** Sets the range in @first and those behind it. */
+void bitmaps_note(struct block_bitmap *first, uint64_t offset, uint64_t length);
+/** Is @offset dirty, and how far; the bits are loaded, the range lies inside the node. */
+bool bitmap_run(const struct block_bitmap *bitmap, uint64_t offset, uint64_t length,
+                uint64_t *ret_length);
+uint64_t bitmap_dirty_bytes(const struct block_bitmap *bitmap);
+void bitmap_clear_bits(struct block_bitmap *bitmap);
+void bitmap_merge_bits(struct block_bitmap *to, const struct block_bitmap *from);
+/** Memory for @bits grains; keeps what is there. The node is idle. */
+HWS_MUST_CHECK int bitmap_reserve(struct block_bitmap *bitmap, uint64_t bits);
+/** The bitmap has @bits grains, for which there is memory; new ones are clean. */
+void bitmap_set_bits(struct block_bitmap *bitmap, uint64_t bits);
+/** Loads all bitmaps and makes room for the grains of a larger node. */
+HWS_MUST_CHECK int co_bitmaps_reserve(struct block_node *node, uint64_t size_bytes,
+                                      struct hws_error *err);
+/** The node has its new size. */
+void bitmaps_resize(struct block_node *node, uint64_t size_bytes);
+void bitmaps_free(struct block_node *node);
+
+/**
+ * What changed the bytes of a range must call once the driver has returned, whatever it said, and
+ * before the request completes.
+ */
+static inline void node_note_change(struct block_node *node, uint64_t offset, uint64_t length)
+{
+    struct block_bitmap *first = atomic_load_explicit(&node->core->tracked, memory_order_acquire);
+    if (unlikely(first))
+        bitmaps_note(first, offset, length);
+}
 
 /** What changes a node must call once the driver has returned, whatever it said. */
 static inline void node_mark_dirty(struct block_node *node)

@@ -172,6 +172,21 @@ struct block_driver {
      */
     int (*co_measure)(const void *create_options, struct block_node *source,
                       struct block_measure *ret, struct hws_error *err);
+    /*
+     * Dirty bitmaps that the image stores (block/bitmap.h); co_open makes them with
+     * block_bitmap_attach(), co_close stores them. NULL: it stores none. All but co_bitmap_load
+     * with the node idle.
+     */
+    /** Reads the bits of @bitmap, which has room for them, all clean. */
+    int (*co_bitmap_load)(struct block_node *node, struct block_bitmap *bitmap,
+                          struct hws_error *err);
+    /** May @bitmap, which is new, be stored? Only notes it: co_bitmaps_store writes. */
+    int (*co_bitmap_add)(struct block_node *node, struct block_bitmap *bitmap,
+                         struct hws_error *err);
+    /** Forgets one; likewise. */
+    void (*bitmap_remove)(struct block_node *node, struct block_bitmap *bitmap);
+    /** Stores all as they are, durably, at once. */
+    int (*co_bitmaps_store)(struct block_node *node, struct hws_error *err);
 
     /** A live push changes roles: the node loses or regains the right to write. Writes back first.
      */

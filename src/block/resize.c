@@ -24,8 +24,10 @@ static int co_zero_growth(struct block_node *node, uint64_t old_size, uint64_t s
     hws_fail_errno(err, -r, "'%.200s': zeroing the new part, which its backing file would show",
                    node->filename);
     struct hws_error ignored;
-    if (node->driver->co_resize(node, old_size, &ignored) == 0)
+    if (node->driver->co_resize(node, old_size, &ignored) == 0) {
         atomic_store(&node->size_bytes, old_size);
+        bitmaps_resize(node, old_size);
+    }
     return r;
 }
 
@@ -43,10 +45,14 @@ int co_block_resize(struct block_node *node, uint64_t size_bytes, struct hws_err
                         (unsigned long long)BLOCK_SIZE_MAX);
     if (size_bytes == old_size)
         return 0;
-    int r = node->driver->co_resize(node, size_bytes, err);
+    int r = co_bitmaps_reserve(node, size_bytes, err);
+    if (r < 0)
+        return r;
+    r = node->driver->co_resize(node, size_bytes, err);
     if (r < 0)
         return err && err->code ? r : hws_wrap(err, r, "resizing '%.200s'", node->filename);
     atomic_store(&node->size_bytes, size_bytes);
+    bitmaps_resize(node, size_bytes);
     node_mark_dirty(node);
     return size_bytes > old_size ? co_zero_growth(node, old_size, size_bytes, err) : 0;
 }

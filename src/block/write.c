@@ -125,7 +125,9 @@ int co_block_write(struct block_node *node, uint64_t offset, struct sgl buffer, 
         return -EROFS;
     if (unlikely(buffer.length == 0))
         return 0;
-    return co_write_checked(node, offset, buffer, flags);
+    int r = co_write_checked(node, offset, buffer, flags);
+    node_note_change(node, offset, buffer.length);
+    return r;
 }
 
 int co_block_write_compressed(struct block_node *node, uint64_t offset, struct sgl buffer,
@@ -145,6 +147,7 @@ int co_block_write_compressed(struct block_node *node, uint64_t offset, struct s
         int r = node->driver->co_write_compressed(node, offset + done,
                                                   sgl_slice(buffer, done, part), level);
         node_mark_dirty(node);
+        node_note_change(node, offset + done, part);
         if (r < 0)
             return r;
     }

@@ -135,6 +135,7 @@ int co_block_write_zeroes(struct block_node *node, uint64_t offset, uint64_t len
     if (flush)
         flags &= ~(unsigned)BLOCK_FUA;
     int r = write_zeroes(node, offset, length, flags);
+    node_note_change(node, offset, length);
     return r == 0 && flush ? co_block_flush(node) : r;
 }
 
@@ -164,6 +165,7 @@ int co_block_discard(struct block_node *node, uint64_t offset, uint64_t length)
     while (start < stop) {
         uint64_t piece = MIN(stop - start, node->limits.discard_max);
         int r = call_discard(node, start, piece);
+        node_note_change(node, start, piece);
         if (r < 0)
             return r == -ENOTSUP ? 0 : r;
         start += piece;

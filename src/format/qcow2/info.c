@@ -10,6 +10,30 @@ static int set_new(json_t *object, const char *name, json_t *value)
     return json_object_set_new(object, name, value);
 }
 
+/* [{"name", "granularity", "flags": ["in-use", "auto"]}, ...] */
+static json_t *list_bitmaps(const struct qcow2 *q)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < q->bitmaps.count; i++) {
+        const struct qcow2_bitmap *b = &q->bitmaps.entry[i];
+        if (b->removed)
+            continue;
+        json_t *flags = json_array(), *one = json_object();
+        if (b->flags & QCOW2_BITMAP_IN_USE)
+            json_array_append_new(flags, json_string("in-use"));
+        if (b->flags & QCOW2_BITMAP_AUTO)
+            json_array_append_new(flags, json_string("auto"));
+        set_new(one, "flags", flags);
+        set_new(one, "name", json_string_nocheck(b->name));
+        set_new(one, "granularity", json_integer((json_int_t)(1ull << b->granularity_bits)));
+        if (json_array_append_new(list, one) < 0) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
 int qcow2_co_info(struct block_node *node, json_t *info, struct hws_error *err)
 {
     const struct qcow2 *q = qcow2_of(node);
@@ -27,6 +51,8 @@ int qcow2_co_info(struct block_node *node, json_t *info, struct hws_error *err)
                           json_boolean(h->incompatible_features & QCOW2_INCOMPAT_CORRUPT));
         failed |= set_new(data, "extended-l2", json_boolean(q->extended_l2));
     }
+    if (q->bitmaps.count)
+        failed |= set_new(data, "bitmaps", list_bitmaps(q));
     failed |= set_new(specific, "type", json_string("qcow2"));
     failed |= set_new(specific, "data", data);
     failed |= set_new(info, "format-specific", specific);

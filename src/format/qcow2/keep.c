@@ -199,7 +199,7 @@ int qcow2_co_keep_settle(struct qcow2 *q)
     if (!q->kept.image || q->kept.mark == 0)
         return 0;
     uint64_t before = q->header.autoclear_features;
-    q->header.autoclear_features = 0;
+    q->header.autoclear_features &= ~MARK_BITS;
     int r = qcow2_co_header_store(q);
     if (r == 0)
         r = co_block_flush(q->file);
@@ -215,7 +215,7 @@ int qcow2_co_keep_settle(struct qcow2 *q)
 int qcow2_co_keep_give_up(struct qcow2 *q)
 {
     uint64_t before = q->header.autoclear_features;
-    if (!(before & MARK_BITS) || before == q->kept.mark)
+    if (!(before & MARK_BITS) || (before & MARK_BITS) == q->kept.mark)
         return 0;
     log_warning("'%s': a server with a keep used this image and did not close it; if the keep is "
                 "still there its changes are lost with this repair",
@@ -386,7 +386,8 @@ static int co_apply(struct recovery *rec, uint64_t left_mark, struct hws_error *
 {
     struct qcow2 *q = rec->q;
     const char *name = q->node->filename;
-    if (left_mark != q->header.autoclear_features || (q->header.version >= 3 && left_mark == 0))
+    if (left_mark != (q->header.autoclear_features & MARK_BITS) ||
+        (q->header.version >= 3 && left_mark == 0))
         return hws_fail(err, ESTALE,
                         "'%.200s': the keep holds changes that were not written when its server "
                         "died, but the image was changed by somebody else since: they cannot be "

@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/log.h"
+#include "block/bitmap.h"
 #include "format/qcow2/compressed_codec.h"
 #include "format/qcow2/create.h"
 
@@ -28,6 +29,8 @@ int qcow2_co_start(struct block_node *node, struct hws_error *err)
     list_init(&q->in_flight);
     q->epoch = 1;
     int r = qcow2_co_tables_load(q, err);
+    if (r == 0)
+        r = qcow2_co_bitmaps_open(q, err);
     if (r < 0)
         qcow2_stop(node);
     return r;
@@ -39,6 +42,7 @@ void qcow2_stop(struct block_node *node)
     qcow2_compressed_forget(q);
     qcow2_encoders_free(q);
     qcow2_keep_close(q);
+    qcow2_bitmaps_close(q);
     qcow2_tables_free(q);
     free(steal_ptr(&q->freed.entry));
     free(steal_ptr(&q->pass_buffer));
@@ -139,6 +143,8 @@ static int co_qcow2_open(struct block_node *node, const void *arg, struct hws_er
  */
 static int co_settle(struct block_node *node, struct hws_error *err)
 {
+    struct hws_error text = {0};
+    int stored = co_block_bitmaps_store(node, &text);
     int r = qcow2_co_flush(node);
     if (r == 0)
         r = qcow2_co_flush(node);
@@ -146,7 +152,11 @@ static int co_settle(struct block_node *node, struct hws_error *err)
         (void)!qcow2_co_trim(qcow2_of(node)); /* cosmetic: the image is whole without it */
         r = qcow2_co_keep_settle(qcow2_of(node));
     }
-    return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename) : 0;
+    if (r < 0)
+        return hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename);
+    if (stored < 0 && err)
+        *err = text;
+    return stored;
 }
 
 static int co_qcow2_close(struct block_node *node, struct hws_error *err)
@@ -193,5 +203,9 @@ const struct block_driver qcow2_driver = {
     .co_snapshot_create = qcow2_co_snapshot_create,
     .co_snapshot_apply = qcow2_co_snapshot_apply,
     .co_snapshot_delete = qcow2_co_snapshot_delete,
+    .co_bitmap_load = qcow2_co_bitmap_load,
+    .co_bitmap_add = qcow2_co_bitmap_add,
+    .bitmap_remove = qcow2_bitmap_remove,
+    .co_bitmaps_store = qcow2_co_bitmaps_store,
     .co_set_read_only = co_set_read_only,
 };

@@ -23,6 +23,7 @@
 
 #include "block/driver.h"
 #include "block/keep.h"
+#include "format/qcow2/bitmap.h"
 #include "format/qcow2/header.h"
 #include "format/qcow2/qcow2_driver.h"
 #include "format/qcow2/snapshot.h"
@@ -102,6 +103,15 @@ struct qcow2_kept {
     unsigned spare_count;
 };
 
+/* The bitmaps that the image has; alloc_lock, and the node is idle where one comes or goes. */
+struct qcow2_bitmaps {
+    bool valid; /* the extension is on disk, whole, and the autoclear bit stands for it */
+    struct qcow2_bitmaps_place place; /* where valid: of the directory on disk */
+    struct qcow2_bitmap *entry;       /* as on disk, but for those that came or went since */
+    uint32_t count;
+    bool changed; /* some came or went */
+};
+
 /* Guest range whose clusters somebody is allocating or filling; others wait (alloc.c). */
 struct qcow2_in_flight {
     struct list link;
@@ -141,11 +151,11 @@ struct qcow2 {
     struct qcow2_snapshots snapshots; /* as on disk; changes only with the node drained */
     bool snapshots_unreadable;        /* their table: then the image is not written */
     bool shows_snapshot;              /* L1 and size are those of one; read-only for good */
-    /* Ranges of the file that no guest data may lie in: header, L1, refcount table, snapshot table.
-     */
+    /* Ranges of the file that no guest data may lie in: header, L1, refcount table, snapshot table,
+     * bitmap directory. */
     struct {
         uint64_t offset, length;
-    } reserved_range[4];
+    } reserved_range[5];
     uint64_t *guard; /* guard.c; NULL while read-only */
     unsigned guard_order;
 
@@ -177,6 +187,8 @@ struct qcow2 {
     uint8_t *pass_buffer; /* QCOW2_PASS_BUFFER_BYTES, made by the first pass */
 
     struct qcow2_kept kept;
+
+    struct qcow2_bitmaps bitmaps;
 
     void *compressed; /* compressed.c: what it keeps between reads; NULL at open */
     void *encoders;   /* compressed_write.c: the same between writes */
@@ -271,6 +283,8 @@ HWS_MUST_CHECK int qcow2_co_trim(struct qcow2 *q);
 
 /** Clears autoclear bits and whatever else must be durable before the first change of the image. */
 HWS_MUST_CHECK int qcow2_co_prepare_write(struct qcow2 *q);
+/** The same for a change of metadata that leaves the guest's bytes alone: bitmaps do not mind. */
+HWS_MUST_CHECK int qcow2_co_prepare_metadata(struct qcow2 *q);
 
 /** Drops all cached metadata and reads header and tables again: after a repair. Image must be idle.
  */
@@ -317,6 +331,46 @@ static inline bool qcow2_compressed_range(const struct qcow2 *q, uint64_t entry,
  * repair. */
 HWS_MUST_CHECK int qcow2_co_check(struct block_node *node, unsigned repair,
                                   struct block_check *check, struct hws_error *err);
+
+/* ---- bitmap_open.c, bitmap_store.c, header_change.c: dirty bitmaps ---- */
+
+/** Reads the directory and makes the node's bitmaps. What is damaged is told and left out. */
+HWS_MUST_CHECK int qcow2_co_bitmaps_open(struct qcow2 *q, struct hws_error *err);
+/** The header was read again, after a repair: another directory than before is read again too. */
+HWS_MUST_CHECK int qcow2_co_bitmaps_reopen(struct qcow2 *q, struct hws_error *err);
+void qcow2_bitmaps_close(struct qcow2 *q);
+/**
+ * Before the first change of the image: the bitmaps that follow changes do so from now on, and are
+ * marked in use on disk, durably. With @all every bitmap is marked: the size changes. Caller holds
+ * alloc_lock.
+ */
+HWS_MUST_CHECK int qcow2_co_bitmaps_begin(struct qcow2 *q, bool all);
+/** The driver's functions (block/driver.h). */
+HWS_MUST_CHECK int qcow2_co_bitmap_load(struct block_node *node, struct block_bitmap *live,
+                                        struct hws_error *err);
+HWS_MUST_CHECK int qcow2_co_bitmap_add(struct block_node *node, struct block_bitmap *live,
+                                       struct hws_error *err);
+void qcow2_bitmap_remove(struct block_node *node, struct block_bitmap *live);
+HWS_MUST_CHECK int qcow2_co_bitmaps_store(struct block_node *node, struct hws_error *err);
+
+/** Calls @fn for each entry of a bitmap table, all of them valid, until it fails. */
+typedef int qcow2_co_table_fn(struct qcow2 *q, uint32_t index, uint64_t entry, void *arg);
+HWS_MUST_CHECK int qcow2_co_bitmap_table_walk(struct qcow2 *q, uint64_t table_offset,
+                                              uint32_t entries, qcow2_co_table_fn *fn, void *arg);
+
+static inline struct qcow2_bitmap_limits qcow2_bitmap_limits(const struct qcow2 *q)
+{
+    return (struct qcow2_bitmap_limits){.cluster_bits = q->cluster_bits,
+                                        .file_bytes = block_size(q->file)};
+}
+
+/**
+ * The extension names the directory @place, durably, and the autoclear bit stands for it; with a
+ * count of 0 there is no extension any more. A crash leaves the old one, the new one, or none that
+ * counts. -ENOSPC where the header cluster has no room. Caller holds alloc_lock.
+ */
+HWS_MUST_CHECK int qcow2_co_bitmaps_switch(struct qcow2 *q, const struct qcow2_bitmaps_place *place,
+                                           struct hws_error *err);
 
 /* ---- cache.c ---- */
 

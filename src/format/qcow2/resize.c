@@ -174,6 +174,17 @@ static int co_grow(struct qcow2 *q, uint64_t size)
     return r;
 }
 
+/* The size of every bitmap goes by that of the image. */
+static int co_begin(struct qcow2 *q)
+{
+    int r = qcow2_co_prepare_write(q);
+    co_mutex_lock(&q->alloc_lock);
+    if (r == 0)
+        r = qcow2_co_bitmaps_begin(q, true);
+    co_mutex_unlock(&q->alloc_lock);
+    return r;
+}
+
 int qcow2_co_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
 {
     struct qcow2 *q = qcow2_of(node);
@@ -185,11 +196,12 @@ int qcow2_co_resize(struct block_node *node, uint64_t size_bytes, struct hws_err
                         "'%.200s': a version 2 image with internal snapshots cannot "
                         "change its size, as its snapshots do not record theirs",
                         node->filename);
+    int r = co_begin(q);
     if (size_bytes < q->header.size) {
-        int cut = qcow2_co_shrink(q, size_bytes);
-        return cut < 0 ? hws_fail_errno(err, -cut, "'%.200s': shrinking", node->filename) : 0;
+        r = r < 0 ? r : qcow2_co_shrink(q, size_bytes);
+        return r < 0 ? hws_fail_errno(err, -r, "'%.200s': shrinking", node->filename) : 0;
     }
-    int r = co_grow(q, size_bytes);
+    r = r < 0 ? r : co_grow(q, size_bytes);
     if (r == -EFBIG)
         return hws_fail(err, EFBIG, "'%.200s': %llu bytes are too many for clusters of %llu bytes",
                         node->filename, (unsigned long long)size_bytes,

@@ -73,6 +73,8 @@ void qcow2_reserve_ranges(struct qcow2 *q)
     q->reserved_range[2].length = (uint64_t)h->refcount_table_clusters << q->cluster_bits;
     q->reserved_range[3].offset = h->nb_snapshots ? h->snapshots_offset : 0;
     q->reserved_range[3].length = q->snapshots.bytes;
+    q->reserved_range[4].offset = q->bitmaps.valid ? q->bitmaps.place.offset : 0;
+    q->reserved_range[4].length = q->bitmaps.valid ? q->bitmaps.place.size : 0;
 }
 
 /* ---- tables ---- */
@@ -163,6 +165,8 @@ int qcow2_co_reload(struct qcow2 *q, struct hws_error *err)
     q->freed.count = 0;
     q->freed.clusters = 0;
     int r = qcow2_co_tables_load(q, err);
+    if (r == 0)
+        r = qcow2_co_bitmaps_reopen(q, err);
     if (r < 0)
         atomic_store(&q->broken, r);
     return r;
@@ -170,24 +174,42 @@ int qcow2_co_reload(struct qcow2 *q, struct hws_error *err)
 
 /* ---- before the first change ---- */
 
-static int co_prepare_locked(struct qcow2 *q)
+static int co_prepare_metadata_locked(struct qcow2 *q)
 {
-    if (atomic_load(&q->writable_prepared))
-        return 0;
     int r = co_load_reftable(q, NULL);
-    uint64_t mark = r == 0 ? qcow2_keep_mark(q) : 0;
-    if (r == 0 && q->header.autoclear_features != mark) {
+    uint64_t wanted = r == 0 ? qcow2_keep_mark(q) : 0;
+    if (q->bitmaps.valid)
+        wanted |= QCOW2_AUTOCLEAR_BITMAPS;
+    if (r == 0 && q->header.autoclear_features != wanted) {
         /* "An implementation may only write to an image with unknown auto-clear features if it
-           clears the respective bits from this field first"; the known ones we do not keep up to
-           date. A mark of our own says that a keep belongs to the image (keep.c). */
+           clears the respective bits from this field first." The bit of bitmaps stays where we
+           keep them true. A mark of our own says that a keep belongs to the image (keep.c). */
         uint64_t before = q->header.autoclear_features;
-        q->header.autoclear_features = mark;
+        q->header.autoclear_features = wanted;
         r = qcow2_co_header_store(q);
         if (r == 0)
             r = co_block_flush(q->file);
         if (r < 0)
             q->header.autoclear_features = before;
     }
+    return r;
+}
+
+int qcow2_co_prepare_metadata(struct qcow2 *q)
+{
+    co_mutex_lock(&q->alloc_lock);
+    int r = co_prepare_metadata_locked(q);
+    co_mutex_unlock(&q->alloc_lock);
+    return r;
+}
+
+static int co_prepare_locked(struct qcow2 *q)
+{
+    if (atomic_load(&q->writable_prepared))
+        return 0;
+    int r = co_prepare_metadata_locked(q);
+    if (r == 0)
+        r = qcow2_co_bitmaps_begin(q, false);
     if (r == 0)
         atomic_store_explicit(&q->writable_prepared, true, memory_order_release);
     return r;
