@@ -46,6 +46,10 @@ HWS_MUST_CHECK int nbd_listen(const char *address, int *ret_fd, struct hws_error
 /** Accepts connections on @fd, which passes to the server also on failure. */
 HWS_MUST_CHECK int co_nbd_server_listen(struct nbd_server *server, int fd, struct hws_error *err);
 
+/** Serves the connected socket @fd, which passes to the server: it was accepted by somebody else.
+ */
+void nbd_server_adopt(struct nbd_server *server, int fd);
+
 struct nbd_export_options {
     const char *name;        /* up to NBD_EXPORT_NAME_MAX bytes; "" is the default export */
     const char *description; /* or NULL */

@@ -90,7 +90,7 @@ static struct nbd_lane *choose_lane(struct nbd_server *server)
     return best;
 }
 
-static void connection_new(struct nbd_server *server, int fd)
+void nbd_server_adopt(struct nbd_server *server, int fd)
 {
     static const int on = 1;
     struct nbd_connection *c = calloc(1, sizeof(*c));
@@ -136,7 +136,7 @@ static void co_accept(void *arg)
     while (!server->stopping) {
         int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
-            connection_new(server, fd);
+            nbd_server_adopt(server, fd);
             continue;
         }
         if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
