@@ -77,6 +77,9 @@ struct block_policy {
     uint64_t cache_bytes; /* metadata cache budget of the whole chain; 0: 16 MiB */
     struct block_keep
         *keep; /* NULL, or where unwritten changes survive the process (block/keep.h) */
+    /* NULL, or told how far long work inside a call is; not 0: it ends with -ECANCELED. */
+    int (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+    void *progress_arg;
 };
 
 /**
@@ -258,6 +261,20 @@ enum block_snapshot_action {
  */
 HWS_MUST_CHECK int co_block_snapshot(struct block_node *node, enum block_snapshot_action action,
                                      const char *name, struct hws_error *err);
+
+enum block_preallocation {
+    BLOCK_PREALLOC_OFF,
+    BLOCK_PREALLOC_METADATA, /* tables only */
+    BLOCK_PREALLOC_FALLOC,   /* blocks reserved */
+    BLOCK_PREALLOC_FULL,     /* zeroes written */
+};
+
+/**
+ * Gives a range that reads as zeroes, as after a resize, storage of its own, as far as it has none;
+ * what it reads as stays. Tells the policy's progress. An error leaves a part of it done.
+ */
+HWS_MUST_CHECK int co_block_preallocate(struct block_node *node, uint64_t offset, uint64_t length,
+                                        enum block_preallocation mode, struct hws_error *err);
 
 /* ---- making and checking images ---- */
 

@@ -78,6 +78,7 @@ struct block_core {
     struct list pending;         /* in opening->pending */
     struct opening *opening;     /* valid while opening only */
     char *beneath;               /* node->beneath, owned */
+    struct block_node *new_data; /* block_create_data(); while a format is being made only */
 
     struct bounce_pool bounce;
     struct serial_set serial;

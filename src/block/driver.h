@@ -130,6 +130,9 @@ struct block_driver {
     int (*co_status)(struct block_node *node, uint64_t offset, uint64_t length,
                      struct block_extent *ret);
     int (*co_resize)(struct block_node *node, uint64_t size_bytes, struct hws_error *err);
+    /* Of a range inside the node that reads as zeroes. NULL: not offered. */
+    int (*co_preallocate)(struct block_node *node, uint64_t offset, uint64_t length,
+                          enum block_preallocation mode, struct hws_error *err);
     int (*co_create)(const void *create_options, struct block_node *file, struct hws_error *err);
     /** Backends: takes away what co_create, which returned 1, has made. */
     int (*co_remove)(const void *create_options, struct hws_error *err);
@@ -202,6 +205,12 @@ struct block_driver {
  */
 
 /**
+ * In a format's co_create: the opened, writable, empty data file that its option `data_file` names,
+ * which the core has made beside the image's own @file; NULL where none was named.
+ */
+struct block_node *block_create_data(const struct block_node *file);
+
+/**
  * Backends: tells what storage @node is, after co_stat and before the file is locked. Refuses
  * (-ELOOP) storage that a node above uses already: an image that backs itself.
  */
@@ -210,6 +219,10 @@ HWS_MUST_CHECK int block_identify(struct block_node *node, uint64_t device, uint
 
 /** Tells as well when that storage was made (rt_stat.birth_ns); 0 or no call: unknown. */
 void block_identify_birth(struct block_node *node, uint64_t birth_ns);
+
+/** Tells the policy's progress. @return 0 or -ECANCELED. */
+HWS_MUST_CHECK int block_progress(const struct block_node *node, uint64_t done_bytes,
+                                  uint64_t total_bytes);
 
 /** What the open call that made @node shares between its nodes; never NULL. */
 const struct block_policy *block_policy_of(const struct block_node *node);

@@ -56,3 +56,31 @@ int co_block_resize(struct block_node *node, uint64_t size_bytes, struct hws_err
     node_mark_dirty(node);
     return size_bytes > old_size ? co_zero_growth(node, old_size, size_bytes, err) : 0;
 }
+
+int block_progress(const struct block_node *node, uint64_t done_bytes, uint64_t total_bytes)
+{
+    const struct block_policy *policy = block_policy_of(node);
+    return policy->progress && policy->progress(policy->progress_arg, done_bytes, total_bytes)
+               ? -ECANCELED
+               : 0;
+}
+
+int co_block_preallocate(struct block_node *node, uint64_t offset, uint64_t length,
+                         enum block_preallocation mode, struct hws_error *err)
+{
+    if (node->read_only)
+        return hws_fail(err, EROFS, "'%.200s' is open read-only", node->filename);
+    if (!range_fits(offset, length, block_size(node)))
+        return hws_fail(err, EINVAL, "'%.200s': the range to preallocate ends past its end",
+                        node->filename);
+    if (mode == BLOCK_PREALLOC_OFF || length == 0)
+        return 0;
+    if (!node->driver->co_preallocate)
+        return hws_fail(err, ENOTSUP, "%s cannot preallocate", node->driver->name);
+    node_mark_dirty(node);
+    int r = node->driver->co_preallocate(node, offset, length, mode, err);
+    node_mark_dirty(node);
+    if (r < 0 && err && !err->code)
+        return hws_wrap(err, r, "preallocating '%.200s'", node->filename);
+    return r;
+}

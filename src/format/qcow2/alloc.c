@@ -21,7 +21,7 @@ int qcow2_check_host(struct qcow2 *q, uint64_t host, uint64_t length)
     return 0;
 }
 
-int qcow2_co_zero_host(struct qcow2 *q, uint64_t host, uint64_t length)
+int qcow2_co_zero_blocks(struct block_node *file, uint64_t host, uint64_t length)
 {
     static uint8_t zeroes[64 * KiB] __attribute__((aligned(QCOW2_BUFFER_ALIGNMENT)));
     struct iovec iov[32];
@@ -33,13 +33,18 @@ int qcow2_co_zero_host(struct qcow2 *q, uint64_t host, uint64_t length)
             iov[n++] = (struct iovec){.iov_base = zeroes, .iov_len = piece};
             part += piece;
         }
-        int r = co_block_write(q->file, host, sgl_of(iov, n), 0);
+        int r = co_block_write(file, host, sgl_of(iov, n), 0);
         if (r < 0)
             return r;
         host += part;
         length -= part;
     }
     return 0;
+}
+
+int qcow2_co_zero_host(struct qcow2 *q, uint64_t host, uint64_t length)
+{
+    return qcow2_co_zero_blocks(q->file, host, length);
 }
 
 /* ---- the search ---- */

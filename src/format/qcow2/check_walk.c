@@ -432,6 +432,32 @@ static int walk_compressed(struct checker *c, uint64_t entry, const struct l2_pl
     return 0;
 }
 
+/* A cluster of an external data file: it has no refcount, and lies where the guest has it. */
+static int walk_external(struct checker *c, uint64_t entry, const struct l2_place *place)
+{
+    uint64_t offset = entry & QCOW2_OFFSET_MASK;
+    if (offset == 0 && !(entry & QCOW2_COPIED))
+        return 0;
+    /* As qemu-img counts: a zero cluster at 0 is none. */
+    if (place->active && (offset || !(entry & QCOW2_ZERO))) {
+        c->result->allocated_clusters++;
+        if (c->next_contiguous != 0 && offset != c->next_contiguous)
+            c->result->fragmented_clusters++;
+        c->next_contiguous = offset + c->cluster_size;
+    }
+    if (offset != place->guest)
+        check_corruption(c,
+                         "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64
+                         "): names offset %#" PRIx64 " of the data file, which must be the guest's",
+                         place->offset, place->guest, offset);
+    else if (!(entry & QCOW2_COPIED))
+        check_corruption(c,
+                         "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64
+                         "): no COPIED flag on a cluster of the data file",
+                         place->offset, place->guest);
+    return 0;
+}
+
 static int walk_standard(struct checker *c, uint64_t entry, const struct l2_place *place)
 {
     uint64_t offset = entry & QCOW2_OFFSET_MASK;
@@ -445,7 +471,7 @@ static int walk_standard(struct checker *c, uint64_t entry, const struct l2_plac
                          "are set (%#" PRIx64 ")",
                          place->offset, place->guest, entry);
     if (c->external_data)
-        return 0;
+        return walk_external(c, entry, place);
     if (offset == 0) {
         if (entry & QCOW2_COPIED)
             check_corruption(c,

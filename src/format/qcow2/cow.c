@@ -100,6 +100,9 @@ int qcow2_co_write_filled(struct qcow2 *q, const struct qcow2_step *s, struct sg
 {
     uint64_t start = s->range_start, end = s->range_end, data_end = s->guest + s->length;
     struct filling head, tail = {0};
+    /* A data file ends where the device does: others may use it as one. */
+    if (qcow2_has_data_file(q))
+        end = MAX(data_end, MIN(end, align_up(block_size(q->node), 512)));
     if (s->mode == QCOW2_WRITE_FILL) {
         rt_mutex_lock(&q->lock);
         if (is_allocated(q, s, s->guest))

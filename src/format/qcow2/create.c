@@ -40,6 +40,10 @@ const struct option_desc qcow2_create_options[] = {
      "the image below this one"},
     {"backing_fmt", OPTION_STRING, offsetof(struct qcow2_create, backing_format),
      "format of the backing file"},
+    {"data_file", OPTION_STRING, offsetof(struct qcow2_create, data_file),
+     "external file for the guest's data; it is made"},
+    {"data_file_raw", OPTION_BOOL, offsetof(struct qcow2_create, data_file_raw),
+     "keep the data file readable as a raw image", "off"},
     {"compression_type", OPTION_ENUM, offsetof(struct qcow2_create, compression),
      "how compressed clusters are stored", "zlib", .choices = compression_names},
     {"preallocation", OPTION_ENUM, offsetof(struct qcow2_create, preallocation),
@@ -64,10 +68,19 @@ static int check_backing(const struct qcow2_create *o, struct hws_error *err)
     if (strlen(o->backing_format) > QCOW2_BACKING_FORMAT_MAX)
         return hws_fail(err, EINVAL, "backing_fmt is longer than %d bytes",
                         QCOW2_BACKING_FORMAT_MAX);
-    if (o->preallocation != QCOW2_PREALLOC_OFF)
+    if (o->data_file_raw)
         return hws_fail(err, EINVAL,
-                        "preallocation and backing_file exclude each other: preallocated "
-                        "clusters would hide the backing file");
+                        "data_file_raw and backing_file exclude each other: a raw image has no "
+                        "backing file");
+    return 0;
+}
+
+static int check_data_file(const struct qcow2_create *o, struct hws_error *err)
+{
+    if (o->data_file_raw && !o->data_file)
+        return hws_fail(err, EINVAL, "data_file_raw needs data_file");
+    if (o->data_file && (strlen(o->data_file) > QCOW2_BACKING_NAME_MAX || !*o->data_file))
+        return hws_fail(err, EINVAL, "data_file: a name has 1 to %d bytes", QCOW2_BACKING_NAME_MAX);
     return 0;
 }
 
@@ -85,6 +98,12 @@ int qcow2_create_decide(const struct qcow2_create *o, struct qcow2_header *h, st
                         "extended_l2 needs compat=1.1 and a cluster_size of 16K or more");
     if (!is_power_of_2(o->refcount_bits))
         return hws_fail(err, EINVAL, "refcount_bits must be 1, 2, 4, 8, 16, 32 or 64");
+    if (!v3 && o->data_file)
+        return hws_fail(err, EINVAL, "data_file needs compat=1.1");
+    if (o->backing_file && o->preallocation != BLOCK_PREALLOC_OFF && !extended)
+        return hws_fail(err, EINVAL,
+                        "preallocation with a backing_file needs extended_l2: whole clusters would "
+                        "hide the backing file");
     if (!v3 && (o->refcount_bits != 16 || o->lazy_refcounts || o->compression != QCOW2_ZLIB))
         return hws_fail(err, EINVAL,
                         "refcount_bits, lazy_refcounts and compression_type need "
@@ -94,7 +113,9 @@ int qcow2_create_decide(const struct qcow2_create *o, struct qcow2_header *h, st
     h->refcount_order = log2_of(o->refcount_bits);
     h->header_length = v3 ? QCOW2_HEADER_OUR_BYTES : QCOW2_HEADER_V2_BYTES;
     h->compression_type = (uint8_t)o->compression;
-    h->incompatible_features = (extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0) |
+    h->autoclear_features = o->data_file_raw ? QCOW2_AUTOCLEAR_DATA_FILE_RAW : 0;
+    h->incompatible_features = (o->data_file ? QCOW2_INCOMPAT_DATA_FILE : 0) |
+                               (extended ? QCOW2_INCOMPAT_EXTENDED_L2 : 0) |
                                (o->compression ? QCOW2_INCOMPAT_COMPRESSION : 0);
     h->compatible_features = o->lazy_refcounts ? QCOW2_COMPAT_LAZY_REFCOUNTS : 0;
     h->refcount_table_offset = cluster;
@@ -130,6 +151,13 @@ static int add_backing(const struct qcow2_create *o, struct qcow2_header *h)
                                       strlen(o->backing_format));
 }
 
+static int add_data_file(const struct qcow2_create *o, struct qcow2_header *h)
+{
+    return o->data_file ? qcow2_header_set_extension(h, QCOW2_EXT_DATA_FILE, o->data_file,
+                                                     strlen(o->data_file))
+                        : 0;
+}
+
 /* ---- the first clusters ---- */
 
 static int co_write_first_clusters(struct qcow2_header *h, struct block_node *file,
@@ -150,6 +178,16 @@ static int co_write_first_clusters(struct qcow2_header *h, struct block_node *fi
     return r < 0 ? hws_fail_errno(err, -r, "writing '%.200s'", block_filename(file)) : 0;
 }
 
+/*
+ * Other programs may change a raw data file behind the image's back, and what was in it may stay:
+ * so all of it is mapped from the start.
+ */
+static enum block_preallocation preallocation_of(const struct qcow2_create *o)
+{
+    return o->data_file_raw ? MAX(o->preallocation, (int)BLOCK_PREALLOC_METADATA)
+                            : o->preallocation;
+}
+
 /* Opened without the core: a node of our own over the file, for the time of the call. */
 static int co_finish(const struct qcow2_create *o, struct block_node *file, struct hws_error *err)
 {
@@ -159,7 +197,8 @@ static int co_finish(const struct qcow2_create *o, struct block_node *file, stru
                               .filename = file->filename,
                               .context = file->context,
                               .core = file->core,
-                              .child[BLOCK_FILE] = file};
+                              .child[BLOCK_FILE] = file,
+                              .child[BLOCK_DATA] = block_create_data(file)};
     if (!q)
         return hws_fail(err, ENOMEM, "out of memory");
     int r = qcow2_co_start(&node, err);
@@ -167,7 +206,7 @@ static int co_finish(const struct qcow2_create *o, struct block_node *file, stru
         r = qcow2_co_resize(&node, align_up(o->size, 512), err);
         if (r == 0) {
             atomic_store(&node.size_bytes, align_up(o->size, 512));
-            r = qcow2_co_preallocate(q, o->preallocation, err);
+            r = qcow2_co_preallocate(q, 0, align_up(o->size, 512), preallocation_of(o), err);
         }
         /* The second flush writes the counts of what growing the tables left behind. */
         int flushed = r == 0 ? qcow2_co_flush(&node) : 0;
@@ -189,10 +228,12 @@ int qcow2_co_create(const void *options, struct block_node *file, struct hws_err
     struct qcow2_header h = {0};
     int r = check_backing(o, err);
     if (r == 0)
+        r = check_data_file(o, err);
+    if (r == 0)
         r = qcow2_create_decide(o, &h, err);
     if (r < 0)
         return r;
-    if (add_backing(o, &h) < 0 || add_feature_names(&h) < 0)
+    if (add_backing(o, &h) < 0 || add_data_file(o, &h) < 0 || add_feature_names(&h) < 0)
         r = hws_fail(err, ENOMEM, "out of memory");
     if (r == 0)
         r = co_write_first_clusters(&h, file, err);

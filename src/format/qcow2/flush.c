@@ -4,7 +4,7 @@
  *
  *   0  take a view of what is dirty now: L2 slices, sectors of L1 and of the refcount table
  *   1  write refcount blocks
- *   2  sync: guest data and refcounts are durable
+ *   2  sync: guest data (the data file, where there is one) and refcounts are durable
  *   3  write the refcount table, sync     (only when it has new blocks)
  *   4  write L2 slices as they were at step 0
  *   5  sync, write L1                     (only when there are new L2 tables)
@@ -232,6 +232,8 @@ static int co_write_in_order(struct qcow2 *q, struct pass *p)
 {
     bool l2 = !list_empty(&p->slices[QCOW2_TABLE_L2]);
     int r = co_write_slices(q, &p->slices[QCOW2_TABLE_REFCOUNT]);
+    if (r == 0 && qcow2_has_data_file(q))
+        r = co_block_flush(qcow2_data(q));
     if (r == 0 && (l2 || p->l1.count || p->reftable.count))
         r = co_block_flush(q->file);
     if (r == 0 && p->reftable.count) {

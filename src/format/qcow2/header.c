@@ -303,11 +303,11 @@ static int check_features(const struct qcow2_header *h, struct hws_error *err)
                         "version does not know",
                         bit, name ? name->name : "without a name");
     }
-    if (h->incompatible_features & QCOW2_INCOMPAT_DATA_FILE)
-        return hws_fail(err, ENOTSUP,
-                        "the image keeps its data in the external data file \"%s\": not "
-                        "supported",
-                        h->data_file ? h->data_file : "(not recorded)");
+    if ((h->incompatible_features & QCOW2_INCOMPAT_DATA_FILE) && h->nb_snapshots)
+        return hws_fail(err, EINVAL,
+                        "header field nb_snapshots (offset 60): %u, but an image with an external "
+                        "data file has no internal snapshots",
+                        h->nb_snapshots);
     if (h->crypt_method > QCOW2_CRYPT_LUKS)
         return hws_fail(err, EINVAL, "header field crypt_method (offset 32): %u is unknown",
                         h->crypt_method);

@@ -103,7 +103,8 @@ static void bad_fields_are_named(void **state)
     REFUSED(h.crypt_method = 2, ENOTSUP, "LUKS");
     REFUSED(h.crypt_method = 3, EINVAL, "crypt_method");
     REFUSED(h.incompatible_features = 1ull << 50, ENOTSUP, "bit 50");
-    REFUSED(h.incompatible_features = QCOW2_INCOMPAT_DATA_FILE, ENOTSUP, "external data file");
+    REFUSED((h.incompatible_features = QCOW2_INCOMPAT_DATA_FILE, h.nb_snapshots = 1), EINVAL,
+            "external data file");
     REFUSED(h.incompatible_features = QCOW2_INCOMPAT_COMPRESSION, EINVAL, "compression_type");
     REFUSED(h.compression_type = QCOW2_ZSTD, EINVAL, "compression_type");
     REFUSED(h.nb_snapshots = QCOW2_SNAPSHOTS_MAX + 1, EFBIG, "nb_snapshots");

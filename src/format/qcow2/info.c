@@ -44,6 +44,11 @@ int qcow2_co_info(struct block_node *node, json_t *info, struct hws_error *err)
     failed |= set_new(data, "compression-type",
                       json_string(h->compression_type == QCOW2_ZSTD ? "zstd" : "zlib"));
     failed |= set_new(data, "refcount-bits", json_integer(1 << h->refcount_order));
+    if (h->incompatible_features & QCOW2_INCOMPAT_DATA_FILE) {
+        if (h->data_file)
+            failed |= set_new(data, "data-file", json_string_nocheck(h->data_file));
+        failed |= set_new(data, "data-file-raw", json_boolean(qcow2_data_is_raw(q)));
+    }
     if (v3) {
         failed |= set_new(data, "lazy-refcounts",
                           json_boolean(h->compatible_features & QCOW2_COMPAT_LAZY_REFCOUNTS));

@@ -11,6 +11,9 @@
 
 /* ---- one entry ---- */
 
+/* Aligned, and beyond all guests: what an entry says itself is checked, not whether it fits. */
+#define ANY_GUEST (1ull << 63)
+
 /* Subclusters from @first on whose bit in @bits equals that of @first. */
 static unsigned same_bits(uint32_t bits, unsigned first)
 {
@@ -41,25 +44,27 @@ static bool decode_extended(const struct qcow2 *q, uint64_t bitmap, uint64_t gue
 static bool decode(const struct qcow2 *q, const uint8_t *at, uint64_t guest,
                    struct qcow2_extent *ret)
 {
-    uint64_t entry = load_be64(at);
-    uint64_t host = entry & QCOW2_OFFSET_MASK;
+    uint64_t entry = load_be64(at), host;
     ret->length = q->cluster_size - qcow2_in_cluster(q, guest);
     ret->entry = entry;
     if (entry & QCOW2_COMPRESSED) {
         ret->kind = QCOW2_KIND_COMPRESSED;
         ret->has_host = ret->copied = false;
         ret->host = 0;
-        return true;
+        return !qcow2_has_data_file(q);
     }
-    ret->has_host = host != 0;
-    ret->copied = host && (entry & QCOW2_COPIED);
+    ret->has_host = qcow2_entry_host(q, entry, &host);
+    ret->copied = ret->has_host && (entry & QCOW2_COPIED);
     ret->host = host + qcow2_in_cluster(q, guest);
     if (!is_aligned(host, q->cluster_size))
+        return false;
+    /* "The offset field must match the guest offset." */
+    if (qcow2_has_data_file(q) && ret->has_host && guest != ANY_GUEST && ret->host != guest)
         return false;
     if (q->extended_l2)
         return !(entry & QCOW2_ZERO) && decode_extended(q, load_be64(at + 8), guest, ret);
     ret->kind = entry & QCOW2_ZERO ? QCOW2_KIND_ZERO
-                : host             ? QCOW2_KIND_DATA
+                : ret->has_host    ? QCOW2_KIND_DATA
                                    : QCOW2_KIND_UNALLOCATED;
     return q->header.version >= 3 || !(entry & QCOW2_ZERO);
 }
@@ -67,7 +72,7 @@ static bool decode(const struct qcow2 *q, const uint8_t *at, uint64_t guest,
 bool qcow2_entry_valid(const struct qcow2 *q, const uint8_t *at)
 {
     struct qcow2_extent e;
-    return decode(q, at, 0, &e);
+    return decode(q, at, ANY_GUEST, &e);
 }
 
 /* ---- runs ---- */

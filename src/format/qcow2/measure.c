@@ -81,8 +81,8 @@ int qcow2_co_measure(const void *create_options, struct block_node *source,
         return hws_fail(err, EFBIG,
                         "an image of %llu bytes is too large for clusters of %llu; use larger ones",
                         (unsigned long long)o->size, (unsigned long long)shape.cluster);
-    bool all = o->preallocation == QCOW2_PREALLOC_FALLOC ||
-               o->preallocation == QCOW2_PREALLOC_FULL || (source && o->backing_file);
+    bool all = o->preallocation == BLOCK_PREALLOC_FALLOC ||
+               o->preallocation == BLOCK_PREALLOC_FULL || (source && o->backing_file);
     /* With a backing file of its own nobody knows yet what the image will have to hold. */
     if (all)
         data = guest_clusters;

@@ -22,7 +22,8 @@ int qcow2_co_start(struct block_node *node, struct hws_error *err)
 {
     struct qcow2 *q = qcow2_of(node);
     q->node = node;
-    q->file = q->data = node->child[BLOCK_FILE];
+    q->file = node->child[BLOCK_FILE];
+    q->data = node->child[BLOCK_DATA] ? node->child[BLOCK_DATA] : q->file;
     rt_mutex_init(&q->lock);
     co_mutex_init(&q->alloc_lock);
     co_waitq_init(&q->pass_waiters);
@@ -107,8 +108,36 @@ static void set_limits(struct block_node *node)
     node->limits.zero_alignment = (uint32_t)q->subcluster_size;
     node->limits.discard_alignment = (uint32_t)q->cluster_size;
     node->limits.optimal_bytes = (uint32_t)q->cluster_size;
-    node->compress_level_max = QCOW2_LEVEL_MAX(q->header.compression_type);
+    /* "Neither compressed clusters nor internal snapshots are supported" with a data file. */
+    node->compress_level_max =
+        qcow2_has_data_file(q) ? 0 : QCOW2_LEVEL_MAX(q->header.compression_type);
     node->zero_flags = BLOCK_MAY_UNMAP | BLOCK_OWN;
+}
+
+/* What the header names, unless the description gave another. */
+static int co_open_data_file(struct block_node *node, struct hws_error *err)
+{
+    struct qcow2 *q = qcow2_of(node);
+    const struct qcow2_header *h = &q->header;
+    if (!(h->incompatible_features & QCOW2_INCOMPAT_DATA_FILE))
+        return node->child[BLOCK_DATA]
+                   ? hws_fail(err, EINVAL,
+                              "'%.200s' has no external data file, so none can be given",
+                              node->filename)
+                   : 0;
+    if (!node->child[BLOCK_DATA] && !h->data_file)
+        return hws_fail(
+            err, EINVAL,
+            "'%.200s' keeps its data in an external data file but does not name it; give "
+            "it as 'data-file'",
+            node->filename);
+    int r = node->child[BLOCK_DATA]
+                ? 0
+                : co_block_open_named(node, BLOCK_DATA, h->data_file, NULL, err);
+    if (r < 0)
+        return hws_wrap(err, r, "data file of '%.200s'", node->filename);
+    q->data = node->child[BLOCK_DATA];
+    return 0;
 }
 
 const struct option_desc qcow2_open_options[] = {
@@ -124,7 +153,9 @@ static int co_qcow2_open(struct block_node *node, const void *arg, struct hws_er
     int r = qcow2_co_start(node, err);
     if (r < 0)
         return r;
-    r = qcow2_co_keep_open(q, err);
+    r = co_open_data_file(node, err);
+    if (r == 0)
+        r = qcow2_co_keep_open(q, err);
     if (r == 0 && options->snapshot)
         r = qcow2_co_snapshot_show(q, options->snapshot, err);
     atomic_store(&node->size_bytes, q->header.size);
@@ -193,6 +224,7 @@ const struct block_driver qcow2_driver = {
     .flushes_children = true,
     .co_status = qcow2_co_status,
     .co_resize = qcow2_co_resize,
+    .co_preallocate = qcow2_co_preallocate_range,
     .co_create = qcow2_co_create,
     .co_check = qcow2_co_check,
     .co_info = qcow2_co_info,

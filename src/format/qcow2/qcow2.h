@@ -193,6 +193,8 @@ struct qcow2 {
     void *compressed; /* compressed.c: what it keeps between reads; NULL at open */
     void *encoders;   /* compressed_write.c: the same between writes */
 
+    bool discard_no_unref; /* discarded clusters stay mapped, as zeroes, with holes in the file */
+
     _Atomic bool writable_prepared; /* autoclear bits were cleared, so writing may start */
     _Atomic int broken;             /* negative errno: memory and disk may differ; read only then */
 };
@@ -223,6 +225,22 @@ static inline struct block_node *qcow2_data(const struct qcow2 *q)
 static inline bool qcow2_has_data_file(const struct qcow2 *q)
 {
     return q->data != q->file;
+}
+
+/** The data file holds what the guest sees, byte for byte, without the image's metadata. */
+static inline bool qcow2_data_is_raw(const struct qcow2 *q)
+{
+    return qcow2_has_data_file(q) && (q->header.autoclear_features & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+}
+
+/**
+ * The host cluster that a plain L2 entry names. In a data file it may be the one at 0, told from
+ * none by the COPIED flag. @return false: none.
+ */
+static inline bool qcow2_entry_host(const struct qcow2 *q, uint64_t entry, uint64_t *ret_host)
+{
+    *ret_host = entry & QCOW2_OFFSET_MASK;
+    return *ret_host || (qcow2_has_data_file(q) && (entry & QCOW2_COPIED));
 }
 
 /* ---- geometry ---- */
@@ -537,11 +555,17 @@ HWS_MUST_CHECK int qcow2_co_reftable_grow(struct qcow2 *q, uint64_t block);
 HWS_MUST_CHECK int qcow2_check_host(struct qcow2 *q, uint64_t host, uint64_t length);
 /** The same, for a range that guest data is written to: no refcount block or L2 table either. */
 HWS_MUST_CHECK int qcow2_check_data_host(struct qcow2 *q, uint64_t host, uint64_t length);
+/** The same before guest data is written; whatever lies in a data file is guest data. */
+HWS_MUST_CHECK static inline int qcow2_check_target(struct qcow2 *q, uint64_t host, uint64_t length)
+{
+    return qcow2_has_data_file(q) ? 0 : qcow2_check_data_host(q, host, length);
+}
 /** The filter behind it: from the tables in memory; and a table that was added since. */
 HWS_MUST_CHECK int qcow2_guard_make(struct qcow2 *q);
 void qcow2_guard_add(struct qcow2 *q, uint64_t host);
 /** Writes zeroes to the file, also past its end. */
 HWS_MUST_CHECK int qcow2_co_zero_host(struct qcow2 *q, uint64_t host, uint64_t length);
+HWS_MUST_CHECK int qcow2_co_zero_blocks(struct block_node *file, uint64_t host, uint64_t length);
 /** Marks the 512-byte sector of a table that holds entry @index for the next pass. Holds q->lock.
  */
 static inline void qcow2_mark_entry(uint64_t *bitmap, bool *any, uint64_t index)

@@ -5,7 +5,8 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "format/qcow2/qcow2.h"
+#include "base/log.h"
+#include "format/qcow2/create.h"
 
 static uint64_t l1_entries_for(const struct qcow2 *q, uint64_t size)
 {
@@ -142,6 +143,37 @@ static int co_clear_growth(struct qcow2 *q, uint64_t old_size, uint64_t size)
     return r < 0 ? r : qcow2_co_flush_pass(q);
 }
 
+/*
+ * A data file is as long as the device. A raw one is zero in the new part, durably, before that
+ * belongs to the device, whatever it held there; growing makes holes.
+ */
+static int co_grow_data_file(struct qcow2 *q, uint64_t old_size, uint64_t size)
+{
+    struct block_node *data = qcow2_data(q);
+    struct hws_error ignored = {0};
+    uint64_t bytes = block_size(data);
+    int r = 0;
+    if (!qcow2_has_data_file(q) || old_size == size)
+        return 0;
+    if (qcow2_data_is_raw(q) && old_size < MIN(bytes, size))
+        r = co_block_write_zeroes(data, old_size, MIN(bytes, size) - old_size, BLOCK_MAY_UNMAP);
+    if (r == 0 && bytes < size)
+        r = co_block_resize(data, size, &ignored);
+    return r < 0 ? r : co_block_flush(data);
+}
+
+/* After a shrink. A device stays as long as it is. */
+static void co_cut_data_file(struct qcow2 *q, uint64_t size)
+{
+    struct hws_error err = {0};
+    if (!qcow2_has_data_file(q) || block_size(qcow2_data(q)) <= size)
+        return;
+    int r = co_block_resize(qcow2_data(q), size, &err);
+    if (r < 0 && r != -ENOTSUP && r != -EINVAL)
+        log_warning("'%s': it has its new size, but its data file does not: %s", q->node->filename,
+                    err.text);
+}
+
 static int co_size_store(struct qcow2 *q, uint64_t size)
 {
     uint64_t old_size = q->header.size;
@@ -167,6 +199,8 @@ static int co_grow(struct qcow2 *q, uint64_t size)
     co_mutex_unlock(&q->alloc_lock);
     if (r == 0)
         r = co_clear_growth(q, q->header.size, size);
+    if (r == 0)
+        r = co_grow_data_file(q, q->header.size, size);
     co_mutex_lock(&q->alloc_lock);
     if (r == 0)
         r = co_size_store(q, size);
@@ -188,6 +222,7 @@ static int co_begin(struct qcow2 *q)
 int qcow2_co_resize(struct block_node *node, uint64_t size_bytes, struct hws_error *err)
 {
     struct qcow2 *q = qcow2_of(node);
+    uint64_t old_size = q->header.size;
     if (!is_aligned(size_bytes, 512))
         return hws_fail(err, EINVAL, "'%.200s': the size must be a multiple of 512 bytes",
                         node->filename);
@@ -199,6 +234,8 @@ int qcow2_co_resize(struct block_node *node, uint64_t size_bytes, struct hws_err
     int r = co_begin(q);
     if (size_bytes < q->header.size) {
         r = r < 0 ? r : qcow2_co_shrink(q, size_bytes);
+        if (r == 0)
+            co_cut_data_file(q, size_bytes);
         return r < 0 ? hws_fail_errno(err, -r, "'%.200s': shrinking", node->filename) : 0;
     }
     r = r < 0 ? r : co_grow(q, size_bytes);
@@ -206,5 +243,9 @@ int qcow2_co_resize(struct block_node *node, uint64_t size_bytes, struct hws_err
         return hws_fail(err, EFBIG, "'%.200s': %llu bytes are too many for clusters of %llu bytes",
                         node->filename, (unsigned long long)size_bytes,
                         (unsigned long long)q->cluster_size);
-    return r < 0 ? hws_fail_errno(err, -r, "'%.200s': growing", node->filename) : 0;
+    if (r < 0)
+        return hws_fail_errno(err, -r, "'%.200s': growing", node->filename);
+    return qcow2_data_is_raw(q) ? qcow2_co_preallocate(q, align_up(old_size, q->cluster_size),
+                                                       size_bytes, BLOCK_PREALLOC_METADATA, err)
+                                : 0;
 }

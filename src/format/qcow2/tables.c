@@ -180,10 +180,13 @@ static int co_prepare_metadata_locked(struct qcow2 *q)
     uint64_t wanted = r == 0 ? qcow2_keep_mark(q) : 0;
     if (q->bitmaps.valid)
         wanted |= QCOW2_AUTOCLEAR_BITMAPS;
+    if (qcow2_data_is_raw(q))
+        wanted |= QCOW2_AUTOCLEAR_DATA_FILE_RAW;
     if (r == 0 && q->header.autoclear_features != wanted) {
         /* "An implementation may only write to an image with unknown auto-clear features if it
-           clears the respective bits from this field first." The bit of bitmaps stays where we
-           keep them true. A mark of our own says that a keep belongs to the image (keep.c). */
+           clears the respective bits from this field first." The bits of bitmaps and of a raw data
+           file stay where we keep them true. A mark of our own says that a keep belongs to the image
+           (keep.c). */
         uint64_t before = q->header.autoclear_features;
         q->header.autoclear_features = wanted;
         r = qcow2_co_header_store(q);

@@ -27,13 +27,14 @@ static enum qcow2_write_mode mode_of(const struct qcow2 *q, const uint8_t *at, u
     *ret_host = 0;
     if (entry & QCOW2_COMPRESSED)
         return QCOW2_WRITE_FRESH;
-    uint64_t host = entry & QCOW2_OFFSET_MASK;
-    if (host && !(entry & QCOW2_COPIED))
+    uint64_t host;
+    bool has_host = qcow2_entry_host(q, entry, &host);
+    if (has_host && !(entry & QCOW2_COPIED))
         return QCOW2_WRITE_FRESH;
     *ret_host = host;
     if (q->extended_l2)
-        return host ? QCOW2_WRITE_FILL : QCOW2_WRITE_PUBLISH;
-    if (host)
+        return has_host ? QCOW2_WRITE_FILL : QCOW2_WRITE_PUBLISH;
+    if (has_host)
         return entry & QCOW2_ZERO ? QCOW2_WRITE_REUSE : QCOW2_WRITE_DIRECT;
     return QCOW2_WRITE_FRESH;
 }
@@ -129,7 +130,7 @@ void qcow2_free_entry(struct qcow2 *q, uint64_t entry)
         length = align_up(host + length, q->cluster_size) - first;
         host = first;
     }
-    if (host)
+    if (host && !qcow2_has_data_file(q))
         qcow2_freed_add(q, host, (uint32_t)(length >> q->cluster_bits), true);
     else
         q->freed.reserved--;
@@ -179,10 +180,12 @@ static int co_step_run(struct qcow2 *q, struct qcow2_step *s, struct sgl buffer)
     bool fresh = s->mode == QCOW2_WRITE_FRESH || s->mode == QCOW2_WRITE_PUBLISH;
     int r = 0;
     bool allocated = false;
-    if (fresh) {
+    if (fresh && qcow2_has_data_file(q)) {
+        s->host = s->first_guest; /* the one place; what lies there may be old */
+    } else if (fresh) {
         r = co_step_allocate(q, s);
         allocated = r == 0;
-    } else {
+    } else if (!qcow2_has_data_file(q)) {
         uint64_t bytes = (uint64_t)s->clusters << q->cluster_bits;
         rt_mutex_lock(&q->lock);
         r = qcow2_check_data_host(q, s->host, bytes);
@@ -255,10 +258,10 @@ int qcow2_co_write(struct block_node *node, uint64_t offset, struct sgl buffer, 
             return r;
         if (e.kind == QCOW2_KIND_DATA && e.copied) {
             part = e.length;
-            r = qcow2_check_data_host(q, e.host, part);
+            r = qcow2_check_target(q, e.host, part);
             uint64_t epoch = qcow2_enter(q);
             rt_mutex_unlock(&q->lock);
-            if (r == 0)
+            if (r == 0 && !qcow2_has_data_file(q))
                 r = qcow2_co_reach(q, e.host, part);
             if (r == 0)
                 r = co_block_write(qcow2_data(q), e.host, sgl_slice(buffer, done, part), 0);

@@ -5,6 +5,11 @@
  * the same where there is no backing file. Host clusters that are dropped go to the freed list.
  * What cannot be expressed (a part of a compressed cluster) is written as data.
  *
+ * Where host bytes are to go with it (holes in a data file; zeroes, where that is to be readable as
+ * a raw image; holes in clusters that stay ours, with discard-no-unref) they go before the entries
+ * change, with the range held as an allocation in flight, so that no write comes in between. A
+ * crash there leaves zeroes under entries that say data: the same to the guest.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "format/qcow2/cow.h"
@@ -39,10 +44,12 @@ static void change_cluster(struct qcow2 *q, uint8_t *at, uint64_t guest, enum ch
 {
     uint64_t entry = load_be64(at), bitmap = q->extended_l2 ? load_be64(at + 8) : 0;
     bool compressed = entry & QCOW2_COMPRESSED;
-    uint64_t host = compressed ? 0 : entry & QCOW2_OFFSET_MASK;
+    uint64_t host;
+    bool has_host = qcow2_entry_host(q, entry, &host) && !compressed;
     bool plain_zero = change != CHANGE_CUT && q->header.version >= 3 &&
                       (change == CHANGE_ZERO_OWN || !reads_zero_below(q, guest));
-    bool empty = !compressed && !host;
+    bool empty = !compressed && !has_host;
+    bool keep = change == CHANGE_ZERO || (q->discard_no_unref && change != CHANGE_CUT);
     uint64_t zero = q->extended_l2 ? 0 : QCOW2_ZERO;
 
     if (empty && (change == CHANGE_DISCARD || !plain_zero)) {
@@ -52,7 +59,7 @@ static void change_cluster(struct qcow2 *q, uint8_t *at, uint64_t guest, enum ch
         qcow2_store_entry(at + 8, QCOW2_SUB_ZERO);
         return;
     }
-    if (change == CHANGE_ZERO && host && (entry & QCOW2_COPIED) && q->header.version >= 3) {
+    if (keep && has_host && (entry & QCOW2_COPIED) && q->header.version >= 3) {
         q->freed.reserved--;
         if (q->extended_l2)
             qcow2_store_entry(at + 8, QCOW2_SUB_ZERO);
@@ -82,7 +89,75 @@ struct zero_step {
     enum change change;
     unsigned reserved;
     uint64_t data_end; /* beyond start: the range up to here must be written as data */
+    bool nothing;      /* it cannot be done, and need not be */
+    struct qcow2_in_flight in_flight;
 };
+
+/* ---- host bytes ---- */
+
+static bool empties_host(const struct qcow2 *q, const struct zero_step *s)
+{
+    return qcow2_data_is_raw(q) ||
+           (s->change != CHANGE_ZERO && (qcow2_has_data_file(q) || q->discard_no_unref));
+}
+
+static int co_empty_data_file(struct qcow2 *q, struct zero_step *s)
+{
+    struct block_node *data = qcow2_data(q);
+    uint64_t end = MIN(s->end, block_size(data));
+    if (s->start >= end)
+        return 0; /* behind its end it reads as zeroes */
+    if (!qcow2_data_is_raw(q)) {
+        (void)!co_block_discard(data, s->start, end - s->start); /* a hint */
+        return 0;
+    }
+    unsigned flags = s->change == CHANGE_ZERO ? 0 : BLOCK_MAY_UNMAP;
+    if (s->change == CHANGE_DISCARD)
+        flags |= BLOCK_NO_FALLBACK;
+    int r = co_block_write_zeroes(data, s->start, end - s->start, flags);
+    s->nothing = r == -ENOTSUP && s->change == CHANGE_DISCARD;
+    return s->nothing ? 0 : r;
+}
+
+/*
+ * The next host extent under whole clusters from *@guest on, which moves behind it. @return its
+ * length, 0: no more, or -EIO where it lies over metadata. Caller holds q->lock.
+ */
+static int64_t next_kept(struct qcow2 *q, const struct zero_step *s, uint64_t *guest,
+                         uint64_t *ret_host)
+{
+    uint64_t length = 0, host;
+    for (; *guest + q->cluster_size <= s->end; *guest += q->cluster_size) {
+        uint64_t entry = load_be64(qcow2_l2_entry(q, s->slice, *guest));
+        bool kept = !(entry & QCOW2_COMPRESSED) && (entry & QCOW2_COPIED) &&
+                    qcow2_entry_host(q, entry, &host) && is_aligned(host, q->cluster_size);
+        if (length && (!kept || host != *ret_host + length))
+            break;
+        if (!kept)
+            continue;
+        if (!length)
+            *ret_host = host;
+        length += q->cluster_size;
+    }
+    int r = length ? qcow2_check_data_host(q, *ret_host, length) : 0;
+    return r < 0 ? r : (int64_t)length;
+}
+
+/* Holes in the clusters that stay ours. */
+static int co_empty_kept(struct qcow2 *q, const struct zero_step *s)
+{
+    uint64_t guest = align_up(s->start, q->cluster_size), host = 0;
+    for (;;) {
+        rt_mutex_lock(&q->lock);
+        int64_t length = next_kept(q, s, &guest, &host);
+        rt_mutex_unlock(&q->lock);
+        if (length <= 0)
+            return (int)length;
+        uint64_t file_bytes = block_size(q->file);
+        if (host < file_bytes) /* a hint, so errors are none */
+            (void)!co_block_discard(q->file, host, MIN((uint64_t)length, file_bytes - host));
+    }
+}
 
 /* Caller holds q->lock. @return how far it came; at @step->data_end the part that must be data
  * begins. */
@@ -110,7 +185,27 @@ static void change_slice(struct qcow2 *q, struct zero_step *s)
     s->end = guest;
 }
 
-/* Waits for allocations in the range; then, with everything at hand, changes it in one go. */
+/* With everything at hand, changes the range in one go. Called and returns with q->lock held. */
+static int co_change_entries(struct qcow2 *q, struct zero_step *s)
+{
+    int r = 0;
+    bool host = empties_host(q, s);
+    if (host) {
+        qcow2_in_flight_begin(q, &s->in_flight, s->start, s->end);
+        rt_mutex_unlock(&q->lock);
+        r = qcow2_has_data_file(q) ? co_empty_data_file(q, s) : co_empty_kept(q, s);
+        rt_mutex_lock(&q->lock);
+    }
+    if (r == 0 && !s->nothing)
+        r = qcow2_slice_touch(q, s->slice);
+    if (r == 0 && !s->nothing)
+        change_slice(q, s);
+    if (host)
+        qcow2_in_flight_end(q, &s->in_flight);
+    return r;
+}
+
+/* Waits for allocations in the range before. */
 static int co_change_slice(struct qcow2 *q, struct zero_step *s)
 {
     unsigned clusters =
@@ -126,9 +221,7 @@ static int co_change_slice(struct qcow2 *q, struct zero_step *s)
         s->reserved = clusters;
         while ((other = qcow2_in_flight_find(q, s->start, s->end)))
             qcow2_co_in_flight_wait(q, other);
-        r = qcow2_slice_touch(q, s->slice);
-        if (r == 0)
-            change_slice(q, s);
+        r = co_change_entries(q, s);
         q->freed.reserved -= s->reserved;
     }
     qcow2_slice_unpin(q, s->slice);
@@ -142,6 +235,8 @@ static bool can_skip(struct qcow2 *q, uint64_t start, enum change change)
     rt_mutex_lock(&q->lock);
     bool no_table = (q->l1[qcow2_l1_index(q, start)] & QCOW2_OFFSET_MASK) == 0;
     rt_mutex_unlock(&q->lock);
+    if (qcow2_data_is_raw(q))
+        return false; /* what the data file has there goes too */
     return no_table && change != CHANGE_ZERO_OWN &&
            (change == CHANGE_DISCARD || reads_zero_below(q, start));
 }

@@ -123,19 +123,52 @@ static int co_raw_resize(struct block_node *node, uint64_t size_bytes, struct hw
 }
 
 /* Writes zeroes, so that blocks are not only reserved but initialised. */
-static int co_write_full(struct block_node *file, uint64_t size, struct hws_error *err)
+static int co_write_full(struct block_node *file, uint64_t start, uint64_t length,
+                         struct hws_error *err)
 {
     autofree void *zeroes = calloc(1, MiB);
     if (!zeroes)
         return hws_fail(err, ENOMEM, "out of memory");
-    for (uint64_t offset = 0; offset < size; offset += MiB) {
+    for (uint64_t done = 0; done < length;) {
         struct iovec iov;
-        int r = co_block_write(file, offset, sgl_one(&iov, zeroes, MIN(MiB, size - offset)), 0);
+        size_t piece = (size_t)MIN(MiB, length - done);
+        int r = co_block_write(file, start + done, sgl_one(&iov, zeroes, piece), 0);
+        done += piece;
+        if (r == 0)
+            r = block_progress(file, done, length);
         if (r < 0)
             return hws_fail_errno(err, -r, "writing '%s' at offset %llu", block_filename(file),
-                                  (unsigned long long)offset);
+                                  (unsigned long long)(start + done - piece));
     }
     return 0;
+}
+
+/* Reserving is one call of the file system where that can do it, and quick. */
+static int co_reserve(struct block_node *file, uint64_t start, uint64_t length,
+                      struct hws_error *err)
+{
+    int r = co_block_write_zeroes(file, start, length, BLOCK_NO_FALLBACK);
+    if (r == -ENOTSUP)
+        return hws_fail(err, ENOTSUP,
+                        "the storage of '%s' cannot reserve blocks; use preallocation=full or "
+                        "preallocation=off",
+                        block_filename(file));
+    return r < 0 ? hws_fail_errno(err, -r, "reserving %llu bytes for '%s'",
+                                  (unsigned long long)length, block_filename(file))
+                 : 0;
+}
+
+static int co_raw_preallocate(struct block_node *node, uint64_t offset, uint64_t length,
+                              enum block_preallocation mode, struct hws_error *err)
+{
+    struct raw *raw = node->state;
+    if (mode == BLOCK_PREALLOC_METADATA)
+        return hws_fail(err, ENOTSUP,
+                        "raw images have no tables to preallocate; use preallocation=falloc or "
+                        "full");
+    return mode == BLOCK_PREALLOC_FULL
+               ? co_write_full(file_of(node), raw->start_bytes + offset, length, err)
+               : co_reserve(file_of(node), raw->start_bytes + offset, length, err);
 }
 
 static int co_raw_create(const void *create_options, struct block_node *file, struct hws_error *err)
@@ -146,19 +179,8 @@ static int co_raw_create(const void *create_options, struct block_node *file, st
     if (r < 0 || o->size_bytes == 0)
         return r;
     if (o->preallocation == RAW_PREALLOC_FULL)
-        return co_write_full(file, o->size_bytes, err);
-    if (o->preallocation == RAW_PREALLOC_FALLOC) {
-        r = co_block_write_zeroes(file, 0, o->size_bytes, BLOCK_NO_FALLBACK);
-        if (r == -ENOTSUP)
-            return hws_fail(err, ENOTSUP,
-                            "the storage of '%s' cannot reserve blocks; use preallocation=full or "
-                            "preallocation=off",
-                            block_filename(file));
-        if (r < 0)
-            return hws_fail_errno(err, -r, "reserving %llu bytes for '%s'",
-                                  (unsigned long long)o->size_bytes, block_filename(file));
-    }
-    return 0;
+        return co_write_full(file, 0, o->size_bytes, err);
+    return o->preallocation == RAW_PREALLOC_FALLOC ? co_reserve(file, 0, o->size_bytes, err) : 0;
 }
 
 /* As other tools: every byte of the device, in sectors, whatever lies in it. */
@@ -209,6 +231,7 @@ const struct block_driver raw_driver = {
     .co_status = co_raw_status,
     .co_copy_range = co_raw_copy_range,
     .co_resize = co_raw_resize,
+    .co_preallocate = co_raw_preallocate,
     .co_create = co_raw_create,
     .co_measure = co_raw_measure,
 };

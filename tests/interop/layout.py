@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Where an image's bytes lie: external data files (raw ones too), lazy refcounts, preallocation at creation and at
+resize, and discards that keep the host clusters, made and written by both sides. SPDX-License-Identifier: Apache-2.0
+"""
+import json
+import os
+import shutil
+import signal
+import sys
+
+sys.dont_write_bytecode = True
+from common import Failure, Reference, Tools, Writer, run_cases
+from features import HIO, IMAGE, QUEUES, THREADS, wait_unlocked
+
+DATA = "image.data"
+
+
+def make(case, maker, size, **options):
+    options = {name: str(value) for name, value in options.items()}
+    if maker == "qemu":
+        text = ",".join(f"{name}={value}" for name, value in options.items())
+        case.qemu_img("create", "-q", "-f", "qcow2", *(("-o", text) if text else ()), IMAGE, str(size))
+    else:
+        case.hio_create(IMAGE, size, **{"extended_l2": "off", **options})
+    return Reference(bytes(size))
+
+
+def stored(case, name):
+    with open(case.path(name), "rb") as file:
+        return file.read()
+
+
+def check_all(case, reference, raw=False):
+    case.check_both(IMAGE)
+    case.same_content(IMAGE, reference)
+    if raw:
+        content, data = case.hio_dump(IMAGE, "-f", "qcow2"), stored(case, DATA)
+        if data[:len(content)] != content[:len(data)] or any(content[len(data):]):
+            raise Failure(f"{DATA} does not hold what {IMAGE} reads as")
+
+
+def sizes(cluster_size):
+    return min(40 * cluster_size + 1536, 9 << 20)
+
+
+# ---- external data files ---------------------------------------------------------------------------------
+
+def data_file(case, maker, tool, raw, cluster_size, **options):
+    """Both write in turn; a raw one reads as the image does after each; nothing but metadata in the image."""
+    size = sizes(cluster_size)
+    reference = make(case, maker, size, cluster_size=cluster_size, data_file=DATA,
+                     data_file_raw="on" if raw else "off", **options)
+    check_all(case, reference, raw)
+    for turn in range(5):
+        Writer(case, tool if turn % 2 == 0 else "qemu", IMAGE, cluster_size, reference).run(14)
+        check_all(case, reference, raw)
+        case.same_map(IMAGE)
+        if turn == 2:
+            size += 3 * cluster_size + 512
+            if maker == "qemu":
+                case.run(case.tools.hawser, "resize", "-f", "qcow2", IMAGE, str(size))
+            else:
+                case.qemu_img("resize", "-q", "-f", "qcow2", IMAGE, str(size))
+            reference.resize(size)
+            check_all(case, reference, raw)
+        if turn == 3:
+            size -= 5 * cluster_size + 1024
+            case.run(case.tools.hawser, "resize", "-f", "qcow2", "--shrink", IMAGE, str(size))
+            reference.resize(size)
+            check_all(case, reference, raw)
+            if len(stored(case, DATA)) != size:
+                raise Failure("the data file did not shrink")
+    told = json.loads(case.run(case.tools.hawser, "info", "--output=json", "-f", "qcow2", IMAGE).stdout)
+    theirs = json.loads(case.qemu_img("info", "--output=json", "-f", "qcow2", IMAGE).stdout)
+    for name in ("data-file", "data-file-raw"):
+        ours = told["format-specific"]["data"][name]
+        if ours != theirs["format-specific"]["data"][name]:
+            raise Failure(f"info: {name} is {ours!r}, they say {theirs['format-specific']['data'][name]!r}")
+    if raw and told["format-specific"]["data"]["data-file-raw"] is not True:
+        raise Failure("the image is no longer raw")
+
+
+def data_file_stale(case, tool, extended):
+    """What a data file held where the image has nothing never shows."""
+    cluster_size = 65536
+    size = 20 * cluster_size + 512
+    reference = make(case, "qemu", size, cluster_size=cluster_size, data_file=DATA, extended_l2=extended)
+    with open(case.path(DATA), "wb") as file:
+        file.write(b"\xee" * size)
+    check_all(case, reference)
+    for _ in range(3):
+        Writer(case, tool, IMAGE, cluster_size, reference).run(12)
+        check_all(case, reference)
+
+
+def data_file_backed(case, tool, extended):
+    """An overlay with a data file over a plain image."""
+    cluster_size = 65536
+    size = 30 * cluster_size
+    reference = make(case, "qemu", size, cluster_size=cluster_size)
+    Writer(case, "qemu", IMAGE, cluster_size, reference).run(20)
+    known = Reference(case.qemu_dump(IMAGE))
+    case.run("mv", IMAGE, "below.qcow2")
+    case.hio_create(IMAGE, size, backing_file="below.qcow2", backing_fmt="qcow2", data_file=DATA,
+                    cluster_size=cluster_size, extended_l2=extended)
+    check_all(case, known)
+    for turn in range(4):
+        Writer(case, tool if turn % 2 == 0 else "qemu", IMAGE, cluster_size, known).run(12)
+        check_all(case, known)
+
+
+def data_file_killed(case, tool, raw):
+    """A killed writer loses nothing that was flushed."""
+    cluster_size = 65536
+    size = 30 * cluster_size
+    reference = make(case, "hawser", size, cluster_size=cluster_size, data_file=DATA, data_file_raw=raw)
+    script = []
+    for number in range(16):
+        at, length = case.random.randrange(size - cluster_size), case.random.randrange(1, cluster_size)
+        script.append(f"write {at} {length} {number + 1}")
+        reference.write(at, length, number + 1)
+    case.hio(IMAGE, script + ["flush", "kill"], "-f", "qcow2", *tool[1:], expect=-signal.SIGKILL)
+    wait_unlocked(case)
+    case.qemu_img("check", "-q", "-f", "qcow2", IMAGE, expect=(0, 3))
+    case.same_content(IMAGE, reference)
+
+
+def data_file_options(case):
+    """What is refused, and what a description may replace."""
+    hawser = case.tools.hawser
+
+    def create(name, options, expect=1):
+        case.run(hawser, "create", "-q", "-f", "qcow2", "-o", options, name, "4M", expect=expect)
+
+    create("a.qcow2", "data_file_raw=on")
+    create("a.qcow2", "data_file=d.raw,compat=0.10")
+    create("a.qcow2", "data_file=a.qcow2")
+    create("a.qcow2", "data_file=./a.qcow2")
+    create("a.qcow2", "data_file=none/d.raw")
+    create("a.qcow2", "data_file=../d.raw")
+    create("a.qcow2", "data_file=nbd://localhost/x")
+    left = os.listdir(case.folder)
+    if left:
+        raise Failure(f"failed creations left {left}")
+    create("a.qcow2", "data_file=d.raw", expect=0)
+    create("b.qcow2", "data_file=d.raw")  # it exists
+    if os.path.exists(case.path("b.qcow2")):
+        raise Failure("a failed creation left its image")
+    case.qemu_io("a.qcow2", ["write -P 7 0 4M"])
+    shutil.copy(case.path("d.raw"), case.path("e.raw"))
+    with open(case.path("e.raw"), "r+b") as file:
+        file.write(b"\x08" * 4096)
+    given = {"driver": "qcow2", "file": {"driver": "file", "filename": "a.qcow2"},
+             "data-file": {"driver": "file", "filename": "e.raw"}}
+    case.run(case.tools.hio, "-R", "json:" + json.dumps(given), stdin="read 0 4096 8\nread 4096 4096 7\n")
+    case.run("mv", "d.raw", "f.raw")
+    case.run(hawser, "check", "-f", "qcow2", "a.qcow2", expect=1)
+    case.run(hawser, "convert", "-q", "-f", "qcow2", "-O", "raw", "a.qcow2", "o.raw", expect=1)
+    case.run("mv", "f.raw", "d.raw")
+    case.run(hawser, "convert", "-q", "-c", "-f", "qcow2", "-O", "qcow2", "-o", "data_file=g.raw",
+             "a.qcow2", "c.qcow2", expect=1)
+
+
+def main():
+    tools = Tools(__doc__)
+    cases = []
+    small = (512, {}), (4096, {}), (65536, {}), (65536, {"extended_l2": "on"}), (2 << 20, {})
+    for size, options in small:
+        for raw in (False, True):
+            for maker, tool in (("qemu", HIO), ("hawser", THREADS)):
+                label = f"{size}{'-ext' if options else ''}{'-raw' if raw else ''}-{maker}"
+                cases.append((f"data-{label}", lambda c, s=size, o=options, r=raw, m=maker, t=tool:
+                              data_file(c, m, t, r, s, **o)))
+    for extended in ("off", "on"):
+        cases.append((f"data-stale-{extended}", lambda c, e=extended: data_file_stale(c, QUEUES, e)))
+        cases.append((f"data-backed-{extended}", lambda c, e=extended: data_file_backed(c, HIO, e)))
+        cases.append((f"data-killed-{extended}", lambda c, e=extended: data_file_killed(c, THREADS, e)))
+    cases.append(("data-options", data_file_options))
+    return run_cases(tools, cases)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
