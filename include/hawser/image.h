@@ -170,6 +170,31 @@ enum hws_snapshot_action {
 int hws_internal_snapshot(const struct hws_image *image, enum hws_snapshot_action action,
                           const char *name, struct hws_error *err);
 
+enum hws_bitmap_kind {
+    HWS_BITMAP_ADD, /* all clean, enabled, stored with the image */
+    HWS_BITMAP_REMOVE,
+    HWS_BITMAP_CLEAR,
+    HWS_BITMAP_ENABLE,
+    HWS_BITMAP_DISABLE,
+    HWS_BITMAP_MERGE, /* what is dirty in `from` becomes so */
+};
+
+struct hws_bitmap_action {
+    enum hws_bitmap_kind kind;
+    uint64_t granularity; /* of ADD: bytes a bit, a power of two of 512 to 2 GiB; 0: the default */
+    const char *from;     /* of MERGE: a bitmap of the source */
+};
+
+/**
+ * Does @count things to the bitmap @name of the image, in order. The first one that fails (-ENOENT,
+ * -EEXIST, -EUCLEAN where the bitmap is inconsistent, ...) ends it; those before it stay done.
+ * @source the image that has what is merged; NULL: the image itself. hws_info() lists bitmaps:
+ * format-specific.data.bitmaps [{"name", "granularity", "flags": ["in-use", "auto"]}].
+ */
+int hws_bitmap(const struct hws_image *image, const char *name,
+               const struct hws_bitmap_action *actions, unsigned count,
+               const struct hws_image *source, struct hws_error *err);
+
 /**
  * Makes @overlay with the image as its backing file: the image is the snapshot from then on, and
  * work goes on in the overlay. @format of the overlay; NULL: qcow2.

@@ -64,6 +64,13 @@ _hawser_values()
     snapshot:--format|snapshot:-f) echo @format ;;
     snapshot:--allow) echo @folder ;;
     snapshot:--output) echo human json ;;
+    bitmap:--merge) echo @ ;;
+    bitmap:--granularity|bitmap:-g) echo @ ;;
+    bitmap:--source-file|bitmap:-b) echo @file ;;
+    bitmap:--source-format|bitmap:-F) echo @format ;;
+    bitmap:--format|bitmap:-f) echo @format ;;
+    bitmap:--allow) echo @folder ;;
+    bitmap:--output) echo human json ;;
     attach:--name) echo @ ;;
     attach:--format|attach:-f) echo @format ;;
     attach:--cache) echo none writeback writethrough unsafe ;;
@@ -129,6 +136,7 @@ _hawser_options()
     measure) echo --format= --target-format= --options= --size= --allow= --force-share --output= --help ;;
     rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
     snapshot) echo --list --create= --apply= --delete= --revert --force --format= --allow= --force-share --output= --help ;;
+    bitmap) echo --list --add --remove --clear --enable --disable --merge= --granularity= --source-file= --source-format= --format= --allow= --force-share --output= --help ;;
     attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --mount= --mkfs= --output= --help ;;
     export) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
     detach) echo --force --all --output= --help ;;
@@ -155,6 +163,7 @@ _hawser_operands()
     measure) echo @file ;;
     rebase) echo @file ;;
     snapshot) echo @attachment @file ;;
+    bitmap) echo @file ;;
     attach) echo @file ;;
     export) echo @file ;;
     detach) echo @attachment ;;
@@ -190,7 +199,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit measure rebase snapshot bitmap attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -203,7 +212,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit measure rebase snapshot attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit measure rebase snapshot bitmap attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.

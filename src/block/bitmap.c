@@ -8,6 +8,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "block/bitmap.h"
+#include "base/log.h"
 #include "block/core.h"
 
 /* ---- the lists ---- */
@@ -383,9 +384,31 @@ void bitmaps_resize(struct block_node *node, uint64_t size_bytes)
     }
 }
 
-void block_bitmaps_set_all(struct block_node *node)
+int co_bitmaps_load(struct block_node *node, struct hws_error *err)
 {
-    for (struct block_bitmap *b = atomic_load(&node->core->tracked); b;
-         b = atomic_load(&b->next_tracked))
-        block_bitmap_set(b, 0, block_size(node));
+    for (struct block_bitmap *b = NULL; (b = block_bitmap_after(node, b));) {
+        int r = b->inconsistent ? 0 : co_block_bitmap_load(b, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+void bitmaps_replaced(struct block_node *node)
+{
+    for (struct block_bitmap *b = NULL; (b = block_bitmap_after(node, b));) {
+        if (b->inconsistent)
+            continue;
+        b->changed |= b->persistent;
+        if (reserve(b, block_size(node)) < 0) {
+            log_warning("'%s': no memory for the bitmap '%s' at the new size: it is inconsistent",
+                        node->filename, b->name ? b->name : "");
+            untrack(b);
+            b->inconsistent = true;
+            continue;
+        }
+        bitmap_set_bits(b, block_bitmap_grains(b->granularity_bits, block_size(node)));
+        if (b->enabled)
+            block_bitmap_set(b, 0, block_size(node));
+    }
 }

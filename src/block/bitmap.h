@@ -140,8 +140,6 @@ void block_bitmap_detach(struct block_bitmap *bitmap);
 HWS_MUST_CHECK int block_bitmap_make_bits(struct block_bitmap *bitmap);
 /** From now on changes of the node set it. The bits are loaded; idempotent; any thread. */
 void block_bitmap_track(struct block_bitmap *bitmap);
-/** All of the node changed at once (it went back to a snapshot): what follows changes is dirty. */
-void block_bitmaps_set_all(struct block_node *node);
 /** Grains that @size_bytes make. */
 static inline uint64_t block_bitmap_grains(unsigned granularity_bits, uint64_t size_bytes)
 {

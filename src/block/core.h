@@ -220,6 +220,10 @@ HWS_MUST_CHECK int co_bitmaps_reserve(struct block_node *node, uint64_t size_byt
 /** The node has its new size. */
 void bitmaps_resize(struct block_node *node, uint64_t size_bytes);
 void bitmaps_free(struct block_node *node);
+/** Loads all bitmaps that can be, before the node's content is replaced. */
+HWS_MUST_CHECK int co_bitmaps_load(struct block_node *node, struct hws_error *err);
+/** The content was replaced, and perhaps the size (a snapshot): what follows changes is dirty. */
+void bitmaps_replaced(struct block_node *node);
 
 /**
  * What changed the bytes of a range must call once the driver has returned, whatever it said, and

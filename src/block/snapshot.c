@@ -77,6 +77,17 @@ static int check_name(const char *name, struct hws_error *err)
     return 0;
 }
 
+/* "The bitmap must reflect all changes of the virtual disk, including snapshot switching." */
+static int co_apply(struct block_node *node, const char *name, struct hws_error *err)
+{
+    int r = co_bitmaps_load(node, err);
+    if (r == 0)
+        r = node->driver->co_snapshot_apply(node, name, err);
+    if (r != -ENOENT) /* what else fails may have changed something */
+        bitmaps_replaced(node);
+    return r;
+}
+
 static int co_act(struct block_node *node, enum block_snapshot_action action, const char *name,
                   struct hws_error *err)
 {
@@ -85,7 +96,7 @@ static int co_act(struct block_node *node, enum block_snapshot_action action, co
     case BLOCK_SNAPSHOT_CREATE:
         return check_name(name, err) < 0 ? -EINVAL : driver->co_snapshot_create(node, name, err);
     case BLOCK_SNAPSHOT_APPLY:
-        return driver->co_snapshot_apply(node, name, err);
+        return co_apply(node, name, err);
     default:
         return driver->co_snapshot_delete(node, name, err);
     }

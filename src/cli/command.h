@@ -25,6 +25,8 @@ enum cli_kind {
     CLI_SIZE,   /* uint64_t, human sizes; UINT64_MAX when not given */
     CLI_UINT,   /* uint64_t; 0 when not given */
     CLI_LIST,   /* struct cli_list: may be given many times */
+    CLI_STEP,   /* struct cli_list that several options share: the option's name, then, where it
+                   takes one (`value`), its value; so the list has them in their order */
 };
 
 /* What completes a value or an operand. */
@@ -55,6 +57,12 @@ struct cli_option {
     enum cli_completes completes;
     bool hidden; /* for this program's own use: in no help */
 };
+
+/** Does it take a value? */
+static inline bool cli_takes_value(const struct cli_option *option)
+{
+    return option->kind != CLI_FLAG && (option->kind != CLI_STEP || option->value);
+}
 
 struct cli_operand {
     const char *name; /* "IMAGE"; NULL ends the list */

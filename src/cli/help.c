@@ -60,7 +60,7 @@ static void print_option(FILE *out, const struct cli_option *option)
     int used = option->letter ? snprintf(left, sizeof(left), "-%c, ", option->letter)
                               : snprintf(left, sizeof(left), "    ");
     snprintf(left + used, sizeof(left) - (size_t)used, "--%s%s%s", option->name,
-             option->kind == CLI_FLAG ? "" : "=", option->kind == CLI_FLAG ? "" : option->value);
+             cli_takes_value(option) ? "=" : "", cli_takes_value(option) ? option->value : "");
     size_t length = (size_t)snprintf(help, sizeof(help), "%s", option->help);
     if (option->choices && option->choices != cli_output_choices) {
         for (unsigned i = 0; option->choices[i] && length < sizeof(help); i++)
@@ -131,10 +131,10 @@ static json_t *dump_option(const struct cli_option *option)
     static const char *const completions[] = {"none",   "file",       "folder",
                                               "format", "attachment", "command"};
     char letter[2] = {option->letter, 0};
-    json_t *entry =
-        json_pack("{s:s, s:s, s:b, s:s, s:s, s:b}", "name", option->name, "letter", letter, "flag",
-                  option->kind == CLI_FLAG, "help", option->help, "completes",
-                  completions[option->completes], "list", option->kind == CLI_LIST);
+    json_t *entry = json_pack("{s:s, s:s, s:b, s:s, s:s, s:b}", "name", option->name, "letter",
+                              letter, "flag", !cli_takes_value(option), "help", option->help,
+                              "completes", completions[option->completes], "list",
+                              option->kind == CLI_LIST || option->kind == CLI_STEP);
     if (option->value)
         json_object_set_new(entry, "value", json_string(option->value));
     json_t *choices = json_array();

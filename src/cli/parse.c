@@ -125,6 +125,13 @@ static int set_value(struct parser *p, const struct cli_option *option, const ch
             return fail(p, "--%s was given more than %d times", option->name, CLI_LIST_MAX);
         list->item[list->count++] = value;
         return 0;
+    case CLI_STEP:
+        if (list->count + 2 > CLI_LIST_MAX)
+            return fail(p, "too many of --%s and its like were given", option->name);
+        list->item[list->count++] = option->name;
+        if (option->value)
+            list->item[list->count++] = value;
+        return 0;
     }
     return fail(p, "--%s cannot be parsed", option->name);
 }
@@ -161,7 +168,7 @@ static int parse_long(struct parser *p, const char *text)
     const struct cli_option *option = find_long(p->command, name);
     if (!option)
         return unknown_option(p, name);
-    if (option->kind == CLI_FLAG)
+    if (!cli_takes_value(option))
         return equals ? fail(p, "--%s takes no value", name) : set_value(p, option, NULL);
     if (equals)
         return set_value(p, option, equals + 1);
@@ -181,7 +188,7 @@ static int parse_letters(struct parser *p, const char *text)
         if (!option || !option->name)
             return fail(p, "unknown option -%c; 'hawser %s --help' lists them", *text,
                         p->command->name);
-        if (option->kind != CLI_FLAG) {
+        if (cli_takes_value(option)) {
             if (text[1])
                 return set_value(p, option, text + 1);
             if (p->at == p->count)

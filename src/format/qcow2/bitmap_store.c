@@ -216,6 +216,8 @@ static void make_entries(struct store *s)
             continue;
         struct qcow2_bitmap *b = &s->entry[s->place.count++];
         *b = all->entry[i];
+        if (b->live && b->live->inconsistent)
+            b->flags |= QCOW2_BITMAP_IN_USE;
         if (!s->fresh[i].table)
             continue;
         b->table_offset = s->fresh[i].table_offset;
@@ -265,7 +267,7 @@ static void co_adopt(struct store *s, const struct qcow2_bitmaps_place *old, boo
         all->entry[kept] = s->entry[kept];
         if (b->live) {
             b->live->stored = (void *)(uintptr_t)(kept + 1);
-            b->live->changed = b->live->changed && b->live->inconsistent;
+            b->live->changed = false;
         }
         kept++;
     }
@@ -326,7 +328,8 @@ int qcow2_co_bitmaps_store(struct block_node *node, struct hws_error *err)
     uint32_t count = q->bitmaps.count;
     bool wanted = q->bitmaps.changed;
     for (uint32_t i = 0; i < count && !wanted; i++)
-        wanted = must_write(&q->bitmaps.entry[i]);
+        wanted = must_write(&q->bitmaps.entry[i]) ||
+                 (q->bitmaps.entry[i].live && q->bitmaps.entry[i].live->changed);
     if (!wanted)
         return 0;
     int broken = atomic_load(&q->broken);

@@ -139,6 +139,7 @@ int qcow2_co_snapshot_show(struct qcow2 *q, const char *id_or_name, struct hws_e
     q->header.l1_table_offset = s->l1_offset;
     q->header.size = qcow2_snapshot_disk_bytes(q, s);
     q->shows_snapshot = true;
+    qcow2_bitmaps_close(q); /* they tell of the present state */
     return 0;
 }
 
