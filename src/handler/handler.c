@@ -20,6 +20,10 @@
 
 #define DEFAULT_THREADS_MAX 8
 
+/* Another handler that goes leaves the bus first, and the kernel's news when it has ended. */
+#define LOOK_PATIENCE_NS ((uint64_t)60 * 1000000000)
+#define LOOK_RETRY_NS    ((uint64_t)500 * 1000000)
+
 struct start {
     struct handler *handler;
     struct hws_error *err;
@@ -282,13 +286,32 @@ static void co_look_around(struct handler *handler, bool again)
     } while (awaited);
 }
 
+static bool has_work(const struct handler *handler)
+{
+    return !list_empty(&handler->events) || handler->rescan || handler->look_around ||
+           handler->stopping;
+}
+
+/* Until there is work, or it is time to look around once more. With the guard held. */
+static void co_wait_for_work(struct handler *handler, uint64_t look_until_ns)
+{
+    bool timed_out = false;
+    while (!timed_out && !has_work(handler)) {
+        uint64_t now = rt_now_ns();
+        if (now < look_until_ns)
+            timed_out =
+                !co_waitq_wait_until(&handler->changed, &handler->guard, now + LOOK_RETRY_NS);
+        else
+            co_waitq_wait(&handler->changed, &handler->guard);
+    }
+}
+
 static void co_dispatch(struct handler *handler)
 {
+    uint64_t look_until_ns = 0;
     for (;;) {
         rt_mutex_lock(&handler->guard);
-        while (list_empty(&handler->events) && !handler->rescan && !handler->look_around &&
-               !handler->stopping)
-            co_waitq_wait(&handler->changed, &handler->guard);
+        co_wait_for_work(handler, look_until_ns);
         bool stopping = handler->stopping, again = handler->look_around;
         struct list *node = stopping ? NULL : list_pop_front(&handler->events);
         bool rescan = !node && handler->rescan;
@@ -301,6 +324,8 @@ static void co_dispatch(struct handler *handler)
         if (node)
             handle(handler, list_entry(node, struct heard_event, link));
         co_look_around(handler, again);
+        if (again)
+            look_until_ns = rt_now_ns() + LOOK_PATIENCE_NS;
         if (rescan)
             co_scan(handler);
     }
