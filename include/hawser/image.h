@@ -275,6 +275,25 @@ struct hws_rebase {
 int hws_rebase(const struct hws_image *image, const struct hws_rebase *rebase,
                struct hws_error *err);
 
+struct hws_amend {
+    /** "name=value,..." texts of the format's amend options; NULL-terminated. */
+    const char *const *options;
+    bool force;                /* a smaller size is meant: what lies past it is lost */
+    hws_progress_fn *progress; /* may be NULL */
+    void *progress_arg;
+};
+
+/**
+ * Changes options that the image was made with, as far as its format can. A failure leaves a whole
+ * image, in which some of the options may have changed; all are looked at before the first change.
+ * @return 0, -EOPNOTSUPP where the format has no such options, -ENOTSUP for one that only a new
+ * image can choose, -EINVAL for a bad value or an unknown option, -EPERM for another backing file
+ * (hws_rebase()), -ENODATA for a data file where the image has none, -EEXIST for data_file_raw=on,
+ * -EPROTONOSUPPORT for what the wanted version cannot hold, -EOVERFLOW where a reference count does
+ * not fit the wanted width, -ERANGE for a smaller size without `force`.
+ */
+int hws_amend(const struct hws_image *image, const struct hws_amend *amend, struct hws_error *err);
+
 struct hws_convert {
     /** "name=value,..." texts of the target format's own options; NULL-terminated, may be NULL. */
     const char *const *options;
@@ -342,7 +361,8 @@ int hws_compare(const struct hws_image *a, const struct hws_image *b,
 
 /**
  * All drivers with their options, as JSON: [{"name", "kind", "help", "options": [...],
- * "create-options": [...]}]. @return NULL when out of memory; else ended with free().
+ * "create-options": [...], "amend-options": [...]}]. @return NULL when out of memory; else ended
+ * with free().
  */
 char *hws_drivers(void);
 

@@ -261,6 +261,24 @@ enum block_snapshot_action {
  */
 HWS_MUST_CHECK int co_block_snapshot(struct block_node *node, enum block_snapshot_action action,
                                      const char *name, struct hws_error *err);
+/** Told how far long work is, in bytes; a result other than 0 ends it with -ECANCELED. */
+struct block_progress {
+    int (*step)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+    void *arg;
+};
+/** @progress may be NULL. @return 0 or -ECANCELED. */
+HWS_MUST_CHECK int block_progress_step(const struct block_progress *progress, uint64_t done_bytes,
+                                       uint64_t total_bytes);
+
+/**
+ * Changes options that the image was made with: members of @options by the driver's table
+ * (amend_options). No request may be in flight. A failure leaves a whole image, in which some of
+ * the options may have changed; @force: a smaller size is meant.
+ * @return 0; -EOPNOTSUPP the format has none; -ENOTSUP the option is for new images only; -EINVAL a
+ * value, or an option that nobody knows; more from the driver.
+ */
+HWS_MUST_CHECK int co_block_amend(struct block_node *node, const json_t *options, bool force,
+                                  const struct block_progress *progress, struct hws_error *err);
 
 enum block_preallocation {
     BLOCK_PREALLOC_OFF,

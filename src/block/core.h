@@ -8,6 +8,7 @@
  *   bounce.c serial.c                       what unaligned requests need
  *   status.c resize.c copy.c create.c info.c backing.c
  *   bitmap.c bitmap_bits.c                  dirty bitmaps
+ *   status.c resize.c amend.c copy.c create.c info.c backing.c
  *   root.c push.c stats.c                   what users hold
  *
  * SPDX-License-Identifier: Apache-2.0

@@ -91,6 +91,8 @@ struct block_driver {
     size_t options_bytes;
     const struct option_desc *create_options;
     size_t create_options_bytes;
+    const struct option_desc *amend_options; /* of co_amend; what is not given stays as it is */
+    size_t amend_options_bytes;
 
     /** How surely the first @length bytes of a file are this format, 0..100. Pure. Formats only. */
     int (*probe)(const uint8_t *head, size_t length);
@@ -190,6 +192,13 @@ struct block_driver {
     void (*bitmap_remove)(struct block_node *node, struct block_bitmap *bitmap);
     /** Stores all as they are, durably, at once. */
     int (*co_bitmaps_store)(struct block_node *node, struct hws_error *err);
+
+    /**
+     * Changes the options that @amend_options (parsed from the table of that name) gives, while
+     * nothing is in flight.
+     */
+    int (*co_amend)(struct block_node *node, const void *amend_options, bool force,
+                    const struct block_progress *progress, struct hws_error *err);
 
     /** A live push changes roles: the node loses or regains the right to write. Writes back first.
      */

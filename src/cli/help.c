@@ -211,6 +211,9 @@ static int help_formats(void)
         print_heading(stdout, text_of(driver, "name"));
         printf("  %s\n", text_of(driver, "help"));
         print_driver_options(json_object_get(driver, "create-options"));
+        if (json_object_get(driver, "amend-options"))
+            printf("  `hawser amend -o` takes:\n");
+        print_driver_options(json_object_get(driver, "amend-options"));
     }
     print_heading(stdout, "Protocols and filters");
     json_array_foreach(drivers, i, driver) if (strcmp(text_of(driver, "kind"), "format"))

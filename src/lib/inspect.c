@@ -228,6 +228,8 @@ char *hws_drivers(void)
             json_object_set_new(entry, "options", options_schema(driver->options));
         if (driver->create_options)
             json_object_set_new(entry, "create-options", options_schema(driver->create_options));
+        if (driver->amend_options)
+            json_object_set_new(entry, "amend-options", options_schema(driver->amend_options));
         json_array_append_new(all, entry);
     }
     char *text = json_dumps(all, JSON_COMPACT);

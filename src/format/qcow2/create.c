@@ -126,7 +126,7 @@ int qcow2_create_decide(const struct qcow2_create *o, struct qcow2_header *h, st
 }
 
 /* Names for older programs, which then can say what they lack. */
-static int add_feature_names(struct qcow2_header *h)
+int qcow2_create_feature_names(struct qcow2_header *h)
 {
     static const struct qcow2_disk_feature_name names[] = {
         {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
@@ -233,7 +233,7 @@ int qcow2_co_create(const void *options, struct block_node *file, struct hws_err
         r = qcow2_create_decide(o, &h, err);
     if (r < 0)
         return r;
-    if (add_backing(o, &h) < 0 || add_data_file(o, &h) < 0 || add_feature_names(&h) < 0)
+    if (add_backing(o, &h) < 0 || add_data_file(o, &h) < 0 || qcow2_create_feature_names(&h) < 0)
         r = hws_fail(err, ENOMEM, "out of memory");
     if (r == 0)
         r = co_write_first_clusters(&h, file, err);

@@ -21,6 +21,9 @@ struct qcow2_create {
 HWS_MUST_CHECK int qcow2_create_decide(const struct qcow2_create *o, struct qcow2_header *h,
                                        struct hws_error *err);
 
+/** Adds the names of features to the header of a new version 3 image; -ENOMEM. */
+HWS_MUST_CHECK int qcow2_create_feature_names(struct qcow2_header *h);
+
 /**
  * Maps the guest clusters of [@start, @end), where they have none, to host clusters of their own,
  * as @mode says.

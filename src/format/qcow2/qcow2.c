@@ -5,6 +5,7 @@
  */
 #include "base/log.h"
 #include "block/bitmap.h"
+#include "format/qcow2/amend.h"
 #include "format/qcow2/compressed_codec.h"
 #include "format/qcow2/create.h"
 
@@ -212,6 +213,8 @@ const struct block_driver qcow2_driver = {
     .options_bytes = sizeof(struct qcow2_open),
     .create_options = qcow2_create_options,
     .create_options_bytes = sizeof(struct qcow2_create),
+    .amend_options = qcow2_amend_options,
+    .amend_options_bytes = sizeof(struct qcow2_amend),
     .probe = probe,
     .co_open = co_qcow2_open,
     .co_close = co_qcow2_close,
@@ -239,5 +242,6 @@ const struct block_driver qcow2_driver = {
     .co_bitmap_add = qcow2_co_bitmap_add,
     .bitmap_remove = qcow2_bitmap_remove,
     .co_bitmaps_store = qcow2_co_bitmaps_store,
+    .co_amend = qcow2_co_amend,
     .co_set_read_only = co_set_read_only,
 };

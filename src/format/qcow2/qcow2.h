@@ -287,6 +287,8 @@ HWS_MUST_CHECK int qcow2_co_tables_load(struct qcow2 *q, struct hws_error *err);
 void qcow2_tables_free(struct qcow2 *q);
 /** Recomputes reserved_range from the header. Caller holds q->lock or is alone. */
 void qcow2_reserve_ranges(struct qcow2 *q);
+/** The constants of the image, from its header. */
+void qcow2_set_geometry(struct qcow2 *q);
 
 /** Makes the state of a node over its open file, and takes it apart (without writing anything). */
 HWS_MUST_CHECK int qcow2_co_start(struct block_node *node, struct hws_error *err);

@@ -47,7 +47,7 @@ int qcow2_co_header_store(struct qcow2 *q)
     return co_block_write(q->file, 0, list, 0);
 }
 
-static void set_geometry(struct qcow2 *q)
+void qcow2_set_geometry(struct qcow2 *q)
 {
     const struct qcow2_header *h = &q->header;
     q->extended_l2 = h->incompatible_features & QCOW2_INCOMPAT_EXTENDED_L2;
@@ -126,7 +126,7 @@ int qcow2_co_tables_load(struct qcow2 *q, struct hws_error *err)
     int r = co_read_header(q, &q->header, err);
     if (r < 0)
         return r;
-    set_geometry(q);
+    qcow2_set_geometry(q);
     qcow2_reserve_ranges(q);
     if (qcow2_cache_init(q) < 0)
         r = hws_fail(err, ENOMEM, "out of memory");

@@ -54,6 +54,12 @@ static void change_cluster(struct qcow2 *q, uint8_t *at, uint64_t guest, enum ch
 
     if (empty && (change == CHANGE_DISCARD || !plain_zero)) {
         q->freed.reserved--; /* unallocated, or a zero cluster, and may stay so */
+        if (change == CHANGE_CUT && (entry || bitmap)) {
+            if (q->extended_l2)
+                qcow2_store_entry(at + 8, 0);
+            qcow2_store_entry(at, 0);
+            return;
+        }
         if (change == CHANGE_DISCARD || bitmap == 0)
             return;
         qcow2_store_entry(at + 8, QCOW2_SUB_ZERO);

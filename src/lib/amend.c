@@ -1,0 +1,35 @@
+/*
+ * hws_amend(): options of an image that exists.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "block/driver.h"
+#include "lib/call.h"
+
+struct amending {
+    const struct hws_image *image;
+    const struct hws_amend *how;
+};
+
+static int co_amend(void *arg, struct hws_error *err)
+{
+    const struct amending *a = arg;
+    struct block_progress progress = {.step = a->how->progress, .arg = a->how->progress_arg};
+    struct block_node *node;
+    int r = co_call_open(a->image, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, &node, err);
+    if (r < 0)
+        return r;
+    const struct block_driver *driver = block_driver_find(block_driver_name(node));
+    json_t *options = json_object();
+    r = call_add_options(driver->amend_options, a->how->options, options, err);
+    if (r == 0)
+        r = co_block_amend(node, options, a->how->force, &progress, err);
+    json_decref(options);
+    return co_call_close(node, r, err);
+}
+
+int hws_amend(const struct hws_image *image, const struct hws_amend *amend, struct hws_error *err)
+{
+    struct amending a = {image, amend};
+    return call_run(co_amend, &a, err);
+}
