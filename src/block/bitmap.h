@@ -128,6 +128,15 @@ HWS_MUST_CHECK int co_block_bitmap_load(struct block_bitmap *bitmap, struct hws_
 void block_bitmap_set(struct block_bitmap *bitmap, uint64_t offset, uint64_t length);
 void block_bitmap_reset(struct block_bitmap *bitmap, uint64_t offset, uint64_t length);
 
+/* ---- of a root's image, for its exports: any queue, held off by a drain ---- */
+
+/** co_block_bitmap_next() of the bitmap called @name. -ENOENT. */
+HWS_MUST_CHECK int co_root_bitmap_next(struct block_root *root, const char *name, uint64_t offset,
+                                       uint64_t length, bool *ret_dirty, uint64_t *ret_length);
+/** The name of the @index-th bitmap that has one, in @ret_name of BLOCK_BITMAP_NAME_MAX + 1 bytes.
+ * -ENOENT past the last. */
+HWS_MUST_CHECK int co_root_bitmap_name(struct block_root *root, unsigned index, char *ret_name);
+
 /* ---- for format drivers ---- */
 
 /** Makes a persistent bitmap that the image has; no bits yet. @name is copied. */

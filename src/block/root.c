@@ -8,6 +8,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "block/bitmap.h"
 #include "block/root.h"
 
 struct block_root *block_root_new(struct block_node *node, const struct block_root_options *options)
@@ -225,16 +226,62 @@ int co_root_flush(struct block_root *root)
     return leave(root, ticket, BLOCK_OP_FLUSH, 0, r);
 }
 
-int co_root_status(struct block_root *root, uint64_t offset, uint64_t length,
-                   struct block_extent *ret)
+/* What is looked at is held off by a drain, and not counted. */
+static struct root_lane *co_look_begin(struct block_root *root)
 {
     struct root_lane *lane = root_lane(root);
     atomic_fetch_add(&lane->in_flight, 1);
     if (unlikely(atomic_load(&root->drained)))
         co_wait_for_undrain(root, lane);
-    int r = co_block_status_chain(root->node, offset, length, ret);
+    return lane;
+}
+
+static void look_end(struct block_root *root, struct root_lane *lane)
+{
     atomic_fetch_sub(&lane->in_flight, 1);
     if (unlikely(atomic_load(&root->drained)))
         wake_drainers(root);
+}
+
+int co_root_status(struct block_root *root, uint64_t offset, uint64_t length,
+                   struct block_extent *ret)
+{
+    struct root_lane *lane = co_look_begin(root);
+    int r = co_block_status_chain(root->node, offset, length, ret);
+    look_end(root, lane);
     return r;
+}
+
+/* Bitmaps are an image's: filters have none. */
+static struct block_node *bitmaps_node(const struct block_root *root)
+{
+    struct block_node *node = root->node;
+    while (node->driver->kind == BLOCK_FILTER && node->child[BLOCK_FILE])
+        node = node->child[BLOCK_FILE];
+    return node;
+}
+
+int co_root_bitmap_next(struct block_root *root, const char *name, uint64_t offset, uint64_t length,
+                        bool *ret_dirty, uint64_t *ret_length)
+{
+    struct root_lane *lane = co_look_begin(root);
+    struct block_bitmap *bitmap = block_bitmap_find(bitmaps_node(root), name);
+    int r = bitmap ? co_block_bitmap_next(bitmap, offset, length, ret_dirty, ret_length) : -ENOENT;
+    look_end(root, lane);
+    return r;
+}
+
+int co_root_bitmap_name(struct block_root *root, unsigned index, char *ret_name)
+{
+    struct root_lane *lane = co_look_begin(root);
+    struct block_node *node = bitmaps_node(root);
+    struct block_bitmap *bitmap = block_bitmap_after(node, NULL);
+    while (bitmap && (!bitmap->name || index > 0)) {
+        index -= bitmap->name != NULL;
+        bitmap = block_bitmap_after(node, bitmap);
+    }
+    if (bitmap)
+        snprintf(ret_name, BLOCK_BITMAP_NAME_MAX + 1, "%s", bitmap->name);
+    look_end(root, lane);
+    return bitmap ? 0 : -ENOENT;
 }

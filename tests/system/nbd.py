@@ -140,6 +140,31 @@ def test_content_and_status_agree_with_the_image():
     run("qemu-img", "check", "-q", name)
 
 
+def test_bitmaps_are_told_as_another_server_tells_them():
+    need_tool("qemu-io", "qemu-img", "qemu-nbd", "nbdinfo")
+    name = image("40M")
+    for bitmap, grain in (("b0", "64k"), ("fine", "512"), ("off", "1M")):
+        run("qemu-img", "bitmap", "--add", "-g", grain, name, bitmap)
+    run("qemu-img", "bitmap", "--disable", name, "off")
+    run("qemu-io", "-c", "write 3M 70k", "-c", "write -z 20M 1M", "-c", "discard 39M 1M", "-c", "write 700 13", name)
+    with Engine(name) as engine:
+        listed = json.loads(run("nbdinfo", "--json", engine.uri()))["exports"][0]["contexts"]
+        assert listed == ["base:allocation", "qemu:allocation-depth", "qemu:dirty-bitmap:b0", "qemu:dirty-bitmap:fine",
+                          "qemu:dirty-bitmap:off"], listed
+        run("qemu-io", "-f", "raw", engine.uri(), "-c", "write 10M 1M", "-c", "flush")
+        ours = {b: run("nbdinfo", f"--map=qemu:dirty-bitmap:{b}", engine.uri()) for b in ("b0", "fine", "off")}
+    for bitmap, told in ours.items():
+        other = os.path.abspath("other.sock")
+        with subprocess.Popen(["qemu-nbd", "-r", "-f", "qcow2", "-k", other, "-x", "disk", "-B", bitmap, name]) as server:
+            while not os.path.exists(other):
+                assert server.poll() is None
+                time.sleep(0.01)
+            assert run("nbdinfo", f"--map=qemu:dirty-bitmap:{bitmap}", f"nbd+unix:///disk?socket={other}") == told, bitmap
+        assert (bitmap == "off") == (" 1 " not in told), told
+        if os.path.exists(other):
+            os.unlink(other)
+
+
 def test_many_requests_at_once_from_several_clients():
     need_tool("fio", "qemu-img")
     name = image("32M")

@@ -34,7 +34,7 @@
 #define NBD_SEND_NS       ((uint64_t)60 * 1000000000) /* without taking a byte of its replies */
 #define NBD_GOODBYE_NS    ((uint64_t)2 * 1000000000)  /* to take the last replies at an end */
 #define NBD_OPTION_MAX    (64 * KiB)                  /* data of an option */
-#define NBD_CONTEXTS_MAX  2u
+#define NBD_CONTEXTS_MAX  16u
 #define NBD_QUERIES_MAX   64u
 
 /* ---- memory of a thread (pool.c) ---- */
@@ -110,7 +110,12 @@ uint16_t nbd_export_flags(const struct nbd_export *export, bool structured);
 
 /* ---- connection ---- */
 
-enum nbd_context { NBD_CONTEXT_ALLOCATION, NBD_CONTEXT_DEPTH };
+enum nbd_context_kind { NBD_CONTEXT_ALLOCATION, NBD_CONTEXT_DEPTH, NBD_CONTEXT_BITMAP };
+
+struct nbd_context {
+    enum nbd_context_kind kind;
+    char *bitmap; /* its name; NULL but for NBD_CONTEXT_BITMAP */
+};
 
 struct nbd_connection {
     struct list link; /* in server->connections */
@@ -120,8 +125,7 @@ struct nbd_connection {
 
     /* negotiated */
     bool no_zeroes, structured, extended;
-    bool contexts_set;
-    uint8_t contexts[NBD_CONTEXTS_MAX]; /* enum nbd_context, in the order asked for */
+    struct nbd_context contexts[NBD_CONTEXTS_MAX]; /* in the order asked for */
     unsigned context_count;
     char *contexts_export; /* the export that they were set for */
 
@@ -175,7 +179,8 @@ HWS_MUST_CHECK int co_nbd_option_error(struct nbd_negotiation *n, uint32_t optio
 /** OPT_LIST_META_CONTEXT and OPT_SET_META_CONTEXT. */
 HWS_MUST_CHECK int co_nbd_meta_context(struct nbd_negotiation *n, uint32_t option,
                                        const uint8_t *data, size_t length);
-const char *nbd_context_name(enum nbd_context context);
+/** Forgets the contexts that were chosen. */
+void nbd_contexts_clear(struct nbd_connection *connection);
 /** Handles one option. @return 0, 1: transmission begins, -errno: hang up. */
 HWS_MUST_CHECK int co_nbd_option(struct nbd_negotiation *n, uint32_t option, const uint8_t *data,
                                  size_t length);

@@ -95,7 +95,7 @@ static int begin(struct nbd_negotiation *n, struct nbd_export *export)
         return -ESHUTDOWN;
     /* "If the export name differs, the server MUST NOT use the contexts." */
     if (c->contexts_export && strcmp(c->contexts_export, export->name))
-        c->context_count = 0;
+        nbd_contexts_clear(c);
     free(steal_ptr(&c->contexts_export));
     return 1;
 }

@@ -35,6 +35,7 @@ static void free_connection(struct nbd_connection *c)
     if (c->export)
         nbd_export_leave(c->export);
     free(c->contexts_export);
+    nbd_contexts_clear(c);
     nbd_chunk_put(&lane->pool, c->chunk);
     rt_mutex_lock(&server->lock);
     list_del(&c->link);

@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "block/bitmap.h"
 #include "export/nbd/internal.h"
 
 /* Of all contexts together. */
@@ -48,12 +49,27 @@ static void add(struct extents *e, uint64_t length, uint64_t flags)
     e->length += length;
 }
 
-static uint64_t flags_in(enum nbd_context context, const struct block_extent *extent)
+static int co_look(struct nbd_request *q, const struct nbd_context *context, uint64_t offset,
+                   uint64_t length, uint64_t *ret_length, uint64_t *ret_flags)
 {
-    if (context == NBD_CONTEXT_DEPTH)
-        return extent->flags & BLOCK_STATUS_ALLOCATED ? extent->depth + 1 : 0;
-    return (extent->flags & BLOCK_STATUS_DATA ? 0 : NBD_STATE_HOLE) |
-           (extent->flags & BLOCK_STATUS_ZERO ? NBD_STATE_ZERO : 0);
+    struct block_root *root = q->connection->export->root;
+    struct block_extent extent;
+    bool dirty;
+    if (context->kind == NBD_CONTEXT_BITMAP) {
+        int r = co_root_bitmap_next(root, context->bitmap, offset, length, &dirty, ret_length);
+        *ret_flags = r == 0 && dirty ? NBD_STATE_DIRTY : 0;
+        return r;
+    }
+    int r = co_root_status(root, offset, length, &extent);
+    if (r < 0)
+        return r;
+    *ret_length = extent.length;
+    if (context->kind == NBD_CONTEXT_DEPTH)
+        *ret_flags = extent.flags & BLOCK_STATUS_ALLOCATED ? extent.depth + 1 : 0;
+    else
+        *ret_flags = (extent.flags & BLOCK_STATUS_DATA ? 0 : NBD_STATE_HOLE) |
+                     (extent.flags & BLOCK_STATUS_ZERO ? NBD_STATE_ZERO : 0);
+    return 0;
 }
 
 /* The payload of one context's chunk, behind its length. */
@@ -65,12 +81,12 @@ static int co_context(struct nbd_request *q, unsigned index, uint8_t **at, uint8
     struct extents e = {.request = q, .at = start + head, .end = end};
     uint64_t position = q->offset, last = q->offset + q->length;
     while (position < last && !e.full) {
-        struct block_extent extent;
-        int r = co_root_status(c->export->root, position, last - position, &extent);
+        uint64_t found, flags;
+        int r = co_look(q, &c->contexts[index], position, last - position, &found, &flags);
         if (r < 0)
             return r;
-        add(&e, extent.length, flags_in(c->contexts[index], &extent));
-        position += extent.length;
+        add(&e, found, flags);
+        position += found;
     }
     put(&e);
     store_be32(start, index + 1);

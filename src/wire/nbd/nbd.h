@@ -216,5 +216,7 @@ enum nbd_error {
 
 /* base:allocation */
 enum nbd_allocation { NBD_STATE_HOLE = 1 << 0, NBD_STATE_ZERO = 1 << 1 };
+/* qemu:dirty-bitmap:NAME */
+enum nbd_dirty { NBD_STATE_DIRTY = 1 << 0 };
 
 #endif
