@@ -185,8 +185,8 @@ static int co_prepare_metadata_locked(struct qcow2 *q)
     if (r == 0 && q->header.autoclear_features != wanted) {
         /* "An implementation may only write to an image with unknown auto-clear features if it
            clears the respective bits from this field first." The bits of bitmaps and of a raw data
-           file stay where we keep them true. A mark of our own says that a keep belongs to the image
-           (keep.c). */
+           file stay where we keep them true. A mark of our own says that a keep belongs to the
+           image (keep.c). */
         uint64_t before = q->header.autoclear_features;
         q->header.autoclear_features = wanted;
         r = qcow2_co_header_store(q);
