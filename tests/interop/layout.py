@@ -161,6 +161,105 @@ def data_file_options(case):
              "a.qcow2", "c.qcow2", expect=1)
 
 
+# ---- lazy refcounts --------------------------------------------------------------------------------------
+
+def described(**options):
+    return "json:" + json.dumps({"driver": "qcow2", "file": {"driver": "file", "filename": IMAGE}, **options})
+
+
+def is_dirty(case):
+    told = json.loads(case.qemu_img("info", "-U", "-f", "qcow2", "--output=json", IMAGE).stdout)
+    return told["dirty-flag"]
+
+
+def lazy(case, maker, cluster_size, mender, **options):
+    """Clean and correct after a clean close; dirty after a kill, with what was flushed, and mended by either."""
+    size = 60 * cluster_size
+    reference = make(case, maker, size, cluster_size=cluster_size, lazy_refcounts="on", **options)
+    for turn in range(3):
+        Writer(case, HIO if turn % 2 == 0 else "qemu", IMAGE, cluster_size, reference).run(16)
+        check_all(case, reference)
+        if is_dirty(case):
+            raise Failure("the image is dirty after it was closed")
+    script = []
+    for number in range(12):
+        at, length = case.random.randrange(size - cluster_size), case.random.randrange(1, cluster_size)
+        script.append(f"write {at} {length} {number + 1}")
+        reference.write(at, length, number + 1)
+        if number % 4 == 3:
+            script.append("flush")
+    case.hio(IMAGE, script + ["kill"], "-f", "qcow2", expect=-signal.SIGKILL)
+    wait_unlocked(case)
+    case.same_content(IMAGE, reference)
+    if mender == "qemu":
+        case.qemu_io(IMAGE, ["write -P 9 0 512"])
+        reference.write(0, 512, 9)
+    else:
+        Writer(case, THREADS, IMAGE, cluster_size, reference).run(8)
+    if is_dirty(case):
+        raise Failure("the image is dirty after it was mended")
+    check_all(case, reference)
+
+
+def lazy_option(case):
+    """The option goes before the image's own wish, both ways; version 2 has none of it."""
+    grown = ["write 0 1M 5", "flush", "kill"]
+    for image, option, dirty in (("off", "on", True), ("on", "off", False), ("off", "auto", False),
+                                 ("on", "auto", True), ("on", True, True)):
+        make(case, "qemu", 4 << 20, lazy_refcounts=image)
+        case.hio(described(**{"lazy-refcounts": option}), grown, expect=-signal.SIGKILL)
+        wait_unlocked(case)
+        if is_dirty(case) != dirty:
+            raise Failure(f"image {image}, option {option}: dirty is {not dirty}")
+        case.hio_check(IMAGE, expect=(0, 2, 3) if dirty else (0, 3))
+        os.unlink(case.path(IMAGE))
+    make(case, "qemu", 4 << 20, compat="0.10")
+    for name in ("lazy-refcounts", "discard-no-unref"):
+        told = case.hio(described(**{name: "on"}), [], expect=1).stderr.decode()
+        if "version 2" not in told:
+            raise Failure(f"{name} in version 2: {told}")
+
+
+# ---- discards that keep the clusters --------------------------------------------------------------------
+
+def no_unref(case, cluster_size, **options):
+    """Many rounds of writes and discards everywhere: the file stays as long as its first fill made it."""
+    size = 48 * cluster_size
+    reference = make(case, "hawser", size, cluster_size=cluster_size, **options)
+    node = described(**{"discard-no-unref": "on"})
+    case.hio(node, [f"write 0 {size} 1"])
+    reference.write(0, size, 1)
+    full = os.path.getsize(case.path(IMAGE))
+    for _ in range(6):
+        script = []
+        for _ in range(25):
+            first = case.random.randrange(48)
+            count = case.random.randrange(1, min(9, 49 - first))
+            at, length = first * cluster_size, count * cluster_size
+            kind = case.random.randrange(4)
+            if kind == 0:
+                script.append(f"write {at} {length} 7")
+                reference.write(at, length, 7)
+            elif kind == 1:
+                script.append(f"zero {at} {length} unmap")
+                reference.write(at, length, 0)
+            else:
+                script.append(f"discard {at} {length}")
+                reference.write(at, length, 0)
+        case.hio(node, script + ["flush"])
+        check_all(case, reference)
+        if os.path.getsize(case.path(IMAGE)) > full:
+            raise Failure(f"the file grew from {full} to {os.path.getsize(case.path(IMAGE))}")
+        fragmented = case.qemu_check(IMAGE).get("fragmented-clusters", 0)
+        if fragmented > 1:
+            raise Failure(f"{fragmented} clusters lie apart")
+    case.hio(node, [f"discard 0 {size}"])
+    if os.stat(case.path(IMAGE)).st_blocks * 512 > full - size + 8 * cluster_size:
+        raise Failure("discarded clusters keep their blocks")
+    Writer(case, "qemu", IMAGE, cluster_size, Reference(bytes(size))).run(10)
+    case.check_both(IMAGE)
+
+
 def main():
     tools = Tools(__doc__)
     cases = []
@@ -176,6 +275,13 @@ def main():
         cases.append((f"data-backed-{extended}", lambda c, e=extended: data_file_backed(c, HIO, e)))
         cases.append((f"data-killed-{extended}", lambda c, e=extended: data_file_killed(c, THREADS, e)))
     cases.append(("data-options", data_file_options))
+    for size, options in small[1:4]:
+        label = f"{size}{'-ext' if options else ''}"
+        for maker, mender in (("qemu", "hawser"), ("hawser", "qemu")):
+            cases.append((f"lazy-{label}-{maker}", lambda c, s=size, o=options, m=maker, n=mender:
+                          lazy(c, m, s, n, **o)))
+        cases.append((f"no-unref-{label}", lambda c, s=size, o=options: no_unref(c, s, **o)))
+    cases.append(("lazy-option", lazy_option))
     return run_cases(tools, cases)
 
 

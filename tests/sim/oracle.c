@@ -44,11 +44,15 @@ static void file_write(const struct world *world, const char *path, const uint8_
         world_fail(world, "cannot write '%s': %s", path, strerror(errno));
 }
 
+/* In the folder of @output: qemu-img looks for data files where it is run. */
 static int run(char *const *argv, const char *output)
 {
     pid_t child;
     posix_spawn_file_actions_t actions;
+    char folder[128];
+    snprintf(folder, sizeof(folder), "%.*s", (int)(strrchr(output, '/') - output), output);
     posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addchdir_np(&actions, folder);
     posix_spawn_file_actions_addopen(&actions, 1, output, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     posix_spawn_file_actions_adddup2(&actions, 1, 2);
     int failed = posix_spawn(&child, argv[0], &actions, NULL, argv, environ);
@@ -76,8 +80,36 @@ static const char *layer_file(const char *folder, unsigned layer)
     return path;
 }
 
+/* One file of the simulated storage into the folder. @return whether it is a dirty qcow2 image. */
+static bool copy_out(const struct world *world, const char *from, const char *folder)
+{
+    char to[128];
+    void *bytes;
+    size_t length;
+    snprintf(to, sizeof(to), "%s%s", folder, strrchr(from, '/'));
+    if (sim_file_load(world->rt, from, &bytes, &length) < 0)
+        world_fail(world, "'%s' is missing", from);
+    file_write(world, to, bytes, length);
+    const uint8_t *head = bytes;
+    bool dirty = length > 104 && memcmp(head, "QFI\xfb", 4) == 0 && head[7] == 3 && head[79] & 1;
+    free(bytes);
+    return dirty;
+}
+
+static void remove_copies(const struct world *world, const char *folder)
+{
+    char path[128];
+    for (unsigned i = 0; i <= world->top; i++) {
+        snprintf(path, sizeof(path), "%s%s", folder, strrchr(plan_path(i), '/'));
+        unlink(path);
+        snprintf(path, sizeof(path), "%s%s", folder, strrchr(plan_data_path(i), '/'));
+        unlink(path);
+    }
+}
+
 void oracle_check(const struct world *world, bool leaks_allowed)
 {
+    bool dirty = false;
     if (!is_installed() || world->plan.layer[world->top].raw)
         return;
     char folder[] = "/tmp/hawser-sim-XXXXXX", output[64], top[128];
@@ -85,24 +117,22 @@ void oracle_check(const struct world *world, bool leaks_allowed)
         world_fail(world, "cannot make a temporary folder: %s", strerror(errno));
     snprintf(output, sizeof(output), "%s/output", folder);
     for (unsigned i = 0; i <= world->top; i++) {
-        void *bytes;
-        size_t length;
-        if (sim_file_load(world->rt, plan_path(i), &bytes, &length) < 0)
-            world_fail(world, "'%s' is missing", plan_path(i));
-        file_write(world, layer_file(folder, i), bytes, length);
-        free(bytes);
+        dirty = copy_out(world, plan_path(i), folder);
+        if (!world->plan.layer[i].raw && world->plan.layer[i].data_file)
+            (void)copy_out(world, plan_data_path(i), folder);
     }
     snprintf(top, sizeof(top), "%s", layer_file(folder, world->top));
-    char *const argv[] = {
-        (char *)"/usr/bin/qemu-img", (char *)"check", (char *)"-f", (char *)"qcow2", top, NULL};
+    char *const argv[] = {(char *)"/usr/bin/qemu-img", (char *)"check", (char *)"-f",
+                          (char *)"qcow2", top,
+                          /* Lazy refcounts after a crash: it must be able to put them right. */
+                          dirty && leaks_allowed ? (char *)"-r" : NULL, (char *)"all", NULL};
     int status = run(argv, output);
     asked++;
     if (status != 0 && !(leaks_allowed && status == EXIT_LEAKS)) {
         tell(output);
         world_fail(world, "qemu-img check ended with %d; see %s", status, folder);
     }
-    for (unsigned i = 0; i <= world->top; i++)
-        unlink(layer_file(folder, i));
+    remove_copies(world, folder);
     unlink(output);
     rmdir(folder);
 }

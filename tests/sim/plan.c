@@ -17,6 +17,9 @@ static struct plan_layer layer_make(struct random *r, bool small)
     layer.cluster_bits = CLUSTER_BITS_MIN + (unsigned)random_below(r, top - CLUSTER_BITS_MIN + 1);
     layer.preallocate = random_one_in(r, 6);
     if (layer.version == 3) {
+        layer.data_file = random_one_in(r, 5);
+        layer.no_unref = random_one_in(r, 4);
+        layer.lazy = random_one_in(r, 4) ? (unsigned)random_below(r, 3) : 0;
         layer.refcount_bits = 1u << random_below(r, 7);
         layer.lazy_refcounts = random_one_in(r, 4);
         if (random_one_in(r, 3)) {
@@ -68,6 +71,7 @@ struct plan plan_make(uint64_t seed, bool small)
         plan.layer[0].sectors = top->sectors;
         plan.layer[0].refcount_bits = 16;
         plan.layer[0].lazy_refcounts = false;
+        plan.layer[0].data_file = false;
         if (plan.snapshot && plan.layer[0].version == 2)
             plan.fixed_size = true;
     }
@@ -92,6 +96,9 @@ static const char *const cache_names[] = {
     [BLOCK_CACHE_UNSAFE] = "unsafe",
 };
 
+static const char *const lazy_texts[] = {"", ", opened lazy", ", opened not lazy"};
+static const char *const lazy_names[] = {"auto", "on", "off"};
+
 void plan_print(const struct plan *plan)
 {
     fprintf(stderr,
@@ -109,10 +116,12 @@ void plan_print(const struct plan *plan)
         if (l->raw)
             fprintf(stderr, "raw\n");
         else
-            fprintf(stderr, "qcow2 v%u, cluster %u, refcount bits %u%s%s%s\n", l->version,
+            fprintf(stderr, "qcow2 v%u, cluster %u, refcount bits %u%s%s%s%s%s%s\n", l->version,
                     1u << l->cluster_bits, l->refcount_bits, l->extended_l2 ? ", extended_l2" : "",
                     l->lazy_refcounts ? ", lazy_refcounts" : "",
-                    l->preallocate && i == 0 ? ", preallocated" : "");
+                    l->preallocate && i == 0 ? ", preallocated" : "",
+                    l->data_file ? ", data file" : "", l->no_unref ? ", discard-no-unref" : "",
+                    lazy_texts[l->lazy]);
     }
 }
 
@@ -122,6 +131,15 @@ const char *plan_path(unsigned index)
     static unsigned next;
     char *at = path[next++ % ARRAY_LEN(path)];
     snprintf(at, sizeof(path[0]), "/images/layer-%u", index);
+    return at;
+}
+
+const char *plan_data_path(unsigned index)
+{
+    static char path[8][40];
+    static unsigned next;
+    char *at = path[next++ % ARRAY_LEN(path)];
+    snprintf(at, sizeof(path[0]), "%s.data", plan_path(index));
     return at;
 }
 
@@ -146,6 +164,11 @@ json_t *plan_create_options(const struct plan *plan, unsigned index)
                   l->version == 2 ? "0.10" : "1.1", "extended_l2", l->extended_l2 ? "on" : "off",
                   "lazy_refcounts", l->lazy_refcounts, "preallocation",
                   l->preallocate && index == 0 ? "metadata" : "off");
+    if (l->data_file) {
+        json_object_set_new(options, "data_file",
+                            json_string(strrchr(plan_data_path(index), '/') + 1));
+        json_object_set_new(options, "data_file_raw", json_boolean(index == 0));
+    }
     if (index > 0) {
         /* A name without a folder is looked for beside the image. */
         json_object_set_new(options, "backing_file",
@@ -159,6 +182,11 @@ json_t *plan_open_description(const struct plan *plan, unsigned index, bool filt
 {
     json_t *description = json_pack("{ss s{ss ss}}", "driver", layer_driver(plan, index), "file",
                                     "driver", "file", "filename", plan_path(index));
+    const struct plan_layer *l = &plan->layer[index];
+    if (!l->raw && l->lazy)
+        json_object_set_new(description, "lazy-refcounts", json_string(lazy_names[l->lazy]));
+    if (!l->raw && l->no_unref)
+        json_object_set_new(description, "discard-no-unref", json_true());
     if (filtered && plan->filter)
         return json_pack("{ss so}", "driver", plan->filter, "file", description);
     return description;

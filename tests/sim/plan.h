@@ -20,6 +20,9 @@ struct plan_layer {
     unsigned cluster_bits, version, refcount_bits;
     bool extended_l2, lazy_refcounts;
     bool preallocate; /* metadata, at creation; the base only */
+    bool data_file;   /* external; raw where it is the base */
+    bool no_unref;    /* opened with discard-no-unref */
+    unsigned lazy;    /* how it is opened: auto, on, off */
     uint64_t sectors;
 };
 
@@ -52,6 +55,9 @@ void plan_print(const struct plan *plan);
 
 /** The path of layer @index in the simulated storage; valid until the next eight calls. */
 const char *plan_path(unsigned index);
+
+/** The path of its external data file, likewise. */
+const char *plan_data_path(unsigned index);
 
 /** Description for co_block_create(); a new reference. */
 json_t *plan_create_options(const struct plan *plan, unsigned index);

@@ -177,10 +177,13 @@ int qcow2_co_alloc_locked(struct qcow2 *q, uint32_t want, bool all, uint64_t *re
     int broken = atomic_load_explicit(&q->broken, memory_order_relaxed);
     if (broken)
         return broken;
+    int r = qcow2_co_mark_dirty(q);
+    if (r < 0)
+        return r;
     co_reuse_rather_than_grow(q);
     /* A block's first cluster is the block itself, so a run inside one block ends before that. */
     if (all && want >= 1ull << q->refcount_block_bits) {
-        int r = qcow2_co_alloc_region(q, want, ret_host);
+        r = qcow2_co_alloc_region(q, want, ret_host);
         *ret_got = want;
         return r;
     }

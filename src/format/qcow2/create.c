@@ -202,6 +202,7 @@ static int co_finish(const struct qcow2_create *o, struct block_node *file, stru
     if (!q)
         return hws_fail(err, ENOMEM, "out of memory");
     int r = qcow2_co_start(&node, err);
+    q->lazy_refcounts = QCOW2_OFF;
     if (r == 0) {
         r = qcow2_co_resize(&node, align_up(o->size, 512), err);
         if (r == 0) {

@@ -14,6 +14,10 @@
  * durable: a slice that changes before the pass has written it keeps a copy of its old bytes
  * (qcow2_slice_touch).
  *
+ * With lazy refcounts a guest's flush leaves steps 1 and 3 out while the dirty bit is durable: the
+ * refcounts are written when the image is closed, when the cache needs their room, or when a table
+ * has new blocks; after a crash they are counted anew from the L2 tables.
+ *
  * Passes are numbered. A flush needs one that started after it was asked for; all who wait for the
  * same number share it. Whoever finds none running runs the next.
  *
@@ -254,9 +258,17 @@ static int co_write_in_order(struct qcow2 *q, struct pass *p)
 
 /* ---- one pass ---- */
 
-/* Caller holds q->lock. */
-static int begin(struct qcow2 *q, struct pass *p)
+/* May pass @number leave refcounts in memory? Not where a new block would lack its table entry. */
+static bool leaves_refcounts(const struct qcow2 *q, uint64_t number)
 {
+    return q->pass_whole < number && qcow2_is_lazy(q) && !q->reftable_any_dirty &&
+           (q->header.incompatible_features & QCOW2_INCOMPAT_DIRTY);
+}
+
+/* Caller holds q->lock. */
+static int begin(struct qcow2 *q, struct pass *p, uint64_t number)
+{
+    bool later = leaves_refcounts(q, number);
     if (!q->pass_buffer)
         q->pass_buffer = qcow2_buffer(PASS_BUFFER_SLICES * (size_t)q->cache.slice_bytes);
     int r = q->pass_buffer ? 0 : -ENOMEM;
@@ -268,7 +280,8 @@ static int begin(struct qcow2 *q, struct pass *p)
                        q->reftable_dirty, &q->reftable_any_dirty, &p->reftable);
     if (r == 0) {
         take_slices(q, QCOW2_TABLE_L2, &p->slices[QCOW2_TABLE_L2]);
-        take_slices(q, QCOW2_TABLE_REFCOUNT, &p->slices[QCOW2_TABLE_REFCOUNT]);
+        if (!later)
+            take_slices(q, QCOW2_TABLE_REFCOUNT, &p->slices[QCOW2_TABLE_REFCOUNT]);
     }
     return r;
 }
@@ -292,7 +305,7 @@ static void co_run_pass(struct qcow2 *q)
     uint64_t number = ++q->pass_started;
     int r = atomic_load_explicit(&q->broken, memory_order_relaxed);
     if (r == 0)
-        r = begin(q, &p);
+        r = begin(q, &p, number);
     if (r == 0) {
         rt_mutex_unlock(&q->lock);
         r = co_write_in_order(q, &p);
@@ -307,10 +320,12 @@ static void co_run_pass(struct qcow2 *q)
     co_waitq_wake_all(&q->pass_waiters);
 }
 
-int qcow2_co_flush_pass(struct qcow2 *q)
+static int co_pass(struct qcow2 *q, bool whole)
 {
     rt_mutex_lock(&q->lock);
     uint64_t wanted = q->pass_started + 1;
+    if (whole)
+        q->pass_whole = wanted;
     while (q->pass_ended < wanted) {
         if (q->pass_started == q->pass_ended)
             co_run_pass(q);
@@ -322,13 +337,28 @@ int qcow2_co_flush_pass(struct qcow2 *q)
     return r;
 }
 
-int qcow2_co_flush(struct block_node *node)
+int qcow2_co_flush_pass(struct qcow2 *q)
+{
+    return co_pass(q, true);
+}
+
+static int co_flush(struct block_node *node, bool whole)
 {
     struct qcow2 *q = qcow2_of(node);
     if (node->read_only)
         return 0;
-    int r = qcow2_co_flush_pass(q);
+    int r = co_pass(q, whole);
     if (r == 0)
         qcow2_co_reclaim(q);
     return r;
+}
+
+int qcow2_co_flush(struct block_node *node)
+{
+    return co_flush(node, true);
+}
+
+int qcow2_co_flush_guest(struct block_node *node)
+{
+    return co_flush(node, false);
 }

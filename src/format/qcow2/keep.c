@@ -208,6 +208,7 @@ int qcow2_co_keep_settle(struct qcow2 *q)
         return r;
     }
     q->kept.mark = 0;
+    q->kept.whole = false;
     atomic_store(&q->writable_prepared, false); /* whoever writes again sets one again */
     return 0;
 }
@@ -407,6 +408,7 @@ static int co_apply(struct recovery *rec, uint64_t left_mark, struct hws_error *
     if (r < 0)
         return hws_fail_errno(err, -r, "'%.200s': taking over what the keep holds", name);
     block_keep_applied(q->kept.image);
+    q->kept.whole = true;
     log_info("'%s': took over %zu pieces of metadata that a killed process had not written", name,
              rec->count);
     return 0;
@@ -419,8 +421,10 @@ static int co_recover(struct qcow2 *q, struct hws_error *err)
     int r = block_keep_changes(q->kept.image, &rec.change, &rec.count, &left_mark, err);
     if (r == 0 && rec.count)
         r = co_apply(&rec, left_mark, err);
-    else if (r == 0)
+    if (r == 0 && rec.count == 0) {
         block_keep_applied(q->kept.image);
+        q->kept.whole = left_mark && left_mark == (q->header.autoclear_features & MARK_BITS);
+    }
     free(rec.change);
     free(rec.tables[0]);
     free(rec.tables[1]);

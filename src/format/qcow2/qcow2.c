@@ -54,8 +54,7 @@ void qcow2_stop(struct block_node *node)
 
 /*
  * "If this bit is set then refcounts may be inconsistent": somebody who postponed refcount updates
- * was interrupted. Our own refcounts are always written in order, so the bit goes once they are
- * repaired.
+ * was interrupted. They are counted anew; the bit goes.
  */
 static int co_clean(struct block_node *node, struct hws_error *err)
 {
@@ -71,12 +70,7 @@ static int co_clean(struct block_node *node, struct hws_error *err)
                         "(%llu errors left); open it read-only",
                         node->filename,
                         (unsigned long long)(check.corruptions - check.corruptions_fixed));
-    if (!(q->header.incompatible_features & QCOW2_INCOMPAT_DIRTY))
-        return 0;
-    q->header.incompatible_features &= ~(uint64_t)QCOW2_INCOMPAT_DIRTY;
-    r = qcow2_co_header_store(q);
-    if (r == 0)
-        r = co_block_flush(q->file);
+    r = qcow2_co_clear_dirty(q);
     return r < 0 ? hws_fail_errno(err, -r, "'%.200s': writing the header", node->filename) : 0;
 }
 
@@ -100,7 +94,7 @@ static int co_check_writable(struct block_node *node, struct hws_error *err)
                         "'%.200s' is marked corrupt: repair it with check, or open it "
                         "read-only",
                         node->filename);
-    return features & QCOW2_INCOMPAT_DIRTY ? co_clean(node, err) : 0;
+    return features & QCOW2_INCOMPAT_DIRTY && !q->kept.whole ? co_clean(node, err) : 0;
 }
 
 static void set_limits(struct block_node *node)
@@ -141,11 +135,33 @@ static int co_open_data_file(struct block_node *node, struct hws_error *err)
     return 0;
 }
 
+/* By enum qcow2_switch. */
+static const char *const switch_names[] = {"auto", "on", "off", NULL};
+
 const struct option_desc qcow2_open_options[] = {
     {"snapshot", OPTION_STRING, offsetof(struct qcow2_open, snapshot),
      "read an internal snapshot, named by its ID or name, instead of the image's present state"},
+    {"lazy-refcounts", OPTION_ENUM, offsetof(struct qcow2_open, lazy_refcounts),
+     "postpone refcount updates; after a crash they are counted anew; auto: as the image says",
+     "auto", .choices = switch_names},
+    {"discard-no-unref", OPTION_BOOL, offsetof(struct qcow2_open, discard_no_unref),
+     "what the guest discards keeps its place in the file, as a hole", "off"},
     OPTION_END,
 };
+
+static int set_options(struct qcow2 *q, const struct qcow2_open *options, struct hws_error *err)
+{
+    q->lazy_refcounts = options->lazy_refcounts;
+    q->discard_no_unref = options->discard_no_unref;
+    if (q->header.version >= 3)
+        return 0;
+    if (q->lazy_refcounts == QCOW2_ON || q->discard_no_unref)
+        return hws_fail(err, EINVAL, "'%.200s' is of version 2 (compat 0.10), which has no %s",
+                        q->node->filename,
+                        q->discard_no_unref ? "zero clusters: leave discard-no-unref off"
+                                            : "dirty bit: leave lazy-refcounts off");
+    return 0;
+}
 
 static int co_qcow2_open(struct block_node *node, const void *arg, struct hws_error *err)
 {
@@ -154,7 +170,9 @@ static int co_qcow2_open(struct block_node *node, const void *arg, struct hws_er
     int r = qcow2_co_start(node, err);
     if (r < 0)
         return r;
-    r = co_open_data_file(node, err);
+    r = set_options(q, options, err);
+    if (r == 0)
+        r = co_open_data_file(node, err);
     if (r == 0)
         r = qcow2_co_keep_open(q, err);
     if (r == 0 && options->snapshot)
@@ -182,7 +200,10 @@ static int co_settle(struct block_node *node, struct hws_error *err)
         r = qcow2_co_flush(node);
     if (r == 0 && !node->read_only) {
         (void)!qcow2_co_trim(qcow2_of(node)); /* cosmetic: the image is whole without it */
-        r = qcow2_co_keep_settle(qcow2_of(node));
+        if (!node->check_only)                /* else the bit is the check's to take away */
+            r = qcow2_co_clear_dirty(qcow2_of(node));
+        if (r == 0)
+            r = qcow2_co_keep_settle(qcow2_of(node));
     }
     if (r < 0)
         return hws_fail_errno(err, -r, "'%.200s': writing metadata back", node->filename);
@@ -223,7 +244,7 @@ const struct block_driver qcow2_driver = {
     .co_write_compressed = qcow2_co_write_compressed,
     .co_write_zeroes = qcow2_co_write_zeroes,
     .co_discard = qcow2_co_discard,
-    .co_flush = qcow2_co_flush,
+    .co_flush = qcow2_co_flush_guest,
     .flushes_children = true,
     .co_status = qcow2_co_status,
     .co_resize = qcow2_co_resize,

@@ -101,6 +101,7 @@ struct qcow2_kept {
     struct list spare;              /* without content */
     struct list arenas;
     unsigned spare_count;
+    bool whole; /* it held all that the predecessor had not written: refcounts need no rebuilding */
 };
 
 /* The bitmaps that the image has; alloc_lock, and the node is idle where one comes or goes. */
@@ -118,6 +119,8 @@ struct qcow2_in_flight {
     uint64_t start, end; /* guest bytes */
     struct co_waitq waiters;
 };
+
+enum qcow2_switch { QCOW2_AUTO, QCOW2_ON, QCOW2_OFF };
 
 /* Host clusters that are open for more compressed ones. */
 #define QCOW2_PACKS 8
@@ -182,6 +185,8 @@ struct qcow2 {
     /* Flush passes, numbered from 1. */
     uint64_t pass_started, pass_ended; /* equal: none runs */
     uint64_t pass_durable;             /* the last one that succeeded */
+    uint64_t pass_whole;               /* up to this one none may leave refcounts for later */
+    enum qcow2_switch lazy_refcounts;  /* as opened; AUTO: as the image says */
     int pass_error;                    /* of the last one that failed */
     struct co_waitq pass_waiters;
     uint8_t *pass_buffer; /* QCOW2_PASS_BUFFER_BYTES, made by the first pass */
@@ -715,6 +720,21 @@ HWS_MUST_CHECK int qcow2_co_shrink(struct qcow2 *q, uint64_t size);
 HWS_MUST_CHECK int qcow2_co_flush(struct block_node *node);
 /** One pass without reclaiming freed clusters: may be called with alloc_lock held. */
 HWS_MUST_CHECK int qcow2_co_flush_pass(struct qcow2 *q);
+/** The guest's flush: with lazy refcounts these stay in memory, while the dirty bit says so. */
+HWS_MUST_CHECK int qcow2_co_flush_guest(struct block_node *node);
+
+/** Refcounts need not be on disk before what they count; the dirty bit is set meanwhile. */
+static inline bool qcow2_is_lazy(const struct qcow2 *q)
+{
+    return q->lazy_refcounts == QCOW2_ON ||
+           (q->lazy_refcounts == QCOW2_AUTO &&
+            (q->header.compatible_features & QCOW2_COMPAT_LAZY_REFCOUNTS));
+}
+/** Before the first refcount changes: the dirty bit, durably, where lazy. Caller holds alloc_lock.
+ */
+HWS_MUST_CHECK int qcow2_co_mark_dirty(struct qcow2 *q);
+/** All is on disk: the dirty bit goes. Takes alloc_lock. */
+HWS_MUST_CHECK int qcow2_co_clear_dirty(struct qcow2 *q);
 
 /* ---- in-flight table (alloc.c) ---- */
 
@@ -741,6 +761,8 @@ HWS_MUST_CHECK int qcow2_co_snapshot_delete(struct block_node *node, const char 
 
 struct qcow2_open {
     char *snapshot;
+    int lazy_refcounts; /* enum qcow2_switch */
+    bool discard_no_unref;
 };
 
 extern const struct option_desc qcow2_open_options[];

@@ -218,6 +218,36 @@ static int co_prepare_locked(struct qcow2 *q)
     return r;
 }
 
+/* ---- the dirty bit ---- */
+
+static int co_set_dirty(struct qcow2 *q, bool dirty)
+{
+    uint64_t before = q->header.incompatible_features, bit = QCOW2_INCOMPAT_DIRTY;
+    uint64_t features = dirty ? before | bit : before & ~bit;
+    if (features == before)
+        return 0;
+    q->header.incompatible_features = features;
+    int r = qcow2_co_header_store(q);
+    if (r == 0)
+        r = co_block_flush(q->file);
+    if (r < 0)
+        q->header.incompatible_features = before;
+    return r;
+}
+
+int qcow2_co_mark_dirty(struct qcow2 *q)
+{
+    return qcow2_is_lazy(q) ? co_set_dirty(q, true) : 0;
+}
+
+int qcow2_co_clear_dirty(struct qcow2 *q)
+{
+    co_mutex_lock(&q->alloc_lock);
+    int r = co_set_dirty(q, false);
+    co_mutex_unlock(&q->alloc_lock);
+    return r;
+}
+
 int qcow2_co_prepare_write(struct qcow2 *q)
 {
     co_mutex_lock(&q->alloc_lock);
