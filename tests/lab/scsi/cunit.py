@@ -15,13 +15,15 @@ PATIENT_FAMILIES = ('Reserve6',)
 PATIENT_CLOSE = os.environ['LAB_BUILD'] + '/tests/lab/clients/libpatient_close.so'
 
 # Tests that send 1 to 256 blocks, one size after the other, hundreds of MiB each: with blocks of 4096 bytes they take an
-# emulated machine minutes. Reading, writing and verifying by the CDBs of 16 bytes are not among them.
+# emulated machine minutes. READ, WRITE and WRITE AND VERIFY by CDBs of 16 bytes, and one check of WRITE SAME, are not
+# among them.
 BULKY = (
     r'(Read(6|10|12)|Write(10|12)|WriteVerify(10|12)|Verify(10|12))\.(Simple|BeyondEol)',
     r'(Write16|WriteVerify16|Verify16)\.BeyondEol',
+    r'Verify16\.Simple',
     r'Verify(10|12|16)\.(Mismatch|MismatchNoCmp)',
-    r'WriteSame(10|16)\.(Simple|UnmapUntilEnd)',
-    r'WriteSame10\.Unmap',
+    r'WriteSame(10|16)\.(Simple|Unmap|UnmapUntilEnd)',
+    r'WriteSame10\.(Check|BeyondEol)',
     r'MultipathIO\..*',
     r'OrWrite\.(Simple|BeyondEol|Verify)',
     r'CompareAndWrite\.(Simple|Miscompare)',
