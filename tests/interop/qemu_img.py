@@ -24,6 +24,7 @@ import sys
 import tempfile
 
 import qemu_img_cases as cases
+import qemu_img_random
 from common import SKIP, TIMEOUT_S, Failure, Tools
 
 SEEDS = int(os.environ.get("HAWSER_SEEDS", "12"))
@@ -83,6 +84,16 @@ class Twins:
             if result.returncode:
                 raise Failure(f"{shlex.join((command, *arguments))}: {result.stderr.decode()}")
 
+    def guest(self, name, format, command):
+        """qemu-io writes to the image of both twins; out of range in one is so in the other."""
+        self.log.append(f"qemu-io -f {format} -c {command!r} {name}")
+        codes = [subprocess.run(["qemu-io", "-f", format, "-c", command, name], cwd=folder,
+                                capture_output=True, timeout=TIMEOUT_S, env=ENVIRONMENT,
+                                stdin=subprocess.DEVNULL).returncode
+                 for folder in self.folders.values()]
+        if codes[0] != codes[1]:
+            self.differ(f"qemu-io {command} {name}", *codes)
+
     def differ(self, what, theirs, ours):
         raise Failure(f"{what}\n  theirs: {theirs!r}\n  ours:   {ours!r}")
 
@@ -117,6 +128,17 @@ class Twins:
             ours = self.run("ours", where, arguments)
             self.hold(arguments, theirs, ours, False, exact_errors)
 
+    def fill_holes(self):
+        """No image has holes any more: qemu-img tells of a hole in the file below a qcow2 image as of
+        zeroes, in some cases."""
+        for folder in self.folders.values():
+            for above, _, names in os.walk(folder):
+                for path in (os.path.join(above, name) for name in names):
+                    with open(path, "rb") as file:
+                        content = file.read()
+                    with open(path, "wb") as file:
+                        file.write(content)
+
     def settle(self, arguments):
         """The real qemu-img in ours: must not fail."""
         result = self.run("theirs", "ours", arguments)
@@ -126,13 +148,13 @@ class Twins:
 
     def same_files(self):
         """The same files, with the same guest data, and ours whole."""
-        names = [sorted(os.listdir(folder)) for folder in self.folders.values()]
+        names = [sorted(os.path.relpath(os.path.join(above, name), folder)
+                        for above, _, files in os.walk(folder) for name in files)
+                 for folder in self.folders.values()]
         if names[0] != names[1]:
             self.differ("files", *names)
         for name in names[0]:
             pair = [os.path.join(folder, name) for folder in self.folders.values()]
-            if os.path.isdir(pair[0]) or os.path.islink(pair[0]):
-                continue
             infos = [self.described(path) for path in pair]
             if infos[0] != infos[1]:
                 self.differ(f"{name}: info", *infos)
@@ -205,9 +227,27 @@ def picked_line(twins, name, line):
     return 0
 
 
+# ---- generated ----
+
+def run_generated(tools):
+    failures = 0
+    for seed in range(tools.seed, tools.seed + SEEDS):
+        name = f"generated-{seed}"
+        if tools.case and tools.case not in name:
+            continue
+        twins = Twins(tools)
+        try:
+            qemu_img_random.run(twins, random.Random(seed), STEPS)
+        except Failure as failure:
+            print(f"FAIL {name}: {failure}\n    " + "\n    ".join(twins.log))
+            failures += 1
+        twins.close(tools.keep)
+    return failures
+
+
 def main():
     tools = Tools(__doc__)
-    failures = run_picked(tools)
+    failures = run_picked(tools) + run_generated(tools)
     if failures:
         print(f"{failures} differences")
         sys.exit(1)

@@ -7,7 +7,7 @@
 #include "cli/qemu_img/qemu_img.h"
 
 /* Objects that another build of qemu-img knows; each is refused by its name. */
-static int refuse_object(const char *text)
+int qi_refuse_object(const char *text)
 {
     char type[64];
     size_t length = strcspn(text, ",");
@@ -39,7 +39,7 @@ int qi_next(struct qi_args *args)
         args->exit_code = qi_usage("missing argument for option '%s'", args->argv[optind - 1]);
         return QI_EXIT;
     case QI_OBJECT:
-        args->exit_code = refuse_object(optarg);
+        args->exit_code = qi_refuse_object(optarg);
         return QI_EXIT;
     default:
         return c;

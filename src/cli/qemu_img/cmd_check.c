@@ -90,7 +90,7 @@ static void print_human(const struct hws_check *found)
 
 static int run(const struct check *check, const char *name)
 {
-    autooperand operand;
+    autooperand operand = {0};
     struct hws_error err = {0};
     struct hws_check found;
     if (qi_operand(&operand, name, check->format, check->cache, check->reach) < 0)

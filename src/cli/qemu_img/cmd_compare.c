@@ -89,7 +89,6 @@ static int compare_open(const struct compare *how, struct qi_operand *operands, 
     qi_progress_start(&progress, how->progress && !how->quiet);
     if (how->strict && a != b) {
         say(how, "Strict mode: Image size mismatch!\n");
-        qi_progress_end(&progress, false);
         return DIFFERENT;
     }
     struct hws_compare compare = {.progress = qi_progress_step, .progress_arg = &progress};
@@ -97,7 +96,6 @@ static int compare_open(const struct compare *how, struct qi_operand *operands, 
     if (r == 0)
         r = hws_compare(&operands[0].image, &operands[1].image, &compare, &found, &err);
     if (r < 0) {
-        qi_progress_end(&progress, false);
         qi_error("%s", err.text);
         return CANNOT_READ;
     }
@@ -114,7 +112,6 @@ static int compare_open(const struct compare *how, struct qi_operand *operands, 
             printf("    (100.00/100%%)\r");
         say(how, "Images are identical.\n");
     }
-    qi_progress_end(&progress, false);
     return found.different || unlike != UINT64_MAX ? DIFFERENT : SAME;
 }
 
@@ -122,7 +119,7 @@ static int run(const struct compare *how, char **names)
 {
     struct qi_operand operands[2] = {{0}, {0}};
     uint64_t sizes[2];
-    int exit_code = SAME;
+    int exit_code = qi_cache_known(how->cache, QI_CACHE_SOURCE) ? SAME : CANNOT_OPEN;
     for (unsigned i = 0; i < 2 && exit_code == SAME; i++) {
         struct hws_error err = {0};
         if (qi_operand(&operands[i], names[i], how->format[i], how->cache, how->reach) < 0) {
@@ -134,6 +131,8 @@ static int run(const struct compare *how, char **names)
     }
     if (exit_code == SAME)
         exit_code = compare_open(how, operands, sizes[0], sizes[1]);
+    if (how->progress && !how->quiet)
+        putchar('\n');
     qi_operand_free(&operands[0]);
     qi_operand_free(&operands[1]);
     return exit_code;
@@ -186,7 +185,5 @@ int qi_compare(int argc, char **argv)
         qi_error("--image-opts and --format are mutually exclusive");
         return CANNOT_OPEN;
     }
-    if (!qi_cache_known(how.cache, QI_CACHE_SOURCE))
-        return CANNOT_OPEN;
     return run(&how, argv + optind);
 }

@@ -101,7 +101,7 @@ static void print_human(json_t *info)
 static int tell_layer(const struct info *how, const char *name, const char *format, unsigned reach,
                       json_t *layers, char **ret_next, char **ret_format)
 {
-    autooperand operand;
+    autooperand operand = {0};
     struct hws_error err = {0};
     char *text;
     if (qi_operand(&operand, name, format, NULL, reach) < 0)

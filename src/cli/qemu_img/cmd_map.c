@@ -82,9 +82,27 @@ static int step(void *arg, const struct hws_extent *extent)
     return walk->failed ? -ECANCELED : 0;
 }
 
+/* A raw file ends at a sector: what is missing reads as zeroes. */
+static void end_sector(struct walk *walk, const struct qi_operand *operand, uint64_t size)
+{
+    const struct map *how = walk->how;
+    if (size % 512 == 0 || strcmp(operand->driver, "raw") != 0 || how->length < size - how->start)
+        return;
+    uint64_t asked = how->length - (size - how->start);
+    struct hws_extent tail = {.start = size,
+                              .length = MIN(512 - size % 512, asked),
+                              .present = true,
+                              .zero = true,
+                              .mapped = true,
+                              .offset = size,
+                              .file = operand->file};
+    if (asked)
+        step(walk, &tail);
+}
+
 static int run(const struct map *how, const char *name)
 {
-    autooperand operand;
+    autooperand operand = {0};
     struct hws_error err = {0};
     struct walk walk = {.how = how};
     if (qi_operand(&operand, name, how->format, NULL, how->reach) < 0)
@@ -97,6 +115,8 @@ static int run(const struct map *how, const char *name)
     int r = 0;
     if (how->start < size && how->length)
         r = hws_map(&operand.image, how->start, how->length, step, &walk, &err);
+    if (r == 0 && how->start < size)
+        end_sector(&walk, &operand, size);
     if (r == 0 && walk.held.length)
         print_held(&walk);
     if (how->json && r == 0 && !walk.any) {

@@ -48,7 +48,7 @@ static int work_out(const struct resize *how, uint64_t now, uint64_t *ret)
 
 static int run(const struct resize *how, const char *name)
 {
-    autooperand operand;
+    autooperand operand = {0};
     struct hws_error err = {0};
     uint64_t now, size;
     if (qi_operand(&operand, name, how->format, NULL, how->reach) < 0)

@@ -10,8 +10,8 @@
 static const char *const key_order[] = {
     "icount",
     "vm-clock-nsec",
-    "snapshots",
     "backing-filename-format",
+    "snapshots",
     "flags",
     "name",
     "date-sec",

@@ -13,16 +13,30 @@ static const struct command {
     {"check", qi_check,
      "[--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] "
      "filename"},
+    {"commit", qi_commit,
+     "[--image-opts] [-q] [-f fmt] [-t cache] [-b base] [-r rate_limit] [-d] [-p] filename"},
     {"compare", qi_compare,
      "[--image-opts] [-f fmt] [-F fmt] [-T src_cache] [-p] [-q] [-s] [-U] filename1 filename2"},
+    {"convert", qi_convert,
+     "[--image-opts] [--target-image-opts] [-U] [-C] [-c] [-p] [-q] [-n] [-f fmt] [-t cache] [-T "
+     "src_cache] [-O output_fmt] [-B backing_file [-F backing_fmt]] [-o options] [-l "
+     "snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] filename output_filename"},
     {"create", qi_create,
      "[-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]"},
     {"info", qi_info, "[--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename"},
     {"map", qi_map,
      "[--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] "
      "filename"},
+    {"measure", qi_measure,
+     "[--output=ofmt] [-O output_fmt] [-o options] [--size N | [--image-opts] [-f fmt] [-l "
+     "snapshot_param] filename]"},
+    {"rebase", qi_rebase,
+     "[--image-opts] [-U] [-q] [-f fmt] [-t cache] [-T src_cache] [-p] [-u] -b backing_file [-F "
+     "backing_fmt] filename"},
     {"resize", qi_resize,
      "[--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] filename [+ | -]size"},
+    {"snapshot", qi_snapshot,
+     "[--image-opts] [-U] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename"},
 };
 
 static void print_message(const char *prefix, const char *format, va_list arguments)

@@ -59,6 +59,9 @@ struct qi_args {
  */
 int qi_next(struct qi_args *args);
 
+/** --object: refuses @text by its type. @return 1. */
+int qi_refuse_object(const char *text);
+
 enum qi_cache_use { QI_CACHE_TARGET, QI_CACHE_SOURCE };
 /** Is @name a cache mode? If not, says so. */
 bool qi_cache_known(const char *name, enum qi_cache_use use);
@@ -142,6 +145,20 @@ json_t *qi_json_string(const char *text);
 
 /** The table of the snapshots in @snapshots, as `info` of the library tells them. */
 void qi_print_snapshots(json_t *snapshots);
+
+/* Which snapshot is meant; NULL fields do not count. */
+struct qi_snapshot_key {
+    char *id, *name; /* both must be so */
+    char *either;    /* an ID, or else a name */
+};
+
+/** Takes -l apart: "snapshot.id=...,snapshot.name=...", or an ID or name. @return 0, or 1 told. */
+int qi_snapshot_param(const char *text, struct qi_snapshot_key *ret);
+void qi_snapshot_key_free(struct qi_snapshot_key *key);
+/** The ID of the snapshot in the image. @ret_id free(). @return 0, -ENOENT or another -errno. */
+HWS_MUST_CHECK int qi_snapshot_find(const struct qi_operand *operand,
+                                    const struct qi_snapshot_key *key, char **ret_id,
+                                    struct hws_error *err);
 
 /* ---- create_options.c ---- */
 

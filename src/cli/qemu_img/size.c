@@ -21,10 +21,10 @@ static const char *skip_digits(const char *text)
     return text;
 }
 
-/* The bytes of "whole.fraction << shift", rounded down. */
+/* The bytes of "whole.fraction << shift", rounded to the nearest. */
 static int scale(uint64_t whole, double fraction, int shift, uint64_t *ret)
 {
-    double part = ldexp(fraction, shift);
+    double part = ldexp(fraction, shift) + (fraction > 0 ? 0.5 : 0);
     if (shift && whole > UINT64_MAX >> shift)
         return -ERANGE;
     if (__builtin_add_overflow(whole << shift, (uint64_t)part, ret))

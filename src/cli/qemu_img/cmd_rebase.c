@@ -1,0 +1,138 @@
+/*
+ * qemu-img rebase.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "cli/qemu_img/qemu_img.h"
+#include <sys/stat.h>
+
+struct rebase {
+    const char *format, *cache, *source_cache, *backing, *backing_format;
+    unsigned reach;
+    bool progress, quiet, unsafe;
+};
+
+/* Can the new backing file be opened? @return 0, or 1 told. */
+static int look_at_backing(const struct rebase *how, const struct qi_operand *operand)
+{
+    autofree char *path = qi_beside(operand->file ? operand->file : "", how->backing);
+    const char *local = path ? qi_local_file(path) : NULL;
+    struct stat st, own;
+    if (!local)
+        return qi_error("Could not open new backing file '%s': Unknown protocol '%.*s'",
+                        how->backing, (int)strcspn(how->backing, ":"), how->backing);
+    if (stat(local, &st) < 0)
+        return qi_error("Could not open new backing file '%s': Could not open '%s': %s",
+                        how->backing, local, strerror(errno));
+    if (operand->file && stat(operand->file, &own) == 0 && own.st_ino == st.st_ino &&
+        own.st_dev == st.st_dev)
+        return qi_error("Could not open new backing file '%s': Failed to get shared \"write\" "
+                        "lock\nIs another process using the image [%s]?",
+                        how->backing, local);
+    return 0;
+}
+
+static int tell(const struct rebase *how, const struct qi_operand *operand,
+                const struct hws_error *err)
+{
+    if (err->code == ENOTSUP)
+        return qi_error("Could not change the backing file to '%s': %s", how->backing,
+                        strerror(ENOTSUP));
+    return qi_explain(operand, err);
+}
+
+static int rebase_image(const struct rebase *how, const char *name, struct qi_progress *progress)
+{
+    autooperand operand = {0};
+    struct hws_error err = {0};
+    uint64_t size;
+    unsigned reach = how->reach & ~(unsigned)QI_FORCE_SHARE;
+    const char *backing = how->backing ? how->backing : "";
+    if (!qi_cache_known(how->cache, QI_CACHE_TARGET) ||
+        !qi_cache_known(how->source_cache, QI_CACHE_SOURCE))
+        return 1;
+    if (qi_operand(&operand, name, how->format, how->cache, reach | QI_WRITE) < 0)
+        return 1;
+    if (!how->unsafe && qi_virtual_size(&operand, &size, &err) < 0)
+        return qi_explain(&operand, &err);
+    qi_warn_raw(&operand);
+    if (how->backing_format && !qi_driver_known(how->backing_format))
+        return qi_error("Invalid format name: '%s'", how->backing_format);
+    if (!how->unsafe && *backing && look_at_backing(how, &operand))
+        return 1;
+    if (*backing && !how->backing_format && strcmp(operand.driver, "qcow2") == 0)
+        return qi_error("Could not change the backing file to '%s': backing format must be "
+                        "specified",
+                        backing);
+    struct hws_rebase rebase = {.backing = backing,
+                                .backing_format = *backing ? how->backing_format : NULL,
+                                .unsafe = how->unsafe,
+                                .progress = qi_progress_step,
+                                .progress_arg = progress};
+    return hws_rebase(&operand.image, &rebase, &err) < 0 ? tell(how, &operand, &err) : 0;
+}
+
+static int run(const struct rebase *how, const char *name)
+{
+    struct qi_progress progress;
+    qi_progress_start(&progress, how->progress && !how->quiet);
+    int r = rebase_image(how, name, &progress);
+    qi_progress_end(&progress, r == 0);
+    return r;
+}
+
+enum { IMAGE_OPTS = 256 };
+
+int qi_rebase(int argc, char **argv)
+{
+    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
+                                          {"object", required_argument, NULL, QI_OBJECT},
+                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
+                                          {"force-share", no_argument, NULL, 'U'},
+                                          {NULL, 0, NULL, 0}};
+    struct qi_args args = {argc, argv, "f:F:b:upt:T:qU", longs, 0, ""};
+    struct rebase how = {.cache = "writeback", .source_cache = "writeback"};
+    for (int o; (o = qi_next(&args)) != QI_DONE;) {
+        switch (o) {
+        case QI_EXIT:
+            return args.exit_code;
+        case 'f':
+            how.format = optarg;
+            break;
+        case 'F':
+            how.backing_format = optarg;
+            break;
+        case 'b':
+            how.backing = optarg;
+            break;
+        case 'u':
+            how.unsafe = true;
+            break;
+        case 'p':
+            how.progress = true;
+            break;
+        case 't':
+            how.cache = optarg;
+            break;
+        case 'T':
+            how.source_cache = optarg;
+            break;
+        case 'q':
+            how.quiet = true;
+            break;
+        case 'U':
+            how.reach |= QI_FORCE_SHARE;
+            break;
+        case IMAGE_OPTS:
+            how.reach |= QI_IMAGE_OPTS;
+            break;
+        }
+    }
+    if (optind != argc - 1)
+        return qi_usage("Expecting one image file name");
+    if (!how.unsafe && !how.backing)
+        return qi_usage("Must specify backing file (-b) or use unsafe mode (-u)");
+    if (how.format && how.reach & QI_IMAGE_OPTS)
+        return qi_error("--image-opts and --format are mutually exclusive");
+    return run(&how, argv[optind]);
+}
