@@ -107,9 +107,9 @@ class Case:
         return self.run("qemu-io", "-t", "writeback", "-f", image_format, *options, *arguments, image,
                         expect=expect)
 
-    def qemu_dump(self, image, image_format="qcow2"):
+    def qemu_dump(self, image, image_format="qcow2", options=()):
         raw = self.path("dump.raw")
-        self.qemu_img("convert", "-t", "unsafe", "-S", "64k", "-f", image_format, "-O", "raw", image, raw)
+        self.qemu_img("convert", *options, "-t", "unsafe", "-S", "64k", "-f", image_format, "-O", "raw", image, raw)
         with open(raw, "rb") as file:
             data = file.read()
         os.unlink(raw)

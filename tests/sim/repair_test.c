@@ -1,7 +1,8 @@
 /*
  * The repair of qcow2 images under crashes: an image is damaged, its repair is cut off at every
  * storage operation, what is left on the disk is repaired again; then nothing is found, and the
- * guest reads what it wrote. So no order of the repair's writes makes an image worse.
+ * guest reads what it wrote, but for the clusters whose own entries were damaged. So no order of
+ * the repair's writes makes an image worse.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -20,12 +21,28 @@
 #define GUEST_BYTES (300 * KiB)
 #define REPAIR_ALL  (BLOCK_REPAIR_LEAKS | BLOCK_REPAIR_ERRORS)
 
-/* Damages that a repair mends completely; each changes bytes of the file. */
-enum damage { COUNTS_ZERO, COUNTS_HIGH, TABLE_EMPTY, TABLE_CUT, FLAGS_CLEAR };
+/* Damages that a repair mends; each changes bytes of the file. Those from ENTRY_PAST_END on cost
+ * the guest the clusters whose entries they change. */
+enum damage {
+    COUNTS_ZERO,
+    COUNTS_HIGH,
+    TABLE_EMPTY,
+    TABLE_CUT,
+    TABLE_PAST_END,
+    TABLE_OVER_DATA,
+    BLOCKS_OVER_DATA,
+    FLAGS_CLEAR,
+    ENTRY_PAST_END,
+    ENTRIES_MIXED,
+    TABLES_DANGLE,
+};
+
+#define GUEST_CLUSTERS (GUEST_BYTES / CLUSTER)
 
 struct step {
     void (*co_run)(struct step *step);
     uint64_t findings;
+    int refcount_bits; /* of co_make() */
     int result;
     uint8_t guest[GUEST_BYTES];
 };
@@ -49,7 +66,7 @@ static void co_make(struct step *step)
     struct iovec iov;
     json_t *options = json_pack("{s:s, s:{s:s, s:s}, s:I, s:i, s:i}", "driver", "qcow2", "file",
                                 "driver", "file", "filename", PATH, "size", (json_int_t)GUEST_BYTES,
-                                "cluster_size", CLUSTER, "refcount_bits", 64);
+                                "cluster_size", CLUSTER, "refcount_bits", step->refcount_bits);
     step->result = co_block_create(options, false, NULL, &err);
     json_decref(options);
     assert_int_equal(step->result, 0);
@@ -133,6 +150,58 @@ static void damage_file(enum damage kind, uint8_t *file, struct random *random)
     }
 }
 
+/* The n-th data cluster's L2 entry, and that cluster. */
+static uint8_t *entry_of(uint8_t *file, uint64_t guest_cluster)
+{
+    uint64_t l1 = load_be64(file + 40);
+    uint64_t l2 = load_be64(file + l1 + guest_cluster / (CLUSTER / 8) * 8) & 0x00fffffffffffe00ull;
+    return file + l2 + guest_cluster % (CLUSTER / 8) * 8;
+}
+
+static uint64_t host_of(uint8_t *file, uint64_t guest_cluster)
+{
+    return load_be64(entry_of(file, guest_cluster)) & 0x00fffffffffffe00ull;
+}
+
+static void damage_refcounts(enum damage kind, uint8_t *file, size_t length)
+{
+    uint64_t table = load_be64(file + 48);
+    if (kind == TABLE_PAST_END)
+        store_be64(file + 48, length + 1024 * CLUSTER);
+    if (kind == TABLE_OVER_DATA)
+        store_be64(file + 48, host_of(file, 5));
+    for (unsigned i = 0; i < 3 && kind == BLOCKS_OVER_DATA; i++)
+        store_be64(file + table + i * 8, host_of(file, 100 + i));
+}
+
+/* Entries of their own, of each other's, of tables' and of nobody's clusters. */
+static void damage_entries(enum damage kind, uint8_t *file, size_t length, struct random *random,
+                           bool *lost)
+{
+    uint64_t l1 = load_be64(file + 40), table = load_be64(file + 48),
+             block = load_be64(file + table);
+    for (unsigned i = 0; i < 12; i++) {
+        uint64_t guest = random_below(random, GUEST_CLUSTERS);
+        uint64_t other = random_below(random, GUEST_CLUSTERS);
+        uint64_t to[] = {length + i * CLUSTER, l1, table, block, host_of(file, other)};
+        unsigned which = kind == ENTRY_PAST_END ? 0 : i % ARRAY_LEN(to);
+        store_be64(entry_of(file, guest),
+                   (to[which] + CLUSTER - 1) / CLUSTER * CLUSTER | 1ull << 63);
+        lost[guest] = true;
+    }
+}
+
+static void damage_l1(uint8_t *file, size_t length, bool *lost)
+{
+    const unsigned per_table = CLUSTER / 8;
+    uint64_t l1 = load_be64(file + 40);
+    uint64_t to[] = {(length + CLUSTER) / CLUSTER * CLUSTER, l1, load_be64(file + 48)};
+    for (unsigned i = 0; i < ARRAY_LEN(to); i++) {
+        store_be64(file + l1 + (2 * i + 1) * 8, to[i] | 1ull << 63);
+        memset(lost + (2 * i + 1) * per_table, true, per_table);
+    }
+}
+
 static struct rt *new_world(const uint8_t *file, size_t length, uint64_t crash_at, uint64_t seed)
 {
     struct rt *rt = NULL;
@@ -153,18 +222,16 @@ struct image {
     uint8_t *file;
     size_t length;
     uint8_t *guest;
+    bool lost[GUEST_CLUSTERS]; /* of the damage under test */
 };
 
-static int make_image(void **state)
+static void make_image(struct image *image, int refcount_bits)
 {
-    struct image *image = calloc(1, sizeof(*image));
     struct step *step = calloc(1, sizeof(*step));
     struct sim_options options = {.seed = 1};
     struct rt *rt = NULL;
-    drivers_register();
-    log_set_sink(drop_log, NULL);
-    assert_non_null(image);
     assert_non_null(step);
+    step->refcount_bits = refcount_bits;
     assert_int_equal(sim_create(&options, &rt), 0);
     run(rt, step, co_make);
     assert_int_equal(sim_file_load(rt, PATH, (void **)&image->file, &image->length), 0);
@@ -173,16 +240,29 @@ static int make_image(void **state)
     memcpy(image->guest, step->guest, GUEST_BYTES);
     rt_free(rt);
     free(step);
-    *state = image;
+}
+
+/* With wide counts, and with counts that cannot say "shared". */
+static int make_images(void **state)
+{
+    struct image *images = calloc(2, sizeof(*images));
+    assert_non_null(images);
+    drivers_register();
+    log_set_sink(drop_log, NULL);
+    make_image(&images[0], 64);
+    make_image(&images[1], 1);
+    *state = images;
     return 0;
 }
 
-static int free_image(void **state)
+static int free_images(void **state)
 {
-    struct image *image = *state;
-    free(image->file);
-    free(image->guest);
-    free(image);
+    struct image *images = *state;
+    for (unsigned i = 0; i < 2; i++) {
+        free(images[i].file);
+        free(images[i].guest);
+    }
+    free(images);
     return 0;
 }
 
@@ -199,12 +279,14 @@ static void expect_mended(struct rt *crashed, const struct image *image, uint64_
     run(rt, step, co_look);
     assert_int_equal(step->result, 0);
     assert_int_equal(step->findings, 0);
-    assert_memory_equal(step->guest, image->guest, GUEST_BYTES);
+    for (unsigned i = 0; i < GUEST_CLUSTERS; i++)
+        if (!image->lost[i])
+            assert_memory_equal(step->guest + i * CLUSTER, image->guest + i * CLUSTER, CLUSTER);
     rt_free(rt);
     free(step);
 }
 
-static void sweep(const struct image *image, enum damage kind)
+static void sweep(struct image *image, enum damage kind)
 {
     struct random random = random_seed(kind);
     autofree uint8_t *file = malloc(image->length);
@@ -212,7 +294,14 @@ static void sweep(const struct image *image, enum damage kind)
     assert_non_null(file);
     assert_non_null(step);
     memcpy(file, image->file, image->length);
-    damage_file(kind, file, &random);
+    memset(image->lost, 0, sizeof(image->lost));
+    damage_refcounts(kind, file, image->length);
+    if (kind == ENTRY_PAST_END || kind == ENTRIES_MIXED)
+        damage_entries(kind, file, image->length, &random, image->lost);
+    else if (kind == TABLES_DANGLE)
+        damage_l1(file, image->length, image->lost);
+    else if (kind <= TABLE_CUT || kind == FLAGS_CLEAR)
+        damage_file(kind, file, &random);
     assert_memory_not_equal(file, image->file, image->length);
 
     struct rt *rt = new_world(file, image->length, 0, 1);
@@ -256,6 +345,24 @@ static void missing_flags_are_mended_whatever_a_crash_leaves(void **state)
     sweep(*state, FLAGS_CLEAR);
 }
 
+static void refcounts_are_made_anew_whatever_a_crash_leaves(void **state)
+{
+    struct image *images = *state;
+    for (enum damage kind = TABLE_PAST_END; kind <= BLOCKS_OVER_DATA; kind++) {
+        sweep(&images[0], kind);
+        sweep(&images[1], kind);
+    }
+}
+
+static void entries_are_mended_whatever_a_crash_leaves(void **state)
+{
+    struct image *images = *state;
+    for (enum damage kind = ENTRY_PAST_END; kind <= TABLES_DANGLE; kind++) {
+        sweep(&images[0], kind);
+        sweep(&images[1], kind);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -263,6 +370,8 @@ int main(void)
         cmocka_unit_test(high_counts_are_mended_whatever_a_crash_leaves),
         cmocka_unit_test(missing_blocks_are_mended_whatever_a_crash_leaves),
         cmocka_unit_test(missing_flags_are_mended_whatever_a_crash_leaves),
+        cmocka_unit_test(refcounts_are_made_anew_whatever_a_crash_leaves),
+        cmocka_unit_test(entries_are_mended_whatever_a_crash_leaves),
     };
-    return cmocka_run_group_tests(tests, make_image, free_image);
+    return cmocka_run_group_tests(tests, make_images, free_images);
 }

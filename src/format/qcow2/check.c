@@ -25,10 +25,11 @@
 
 /* ---- findings ---- */
 
-static void tell(struct checker *c, const char *kind, const char *format, va_list args)
+/* A repair tells what it does (@mended), not again what is wrong. */
+static void tell(struct checker *c, const char *kind, bool mended, const char *format, va_list args)
 {
     char line[512];
-    if (!c->result->report)
+    if (!c->result->report || (c->mend && !mended))
         return;
     if (c->findings++ >= CHECK_REPORT_MAX)
         return;
@@ -42,7 +43,7 @@ void check_corruption(struct checker *c, const char *format, ...)
     va_list args;
     va_start(args, format);
     c->result->corruptions++;
-    tell(c, "ERROR", format, args);
+    tell(c, "ERROR", false, format, args);
     va_end(args);
 }
 
@@ -51,7 +52,7 @@ void check_leak(struct checker *c, const char *format, ...)
     va_list args;
     va_start(args, format);
     c->result->leaks++;
-    tell(c, "LEAK", format, args);
+    tell(c, "LEAK", false, format, args);
     va_end(args);
 }
 
@@ -60,7 +61,7 @@ void check_trouble(struct checker *c, const char *format, ...)
     va_list args;
     va_start(args, format);
     c->result->errors++;
-    tell(c, "NOT CHECKED", format, args);
+    tell(c, "NOT CHECKED", false, format, args);
     va_end(args);
 }
 
@@ -68,8 +69,28 @@ void check_note(struct checker *c, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
-    tell(c, "NOTE", format, args);
+    tell(c, "NOTE", true, format, args);
     va_end(args);
+}
+
+void check_lost(struct checker *c, uint64_t guest, uint64_t length)
+{
+    c->lost_bytes += length;
+    if (c->lost_end > c->lost_start && guest != c->lost_end)
+        check_lost_tell(c);
+    if (c->lost_end == c->lost_start)
+        c->lost_start = guest;
+    c->lost_end = guest + length;
+}
+
+void check_lost_tell(struct checker *c)
+{
+    if (c->lost_end > c->lost_start)
+        check_note(c,
+                   "given up: the data of guest offsets %#" PRIx64 "..%#" PRIx64
+                   "; nothing that can be used says where they lie",
+                   c->lost_start, c->lost_end);
+    c->lost_start = c->lost_end = 0;
 }
 
 /* ---- reading and writing ---- */
@@ -229,7 +250,7 @@ static void take_extensions(struct checker *c, const struct qcow2_header *header
     }
 }
 
-static int co_read_header(struct checker *c)
+int co_check_read_header(struct checker *c)
 {
     struct qcow2_header header = {0};
     struct iovec iov;
@@ -262,6 +283,8 @@ static int co_read_header(struct checker *c)
     c->snapshot_count = header.nb_snapshots;
     c->snapshots_offset = header.snapshots_offset;
     c->incompatible = header.incompatible_features;
+    c->autoclear = header.autoclear_features;
+    c->has_backing = header.backing_file;
     c->external_data = c->incompatible & QCOW2_INCOMPAT_DATA_FILE;
     c->extended_l2 = c->incompatible & QCOW2_INCOMPAT_EXTENDED_L2;
     take_extensions(c, &header);
@@ -291,7 +314,7 @@ static size_t co_chunks_max(struct checker *c)
 
 static int co_look(struct checker *c)
 {
-    int result = co_read_header(c);
+    int result = co_check_read_header(c);
     if (result < 0)
         return result;
     result = check_map_init(&c->map, co_chunks_max(c));
@@ -321,32 +344,75 @@ static int finish(struct checker *c, int result)
         result = hws_fail(c->err, ENOMEM, "checking %s: out of memory", block_filename(c->node));
     check_map_free(&c->map);
     free(c->l2);
+    free(c->snapshots);
     free(c->refcount_table);
     free(c->block_state);
     return result;
 }
 
+/* A checker that works on for the same user. */
+static struct checker successor(const struct checker *c, struct block_check *result)
+{
+    *result = (struct block_check){
+        .report = c->result->report,
+        .report_arg = c->result->report_arg,
+        .progress = c->result->progress,
+        .progress_arg = c->result->progress_arg,
+    };
+    return (struct checker){.node = c->node, .file = c->file, .result = result, .err = c->err};
+}
+
+/*
+ * The repair of all that can be repaired. Tables first, then what follows from them. Version 3
+ * images are marked corrupt meanwhile, so that nobody writes one that a crash has left half
+ * repaired: copies count as free until their refcounts are raised.
+ */
+static int co_mend(struct checker *c, unsigned repair)
+{
+    struct block_check scratch;
+    struct checker m = successor(c, &scratch);
+    int result = co_check_mark(c, true);
+    if (result >= 0)
+        result = co_check_mend(&m, &c->map);
+    if (result >= 0)
+        result = co_check_repair(&m, repair);
+    check_lost_tell(&m);
+    if (m.lost_bytes)
+        check_note(&m, "given up in all: %" PRIu64 " bytes of guest data", m.lost_bytes);
+    c->changed |= m.changed;
+    return finish(&m, result);
+}
+
 /*
  * Looks again after a repair: only what is gone counts as fixed, and only an image that is whole
- * loses its dirty and corrupt marks.
+ * loses its dirty and corrupt marks; a mark that the repair has set (@marked: not) goes anyway.
  */
-static int co_look_again(struct block_node *node, unsigned repair, struct block_check *check,
-                         bool *changed, struct hws_error *err)
+static int co_look_again(struct checker *before, unsigned repair, bool marked,
+                         struct block_check *ret)
 {
-    struct block_check again = {.report = check->report,
-                                .report_arg = check->report_arg,
-                                .progress = check->progress,
-                                .progress_arg = check->progress_arg};
-    struct checker c = {.node = node,
-                        .file = node->child[BLOCK_FILE],
-                        .result = &again,
-                        .err = err,
-                        .prefix = "NOT REPAIRED"};
+    struct checker c = successor(before, ret);
+    c.prefix = "NOT REPAIRED";
     int result = co_look(&c);
-    if (result >= 0 && again.corruptions == 0 && again.errors == 0)
+    if (result >= 0 && ret->corruptions == 0 && ret->errors == 0)
         result = co_check_clear_marks(&c, repair);
-    *changed |= c.changed;
-    result = finish(&c, result);
+    else if (result >= 0 && !marked && (repair & BLOCK_REPAIR_ERRORS))
+        result = co_check_mark(&c, false);
+    before->changed |= c.changed;
+    return finish(&c, result);
+}
+
+static int co_repair(struct checker *c, unsigned repair)
+{
+    struct block_check *check = c->result, again = {0};
+    int result = qcow2_co_keep_give_up(qcow2_of(c->node));
+    if (result < 0)
+        return hws_fail_errno(c->err, -result, "%s: writing the header", block_filename(c->node));
+    if ((repair & BLOCK_REPAIR_ERRORS) && check->corruptions)
+        result = co_mend(c, repair);
+    else if (check->corruptions || check->leaks)
+        result = co_check_repair(c, repair);
+    if (result >= 0)
+        result = co_look_again(c, repair, c->incompatible & QCOW2_INCOMPAT_CORRUPT, &again);
     if (result < 0)
         return result;
     again.corruptions_fixed = check->corruptions - MIN(check->corruptions, again.corruptions);
@@ -367,17 +433,11 @@ int qcow2_co_check(struct block_node *node, unsigned repair, struct block_check 
         return hws_fail_errno(err, -result, "%s: writing back before the check",
                               block_filename(node));
     result = co_look(&c);
-    if (result >= 0 && repair && (check->corruptions || check->leaks)) {
-        int given_up = qcow2_co_keep_give_up(qcow2_of(node));
-        result = given_up < 0 ? hws_fail_errno(err, -given_up, "%s: writing the header",
-                                               block_filename(node))
-                              : co_check_repair(&c, repair);
-    }
-    bool changed = c.changed;
     bool marked = c.incompatible & (QCOW2_INCOMPAT_DIRTY | QCOW2_INCOMPAT_CORRUPT);
+    if (result >= 0 && repair && (check->corruptions || check->leaks || marked))
+        result = co_repair(&c, repair);
+    bool changed = c.changed;
     result = finish(&c, result);
-    if (result >= 0 && (changed || (repair && marked)))
-        result = co_look_again(node, repair, check, &changed, err);
     if (changed) {
         /* What is cached is of before the repair, whether that went well or not. */
         int reloaded = qcow2_co_reload(qcow2_of(node), result < 0 ? NULL : err);

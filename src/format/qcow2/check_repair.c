@@ -1,10 +1,11 @@
 /*
- * The checker's repairs: refcounts that are wrong, refcount blocks that are missing, and COPIED
- * flags. Nothing that the guest's data depends on is touched. In an order that a crash may cut
- * anywhere:
+ * The checker's repair of what follows from the tables: refcounts that are wrong, refcount blocks
+ * that are missing or cannot be used, a refcount table that cannot, and COPIED flags. In an order
+ * that a crash may cut anywhere:
  *
- *   1. missing refcount blocks, and a larger table where they do not fit, written behind the end of
- *      the file; synced; then the table entries, or the header's pointer to the new table; synced
+ *   1. missing refcount blocks, and a new table where they do not fit the old one, written behind
+ * the end of the file; synced; then the table entries, or the header's pointer to the new table;
+ * synced
  *   2. counts that are too low raised; synced          (now no cluster in use can be given out)
  *   3. COPIED flags that are wrongly set, cleared; synced
  *   4. counts that are too high lowered; synced        (only where every table could be followed)
@@ -17,7 +18,7 @@
 #include "format/qcow2/check.h"
 #include <inttypes.h>
 
-static int co_sync(struct checker *c)
+int co_check_sync(struct checker *c)
 {
     int result = co_block_flush(c->file);
     if (result < 0)
@@ -65,7 +66,7 @@ static int co_repair_counts(struct checker *c, bool lower)
     c->read_holes = !lower; /* a block that is a hole holds zeroes: counts to be raised */
     int result = co_check_each_table(c, c->refcount_entries, present_block, repair_block);
     c->read_holes = false;
-    return result < 0 ? result : co_sync(c);
+    return result < 0 ? result : co_check_sync(c);
 }
 
 /* ---- missing refcount blocks ---- */
@@ -78,6 +79,7 @@ struct rebuild {
     uint64_t next;          /* first free cluster behind the end */
     uint64_t table_cluster; /* of the larger table; 0: the present one is large enough */
     uint64_t table_clusters;
+    uint64_t old_clusters; /* of the table that it replaces; 0: that one could not be used */
 };
 
 static bool block_is_usable(const struct checker *c, uint64_t index)
@@ -128,9 +130,7 @@ static int plan_closure(struct checker *c, struct rebuild *r)
     /* One cluster more than needed holds the entries of the blocks that cover the table itself. */
     r->table_clusters = div_round_up(highest + 1, entries_a_cluster) + 1;
     if (r->table_clusters * c->cluster_size > QCOW2_REFTABLE_BYTES_MAX) {
-        check_note(c,
-                   "the refcount table cannot grow to %" PRIu64 " clusters: not repairable by this "
-                   "version",
+        check_note(c, "the refcount table cannot grow to %" PRIu64 " clusters: more than the limit",
                    r->table_clusters);
         return -EFBIG;
     }
@@ -191,19 +191,7 @@ static int co_write_blocks(struct checker *c, const struct rebuild *r)
         if (result < 0)
             return result;
     }
-    return co_sync(c);
-}
-
-/* The entry that a new block replaces no longer refers to what it did. */
-static void drop_entry(struct checker *c, uint64_t index)
-{
-    uint64_t offset = load_be64(c->refcount_table + index * 8) & QCOW2_REFTABLE_OFFSET_MASK;
-    uint64_t cluster = offset >> c->cluster_bits;
-    if (offset == 0 || !is_aligned(offset, c->cluster_size) || cluster >= c->file_clusters)
-        return;
-    uint64_t count = check_map_count(&c->map, cluster);
-    if (count > 0) /* the chunk is there, so this needs no memory beyond what it has */
-        (void)!check_map_set(&c->map, cluster, count - 1, check_map_kind(&c->map, cluster));
+    return co_check_sync(c);
 }
 
 static int grow_table(struct checker *c, uint64_t entries)
@@ -214,8 +202,10 @@ static int grow_table(struct checker *c, uint64_t entries)
         free(state);
         return -ENOMEM;
     }
-    memcpy(table, c->refcount_table, c->refcount_entries * 8);
-    memcpy(state, c->block_state, c->refcount_entries);
+    if (c->refcount_entries) {
+        memcpy(table, c->refcount_table, c->refcount_entries * 8);
+        memcpy(state, c->block_state, c->refcount_entries);
+    }
     free(c->refcount_table);
     free(c->block_state);
     c->refcount_table = table;
@@ -232,19 +222,20 @@ static int co_switch_table(struct checker *c, const struct rebuild *r)
     int result = co_check_write(c, r->table_cluster << c->cluster_bits, c->refcount_table,
                                 c->refcount_entries * 8);
     if (result >= 0)
-        result = co_sync(c);
+        result = co_check_sync(c);
     if (result < 0)
         return result;
     store_be64(fields, r->table_cluster << c->cluster_bits);
     store_be32(fields + 8, (uint32_t)r->table_clusters);
     result = co_check_write(c, offsetof(struct qcow2_disk_header, refcount_table_offset), fields,
                             sizeof(fields));
-    for (uint64_t i = 0; i < c->refcount_table_clusters && result >= 0; i++)
+    /* The old table is to be freed, where it was one. */
+    for (uint64_t i = 0; i < r->old_clusters && result >= 0; i++)
         result = check_map_set(&c->map, old + i, 0, CHECK_FREE);
-    c->too_high += c->refcount_table_clusters; /* the old table is to be freed */
+    c->too_high += r->old_clusters;
     c->refcount_table_offset = r->table_cluster << c->cluster_bits;
     c->refcount_table_clusters = (uint32_t)r->table_clusters;
-    return result < 0 ? result : co_sync(c);
+    return result < 0 ? result : co_check_sync(c);
 }
 
 static int co_link_blocks(struct checker *c, const struct rebuild *r)
@@ -254,7 +245,6 @@ static int co_link_blocks(struct checker *c, const struct rebuild *r)
         return result;
     for (size_t i = 0; i < r->count; i++) {
         uint64_t index = r->index[i];
-        drop_entry(c, index);
         store_be64(c->refcount_table + index * 8, r->cluster[i] << c->cluster_bits);
         c->block_state[index] = CHECK_BLOCK_PRESENT;
         if (r->table_cluster)
@@ -264,12 +254,12 @@ static int co_link_blocks(struct checker *c, const struct rebuild *r)
         if (result < 0)
             return result;
     }
-    return r->table_cluster ? co_switch_table(c, r) : co_sync(c);
+    return r->table_cluster ? co_switch_table(c, r) : co_check_sync(c);
 }
 
 static int co_repair_missing_blocks(struct checker *c)
 {
-    struct rebuild r = {0};
+    struct rebuild r = {.old_clusters = c->refcount_entries ? c->refcount_table_clusters : 0};
     int result = plan(c, &r);
     if (result >= 0 && r.count > 0) {
         result = co_write_blocks(c, &r);
@@ -341,24 +331,38 @@ static int co_repair_copied(struct checker *c, bool set)
     int result = co_repair_l1(c);
     if (result >= 0)
         result = co_check_each_table(c, c->l2_count, active_l2, repair_l2);
-    return result < 0 ? result : co_sync(c);
+    return result < 0 ? result : co_check_sync(c);
 }
 
 /* ---- all of it ---- */
+
+/* Entries that cannot be used, where no block was needed in their place; and reserved bits. */
+static int co_clean_table(struct checker *c)
+{
+    for (uint64_t i = 0; i < c->refcount_entries; i++) {
+        uint8_t *at = c->refcount_table + i * 8;
+        uint64_t entry = load_be64(at);
+        uint64_t clean = block_is_usable(c, i) ? entry & QCOW2_REFTABLE_OFFSET_MASK : 0;
+        if (entry == clean)
+            continue;
+        store_be64(at, clean);
+        int result = co_check_write(c, c->refcount_table_offset + i * 8, at, 8);
+        if (result < 0)
+            return result;
+    }
+    return 0;
+}
 
 int co_check_repair(struct checker *c, unsigned repair)
 {
     struct block_check *found = c->result;
     bool incomplete = c->incomplete || found->errors > 0;
+    bool errors = (repair & BLOCK_REPAIR_ERRORS) && (found->corruptions > 0 || c->mend);
     int result = 0;
-    if (found->corruptions == 0 && found->leaks == 0)
-        return 0;
-    if (c->refcount_entries == 0) {
-        check_note(c, "the refcount table cannot be used: not repairable by this version");
-        return 0;
-    }
-    if ((repair & BLOCK_REPAIR_ERRORS) && found->corruptions > 0) {
+    if (errors) {
         result = co_repair_missing_blocks(c);
+        if (result >= 0)
+            result = co_clean_table(c);
         if (result >= 0)
             result = co_repair_counts(c, false);
         if (result >= 0 && !c->external_data)
@@ -375,25 +379,36 @@ int co_check_repair(struct checker *c, unsigned repair)
         result = co_repair_counts(c, true);
         lowered = true;
     }
-    if (result >= 0 && (repair & BLOCK_REPAIR_ERRORS) && found->corruptions > 0 && lowered &&
-        !incomplete && !c->external_data)
+    if (result >= 0 && errors && lowered && !incomplete && !c->external_data)
         result = co_repair_copied(c, true);
     return result;
+}
+
+static int co_set_incompatible(struct checker *c, uint64_t bits)
+{
+    uint8_t field[8];
+    if (c->version < 3 || bits == c->incompatible)
+        return 0;
+    int result = co_check_sync(c);
+    if (result < 0)
+        return result;
+    store_be64(field, bits);
+    result = co_check_write(c, offsetof(struct qcow2_disk_header, incompatible_features), field,
+                            sizeof(field));
+    c->incompatible = bits;
+    return result < 0 ? result : co_check_sync(c);
+}
+
+int co_check_mark(struct checker *c, bool corrupt)
+{
+    uint64_t others = c->incompatible & ~(uint64_t)QCOW2_INCOMPAT_CORRUPT;
+    return co_set_incompatible(c, others | (corrupt ? QCOW2_INCOMPAT_CORRUPT : 0));
 }
 
 int co_check_clear_marks(struct checker *c, unsigned repair)
 {
     uint64_t marks = QCOW2_INCOMPAT_DIRTY;
-    uint8_t field[8];
     if (repair & BLOCK_REPAIR_ERRORS)
         marks |= QCOW2_INCOMPAT_CORRUPT;
-    if (c->version < 3 || !(c->incompatible & marks))
-        return 0;
-    int result = co_sync(c);
-    if (result < 0)
-        return result;
-    store_be64(field, c->incompatible & ~marks);
-    result = co_check_write(c, offsetof(struct qcow2_disk_header, incompatible_features), field,
-                            sizeof(field));
-    return result < 0 ? result : co_sync(c);
+    return co_set_incompatible(c, c->incompatible & ~marks);
 }

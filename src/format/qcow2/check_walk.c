@@ -20,9 +20,8 @@
 
 /* ---- claiming clusters ---- */
 
-/* Counts one cluster that lies inside the file. @return 0 fine, 1 overlaps (told), -ENOMEM. */
-static int claim_cluster(struct checker *c, uint64_t cluster, enum check_kind kind, uint64_t times,
-                         const char *what, uint64_t whence)
+int check_claim_cluster(struct checker *c, uint64_t cluster, enum check_kind kind, uint64_t times,
+                        const char *what, uint64_t whence)
 {
     struct check_chunk *chunk = check_map_make(&c->map, cluster);
     if (!chunk)
@@ -30,13 +29,18 @@ static int claim_cluster(struct checker *c, uint64_t cluster, enum check_kind ki
     unsigned index = cluster % CHECK_CHUNK_CLUSTERS;
     uint8_t *slot = &chunk->kind[index];
     enum check_kind before = *slot & CHECK_KIND_MASK;
+    bool shares = before == kind && !check_kind_is_exclusive(kind);
+    if (c->mend && before != CHECK_FREE &&
+        (!shares || times > check_refcount_max(c) ||
+         check_chunk_count(chunk, index) > check_refcount_max(c) - times))
+        return 1;
     if (check_chunk_add(chunk, index, times) < 0)
         return -ENOMEM;
     if (before == CHECK_FREE) {
         *slot |= (uint8_t)kind;
         return 0;
     }
-    if (before == kind && !check_kind_is_exclusive(kind))
+    if (shares)
         return 0;
     if (!(*slot & CHECK_OVERLAP))
         check_corruption(c,
@@ -67,8 +71,12 @@ static int count_area(struct checker *c, uint64_t offset, uint64_t length, enum 
                          what, whence, length, offset, c->file_size);
         return 1;
     }
+    /* A repair takes all of it or nothing. */
+    for (uint64_t i = 0; c->mend && i < div_round_up(length, c->cluster_size); i++)
+        if (check_map_count(&c->map, first + i))
+            return 1;
     for (uint64_t i = 0; i < div_round_up(length, c->cluster_size); i++) {
-        int result = claim_cluster(c, first + i, kind, 1, what, whence);
+        int result = check_claim_cluster(c, first + i, kind, 1, what, whence);
         if (result < 0)
             return result;
         worst = MAX(worst, result);
@@ -76,20 +84,24 @@ static int count_area(struct checker *c, uint64_t offset, uint64_t length, enum 
     return worst;
 }
 
-/*
- * Counts the clusters of a table or other contiguous area. @return 0: it may be read. 1: it may not
- * (told), so that what it refers to stays uncounted. -ENOMEM.
- */
-static int claim_area(struct checker *c, uint64_t offset, uint64_t length, enum check_kind kind,
-                      const char *what, uint64_t whence)
+int check_claim_area(struct checker *c, uint64_t offset, uint64_t length, enum check_kind kind,
+                     const char *what, uint64_t whence)
 {
     int result = count_area(c, offset, length, kind, what, whence);
     c->incomplete |= result != 0;
     return result;
 }
 
-/* Remembers how the active tables refer to a cluster, for the check of the COPIED flags. */
-static void note_copied(struct checker *c, uint64_t offset, uint64_t entry)
+bool check_is_contested(struct checker *c, uint64_t offset, uint64_t length)
+{
+    uint64_t end = div_round_up(offset + length, c->cluster_size);
+    for (uint64_t i = offset >> c->cluster_bits; c->known && i < end; i++)
+        if (check_map_kind(c->known, i) & CHECK_OVERLAP)
+            return true;
+    return false;
+}
+
+void check_note_copied(struct checker *c, uint64_t offset, uint64_t entry)
 {
     uint64_t cluster = offset >> c->cluster_bits;
     struct check_chunk *chunk = check_map_find(&c->map, cluster);
@@ -98,11 +110,7 @@ static void note_copied(struct checker *c, uint64_t offset, uint64_t entry)
         entry & QCOW2_COPIED ? CHECK_COPIED_SET : CHECK_COPIED_CLEAR;
 }
 
-/*
- * The cluster that a table entry refers to. @return 0 when it lies, aligned, inside the file, 1
- * when not (told).
- */
-static int check_target(struct checker *c, const char *what, uint64_t whence, uint64_t offset)
+int check_target(struct checker *c, const char *what, uint64_t whence, uint64_t offset)
 {
     if (!is_aligned(offset, c->cluster_size)) {
         check_corruption(c,
@@ -138,8 +146,8 @@ static int walk_refcount_entry(struct checker *c, uint64_t index)
                          whence, entry);
     if (offset == 0 || check_target(c, "refcount table entry", whence, offset) != 0)
         return 0;
-    int result = claim_cluster(c, offset >> c->cluster_bits, CHECK_REFCOUNT_BLOCK, 1,
-                               "refcount block", whence);
+    int result = check_claim_cluster(c, offset >> c->cluster_bits, CHECK_REFCOUNT_BLOCK, 1,
+                                     "refcount block", whence);
     if (result < 0)
         return result;
     if (result == 0)
@@ -147,19 +155,19 @@ static int walk_refcount_entry(struct checker *c, uint64_t index)
     return 0;
 }
 
-static int co_walk_refcounts(struct checker *c)
+int co_check_walk_refcounts(struct checker *c)
 {
-    size_t bytes = c->refcount_table_clusters * c->cluster_size;
-    int result =
-        claim_area(c, c->refcount_table_offset, bytes, CHECK_REFCOUNT_TABLE, "refcount table", 48);
-    if (result < 0)
-        return result;
-    if (result > 0 || bytes == 0) {
-        if (bytes == 0)
-            check_corruption(
-                c, "refcount_table_clusters at offset 56 is 0: no cluster has a refcount");
+    uint64_t bytes = c->refcount_table_clusters * c->cluster_size;
+    if (bytes == 0 || bytes > MAX(QCOW2_REFTABLE_BYTES_MAX, c->cluster_size)) {
+        check_corruption(c,
+                         "refcount_table_clusters at offset 56 is %u: not a size that a table has",
+                         c->refcount_table_clusters);
         return 0;
     }
+    int result =
+        count_area(c, c->refcount_table_offset, bytes, CHECK_REFCOUNT_TABLE, "refcount table", 48);
+    if (result != 0)
+        return MIN(result, 0);
     c->refcount_table = qcow2_buffer(bytes);
     c->block_state = calloc(bytes / 8, 1);
     if (!c->refcount_table || !c->block_state)
@@ -176,7 +184,7 @@ static int co_walk_refcounts(struct checker *c)
 
 /* ---- L1 tables ---- */
 
-static int remember_l2(struct checker *c, uint64_t offset, uint32_t l1_index, bool active)
+int check_remember_l2(struct checker *c, uint64_t offset, uint32_t l1_index, bool active)
 {
     if (c->l2_count == c->l2_room) {
         size_t room = c->l2_room ? c->l2_room * 2 : 256;
@@ -209,13 +217,13 @@ static int walk_l1_entry(struct checker *c, uint64_t entry, uint64_t whence, uin
         return 0;
     }
     bool first = check_map_count(&c->map, offset >> c->cluster_bits) == 0;
-    int result = claim_cluster(c, offset >> c->cluster_bits, CHECK_L2, 1, "L2 table", whence);
+    int result = check_claim_cluster(c, offset >> c->cluster_bits, CHECK_L2, 1, "L2 table", whence);
     if (result < 0)
         return result;
     c->incomplete |= result > 0;
     if (result == 0 && active)
-        note_copied(c, offset, entry);
-    return result == 0 && first ? remember_l2(c, offset, l1_index, active) : 0;
+        check_note_copied(c, offset, entry);
+    return result == 0 && first ? check_remember_l2(c, offset, l1_index, active) : 0;
 }
 
 static int co_walk_l1(struct checker *c, uint64_t offset, uint32_t entries, bool active,
@@ -224,7 +232,7 @@ static int co_walk_l1(struct checker *c, uint64_t offset, uint32_t entries, bool
     uint64_t bytes = (uint64_t)entries * 8;
     if (entries == 0)
         return 0;
-    int result = claim_area(c, offset, bytes, CHECK_L1, what, whence);
+    int result = check_claim_area(c, offset, bytes, CHECK_L1, what, whence);
     if (result != 0)
         return MIN(result, 0);
     autofree uint8_t *piece = qcow2_buffer(MIN(bytes, L1_PIECE_BYTES));
@@ -247,140 +255,6 @@ static int co_walk_l1(struct checker *c, uint64_t offset, uint32_t entries, bool
     return 0;
 }
 
-/* ---- internal snapshots ---- */
-
-enum { SNAPSHOT_FIXED_BYTES = 40 };
-
-static int co_walk_snapshots(struct checker *c)
-{
-    uint64_t at = c->snapshots_offset;
-    for (uint32_t i = 0; i < c->snapshot_count; i++) {
-        uint8_t fixed[SNAPSHOT_FIXED_BYTES];
-        if (at >= c->file_size || c->file_size - at < sizeof(fixed)) {
-            check_corruption(c,
-                             "snapshot table at offset %#" PRIx64 ": entry %u of %u lies past the "
-                             "end of the file (%#" PRIx64 ")",
-                             c->snapshots_offset, i, c->snapshot_count, c->file_size);
-            c->incomplete = true;
-            break;
-        }
-        if (co_check_read(c, at, sizeof(fixed), fixed, NULL) < 0)
-            break;
-        uint32_t extra = load_be32(fixed + 36);
-        uint32_t l1_entries = load_be32(fixed + 8);
-        if (extra > QCOW2_SNAPSHOT_EXTRA_MAX || l1_entries > QCOW2_L1_BYTES_MAX / 8) {
-            check_corruption(
-                c,
-                "snapshot table entry %u at offset %#" PRIx64 ": %s %u is more than the "
-                "limit",
-                i, at, extra > QCOW2_SNAPSHOT_EXTRA_MAX ? "extra data size" : "L1 table size",
-                extra > QCOW2_SNAPSHOT_EXTRA_MAX ? extra : l1_entries);
-            c->incomplete = true;
-            break;
-        }
-        char what[48];
-        snprintf(what, sizeof(what), "L1 table of snapshot %u", i);
-        int result = co_walk_l1(c, load_be64(fixed), l1_entries, false, what, at);
-        if (result < 0)
-            return result;
-        at =
-            align_up(at + sizeof(fixed) + extra + load_be16(fixed + 12) + load_be16(fixed + 14), 8);
-    }
-    if (at == c->snapshots_offset)
-        return 0;
-    return MIN(claim_area(c, c->snapshots_offset, at - c->snapshots_offset, CHECK_SNAPSHOT_TABLE,
-                          "snapshot table", 64),
-               0);
-}
-
-/* ---- bitmaps ---- */
-
-static int co_walk_bitmap_table(struct checker *c, uint64_t offset, uint32_t entries,
-                                uint64_t whence)
-{
-    uint64_t bytes = (uint64_t)entries * 8;
-    if (entries == 0)
-        return 0;
-    if (bytes > CHECK_BITMAP_TABLE_BYTES_MAX) {
-        check_corruption(c,
-                         "bitmap directory entry at offset %#" PRIx64
-                         ": bitmap table size %u is more "
-                         "than the limit",
-                         whence, entries);
-        c->incomplete = true;
-        return 0;
-    }
-    int result = claim_area(c, offset, bytes, CHECK_BITMAP_TABLE, "bitmap table", whence);
-    if (result != 0)
-        return MIN(result, 0);
-    autofree uint8_t *table = qcow2_buffer(bytes);
-    bool zero;
-    if (!table)
-        return -ENOMEM;
-    if (co_check_read(c, offset, bytes, table, &zero) < 0 || zero)
-        return 0;
-    for (uint32_t i = 0; i < entries; i++) {
-        uint64_t entry = load_be64(table + (size_t)i * 8), target = entry & QCOW2_OFFSET_MASK;
-        if (target == 0 ||
-            check_target(c, "bitmap table entry", offset + (uint64_t)i * 8, target) != 0)
-            continue;
-        result = claim_cluster(c, target >> c->cluster_bits, CHECK_BITMAP_DATA, 1, "bitmap data",
-                               offset + (uint64_t)i * 8);
-        if (result < 0)
-            return result;
-    }
-    return 0;
-}
-
-static int co_walk_bitmaps(struct checker *c)
-{
-    if (c->bitmap_count == 0)
-        return 0;
-    if (c->bitmap_count > CHECK_BITMAPS_MAX ||
-        c->bitmap_directory_size > CHECK_BITMAP_DIRECTORY_MAX) {
-        check_corruption(c,
-                         "bitmaps header extension: %u bitmaps in a directory of %" PRIu64
-                         " bytes are "
-                         "more than the limit",
-                         c->bitmap_count, c->bitmap_directory_size);
-        c->incomplete = true;
-        return 0;
-    }
-    int result = claim_area(c, c->bitmap_directory_offset, c->bitmap_directory_size,
-                            CHECK_BITMAP_DIRECTORY, "bitmap directory", 0);
-    if (result != 0)
-        return MIN(result, 0);
-    autofree uint8_t *directory = qcow2_buffer(c->bitmap_directory_size + 1);
-    if (!directory)
-        return -ENOMEM;
-    if (co_check_read(c, c->bitmap_directory_offset, c->bitmap_directory_size, directory, NULL) < 0)
-        return 0;
-    struct cursor cursor = cursor_of(directory, c->bitmap_directory_size);
-    for (uint32_t i = 0; i < c->bitmap_count; i++) {
-        uint64_t whence = c->bitmap_directory_offset + cursor.position;
-        uint64_t table_offset = cursor_be64(&cursor);
-        uint32_t table_entries = cursor_be32(&cursor);
-        cursor_be32(&cursor); /* flags */
-        cursor_be16(&cursor); /* type, granularity */
-        size_t name_bytes = cursor_be16(&cursor), extra_bytes = cursor_be32(&cursor);
-        cursor_take(&cursor, extra_bytes);
-        cursor_take(&cursor, name_bytes);
-        cursor_take(&cursor, (8 - cursor.position % 8) % 8);
-        if (cursor.failed) {
-            check_corruption(c,
-                             "bitmap directory at offset %#" PRIx64
-                             ": entry %u of %u runs past its "
-                             "end",
-                             c->bitmap_directory_offset, i, c->bitmap_count);
-            c->incomplete = true;
-            return 0;
-        }
-        if ((result = co_walk_bitmap_table(c, table_offset, table_entries, whence)) < 0)
-            return result;
-    }
-    return 0;
-}
-
 /* ---- L2 tables ---- */
 
 /* Where an L2 entry stands, for messages and counting. */
@@ -393,9 +267,8 @@ struct l2_place {
 
 static int walk_compressed(struct checker *c, uint64_t entry, const struct l2_place *place)
 {
-    unsigned size_shift = 62 - (c->cluster_bits - 8);
-    uint64_t offset = entry & (((uint64_t)1 << size_shift) - 1);
-    uint64_t sectors = ((entry & (QCOW2_COMPRESSED - 1)) >> size_shift) + 1;
+    uint64_t offset, end;
+    check_compressed_range(c, entry, &offset, &end);
     uint64_t first = offset >> c->cluster_bits;
     if (place->active) {
         c->result->compressed_clusters++;
@@ -413,7 +286,6 @@ static int walk_compressed(struct checker *c, uint64_t entry, const struct l2_pl
                          "L2 entry at offset %#" PRIx64 " (guest offset %#" PRIx64 "): compressed "
                          "cluster in an image with an external data file",
                          place->offset, place->guest);
-    uint64_t end = align_down(offset, 512) + sectors * 512;
     uint64_t last = (end - 1) >> c->cluster_bits;
     if (offset >= c->file_size || last >= c->file_clusters) {
         check_corruption(
@@ -424,8 +296,8 @@ static int walk_compressed(struct checker *c, uint64_t entry, const struct l2_pl
         return 0;
     }
     for (uint64_t cluster = first; cluster <= last; cluster++) {
-        int result = claim_cluster(c, cluster, CHECK_COMPRESSED, place->times, "compressed data",
-                                   place->offset);
+        int result = check_claim_cluster(c, cluster, CHECK_COMPRESSED, place->times,
+                                         "compressed data", place->offset);
         if (result < 0)
             return result;
     }
@@ -489,10 +361,10 @@ static int walk_standard(struct checker *c, uint64_t entry, const struct l2_plac
     }
     if (check_target(c, "L2 entry", place->offset, offset) != 0)
         return 0;
-    int result = claim_cluster(c, offset >> c->cluster_bits, CHECK_DATA, place->times,
-                               "data cluster", place->offset);
+    int result = check_claim_cluster(c, offset >> c->cluster_bits, CHECK_DATA, place->times,
+                                     "data cluster", place->offset);
     if (result == 0 && place->active)
-        note_copied(c, offset, entry);
+        check_note_copied(c, offset, entry);
     return MIN(result, 0);
 }
 
@@ -551,25 +423,46 @@ static int walk_l2(struct checker *c, size_t index, uint8_t *table)
 
 /* ---- all of it ---- */
 
+static int co_walk_snapshots(struct checker *c)
+{
+    int result = co_check_snapshots(c);
+    for (size_t i = 0; i < c->snapshots_read && result >= 0; i++) {
+        const struct check_snapshot *snapshot = &c->snapshots[i];
+        char what[48];
+        snprintf(what, sizeof(what), "L1 table of snapshot %zu", i);
+        if (!snapshot->unusable)
+            result =
+                co_walk_l1(c, snapshot->l1_offset, snapshot->l1_entries, false, what, snapshot->at);
+    }
+    return result < 0 ? result : check_claim_snapshots(c);
+}
+
+static int walk_crypt_header(struct checker *c)
+{
+    if (c->crypt_length <= CHECK_CRYPT_BYTES_MAX)
+        return c->crypt_length ? check_claim_area(c, c->crypt_offset, c->crypt_length,
+                                                  CHECK_CRYPT_HEADER, "encryption header", 0)
+                               : 0;
+    check_corruption(c,
+                     "header extension of the encryption header: its length %" PRIu64
+                     " is more than the limit",
+                     c->crypt_length);
+    return 0;
+}
+
 int co_check_walk(struct checker *c)
 {
-    int result = claim_cluster(c, 0, CHECK_HEADER, 1, "header", 0);
+    int result = check_claim_cluster(c, 0, CHECK_HEADER, 1, "header", 0);
     if (result >= 0)
-        result = co_walk_refcounts(c);
+        result = co_check_walk_refcounts(c);
     if (result >= 0)
         result = co_walk_l1(c, c->l1_offset, c->l1_entries, true, "active L1 table", 40);
     if (result >= 0)
         result = co_walk_snapshots(c);
     if (result >= 0)
-        result = co_walk_bitmaps(c);
-    if (result >= 0 && c->crypt_length > CHECK_CRYPT_BYTES_MAX)
-        check_corruption(c,
-                         "header extension of the encryption header: its length %" PRIu64
-                         " is more than the limit",
-                         c->crypt_length);
-    else if (result >= 0 && c->crypt_length > 0)
-        result = claim_area(c, c->crypt_offset, c->crypt_length, CHECK_CRYPT_HEADER,
-                            "encryption header", 0);
+        result = co_check_bitmaps(c);
+    if (result >= 0)
+        result = walk_crypt_header(c);
     c->steps_total = c->l2_count;
     for (uint64_t i = 0; i < c->refcount_entries; i++)
         c->steps_total += c->block_state[i] == CHECK_BLOCK_PRESENT;

@@ -52,7 +52,6 @@ static int check_offset(const struct qcow2_header *h, const char *field, uint64_
 /* Sizes of tables, without regard to where they lie. */
 static int check_tables(const struct qcow2_header *h, struct hws_error *err)
 {
-    uint64_t cluster = 1ull << h->cluster_bits;
     if (h->size > (uint64_t)INT64_MAX)
         return hws_fail(err, EFBIG,
                         "header field size (offset 24): %llu is beyond what files can have",
@@ -69,6 +68,13 @@ static int check_tables(const struct qcow2_header *h, struct hws_error *err)
                         "header field l1_size (offset 36): %u entries, but the virtual "
                         "size needs %llu",
                         h->l1_size, (unsigned long long)needed);
+    return check_offset(h, "l1_table_offset (offset 40)", h->l1_table_offset, err);
+}
+
+/* What a repair can make anew, or shorter. */
+static int check_mendable(const struct qcow2_header *h, struct hws_error *err)
+{
+    uint64_t cluster = 1ull << h->cluster_bits;
     if (h->refcount_table_clusters == 0)
         return hws_fail(err, EINVAL, "header field refcount_table_clusters (offset 56) is 0");
     if (h->refcount_table_clusters > MAX(QCOW2_REFTABLE_BYTES_MAX / cluster, 1ull))
@@ -81,9 +87,7 @@ static int check_tables(const struct qcow2_header *h, struct hws_error *err)
                         "header field nb_snapshots (offset 60): %u, at most %u are "
                         "supported",
                         h->nb_snapshots, QCOW2_SNAPSHOTS_MAX);
-    int r = check_offset(h, "l1_table_offset (offset 40)", h->l1_table_offset, err);
-    if (r == 0)
-        r = check_offset(h, "refcount_table_offset (offset 48)", h->refcount_table_offset, err);
+    int r = check_offset(h, "refcount_table_offset (offset 48)", h->refcount_table_offset, err);
     if (r == 0 && h->nb_snapshots)
         r = check_offset(h, "snapshots_offset (offset 64)", h->snapshots_offset, err);
     return r;
@@ -407,6 +411,8 @@ static int read_rest(const uint8_t *bytes, size_t length, uint64_t file_bytes, b
         r = check_compression(h, err);
     if (r == 0)
         r = read_backing_name(bytes, length, h, err);
+    if (r == 0 && !check_only)
+        r = check_mendable(h, err);
     if (r == 0 && !check_only)
         r = check_places(h, file_bytes, err);
     return r;

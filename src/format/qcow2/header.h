@@ -53,7 +53,8 @@ struct qcow2_header {
 
 /**
  * The fixed part alone: magic, version and the fields up to the compression type, each checked for
- * its own range, and offsets for alignment. @length at least 72 for version 2, else 104.
+ * its own range; those of the refcount and snapshot tables, which a repair can make anew, are left
+ * to qcow2_header_parse(). @length at least 72 for version 2, else 104.
  * @return 0, -EINVAL with the field named in @err, -ENOTSUP for what is valid but not supported.
  * @ret holds no allocations then.
  */
@@ -65,7 +66,8 @@ HWS_MUST_CHECK int qcow2_header_parse_fixed(const uint8_t *bytes, size_t length,
  * against each other and the header cluster, extensions, names and feature bits (unknown
  * incompatible ones are refused by name). @file_bytes is the size of the host file; tables must
  * start inside it.
- * @check_only tolerates tables beyond the end of the file and bad extensions.
+ * @check_only tolerates bad extensions, tables beyond the end of the file, and any place and size
+ * of the refcount and snapshot tables.
  * @ret owned by the caller: qcow2_header_free(); untouched on failure.
  */
 HWS_MUST_CHECK int qcow2_header_parse(const uint8_t *bytes, size_t length, uint64_t file_bytes,

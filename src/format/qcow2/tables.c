@@ -103,6 +103,11 @@ static int co_load_reftable(struct qcow2 *q, struct hws_error *err)
 {
     if (q->reftable)
         return 0;
+    /* Only the checker gets this far with a table that cannot be one; it has its own look at it. */
+    uint64_t limit = MAX(QCOW2_REFTABLE_BYTES_MAX >> q->cluster_bits, 1ull);
+    if (q->node->check_only && (q->header.refcount_table_clusters > limit ||
+                                q->header.refcount_table_offset >= QCOW2_HOST_END))
+        return 0;
     uint64_t entries = (uint64_t)q->header.refcount_table_clusters << (q->cluster_bits - 3);
     int r = co_load_table(q, "refcount table", q->header.refcount_table_offset, entries,
                           &q->reftable, &q->reftable_dirty, err);
