@@ -630,9 +630,12 @@ def judge(case, name, kind):
 def main():
     tools = Tools(__doc__)
     cases = []
-    for shape in SHAPES:
+    for number, shape in enumerate(SHAPES):
         label = "-".join(f"{k[:4]}{v}" for k, v in shape.items())
-        for damage in DAMAGES:
+        for index, damage in enumerate(DAMAGES):
+            # Every damage meets a third of the shapes, another third with another seed.
+            if not tools.full and not tools.case and (number + index + tools.seed) % 3:
+                continue
             cases.append((f"{damage.__name__}-{label}",
                           lambda case, s=shape, d=damage: run(case, s, d)))
     return run_cases(tools, cases)
