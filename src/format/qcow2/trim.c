@@ -54,7 +54,8 @@ static bool counts_itself(const struct qcow2 *q, uint64_t block)
 /* Where the file may end, in clusters, and the first refcount block that is not needed then. */
 static int co_find_end(struct qcow2 *q, uint64_t *ret_end, uint64_t *ret_blocks)
 {
-    uint64_t end = q->fresh_cluster;
+    /* A damaged image may name places that no refcount block can count. */
+    uint64_t end = MIN(q->fresh_cluster, q->reftable_entries << q->refcount_block_bits);
     *ret_blocks = q->reftable_entries;
     while (end > 0) {
         uint64_t block = (end - 1) >> q->refcount_block_bits, last = 0;
