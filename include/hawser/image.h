@@ -294,6 +294,27 @@ struct hws_amend {
  */
 int hws_amend(const struct hws_image *image, const struct hws_amend *amend, struct hws_error *err);
 
+struct hws_compact {
+    bool zeroes;               /* drop stored clusters that hold zeroes alone */
+    hws_progress_fn *progress; /* may be NULL */
+    void *progress_arg;
+};
+
+struct hws_compacted {
+    uint64_t bytes_before, bytes_after; /* of the image's file */
+    uint64_t moved_bytes;               /* copied inside the file */
+    uint64_t zeroed_bytes;              /* dropped, as they held zeroes */
+};
+
+/**
+ * Makes the image's file smaller without changing what it holds: clusters at its end move into
+ * holes in front of them, and the file is cut. The image is whole at every moment, and a call that
+ * was cut short may be made again. What internal snapshots share, and compressed clusters, stay
+ * where they are. -EOPNOTSUPP where the format does not have it.
+ */
+int hws_compact(const struct hws_image *image, const struct hws_compact *compact,
+                struct hws_compacted *ret, struct hws_error *err);
+
 struct hws_convert {
     /** "name=value,..." texts of the target format's own options; NULL-terminated, may be NULL. */
     const char *const *options;

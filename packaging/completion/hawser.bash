@@ -58,6 +58,12 @@ _hawser_values()
     rebase:--backing|rebase:-b) echo @file ;;
     rebase:--backing-format|rebase:-F) echo @format ;;
     rebase:--allow) echo @folder ;;
+    amend:--format|amend:-f) echo @format ;;
+    amend:--options|amend:-o) echo @ ;;
+    amend:--allow) echo @folder ;;
+    compact:--format|compact:-f) echo @format ;;
+    compact:--allow) echo @folder ;;
+    compact:--output) echo human json ;;
     snapshot:--create|snapshot:-c) echo @ ;;
     snapshot:--apply|snapshot:-a) echo @ ;;
     snapshot:--delete|snapshot:-d) echo @ ;;
@@ -135,6 +141,8 @@ _hawser_options()
     commit) echo --format= --base= --keep --rate= --allow= --quiet --help ;;
     measure) echo --format= --target-format= --options= --size= --allow= --force-share --output= --help ;;
     rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
+    amend) echo --format= --options= --force --allow= --quiet --help ;;
+    compact) echo --format= --zeroes --allow= --quiet --output= --help ;;
     snapshot) echo --list --create= --apply= --delete= --revert --force --format= --allow= --force-share --output= --help ;;
     bitmap) echo --list --add --remove --clear --enable --disable --merge= --granularity= --source-file= --source-format= --format= --allow= --force-share --output= --help ;;
     attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --mount= --mkfs= --output= --help ;;
@@ -162,6 +170,8 @@ _hawser_operands()
     commit) echo @file ;;
     measure) echo @file ;;
     rebase) echo @file ;;
+    amend) echo @file ;;
+    compact) echo @file ;;
     snapshot) echo @attachment @file ;;
     bitmap) echo @file ;;
     attach) echo @file ;;
@@ -199,7 +209,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit measure rebase snapshot bitmap attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit measure rebase amend compact snapshot bitmap attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -212,7 +222,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit measure rebase snapshot bitmap attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit measure rebase amend compact snapshot bitmap attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.

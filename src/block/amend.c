@@ -59,6 +59,21 @@ int co_block_amend(struct block_node *node, const json_t *options, bool force,
     return r;
 }
 
+int co_block_compact(struct block_node *node, bool zeroes, const struct block_progress *progress,
+                     struct block_compact *ret, struct hws_error *err)
+{
+    *ret = (struct block_compact){0};
+    if (!node->driver->co_compact)
+        return hws_fail(err, EOPNOTSUPP, "%s images cannot be compacted; convert them instead",
+                        node->driver->name);
+    int r = check_writable(node, err);
+    if (r < 0)
+        return r;
+    r = node->driver->co_compact(node, zeroes, progress, ret, err);
+    node_mark_dirty(node);
+    return r;
+}
+
 int block_progress_step(const struct block_progress *progress, uint64_t done, uint64_t total)
 {
     return progress && progress->step && progress->step(progress->arg, done, total) ? -ECANCELED

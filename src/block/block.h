@@ -294,6 +294,20 @@ enum block_preallocation {
 HWS_MUST_CHECK int co_block_preallocate(struct block_node *node, uint64_t offset, uint64_t length,
                                         enum block_preallocation mode, struct hws_error *err);
 
+struct block_compact {
+    uint64_t bytes_before, bytes_after; /* of the file */
+    uint64_t moved_bytes, zeroed_bytes;
+};
+
+/**
+ * Makes the file smaller without changing what it holds. No request may be in flight. With @zeroes
+ * stored clusters of zeroes are dropped too. The work may end at any moment: an image is whole
+ * throughout. -EOPNOTSUPP where the format does not have it.
+ */
+HWS_MUST_CHECK int co_block_compact(struct block_node *node, bool zeroes,
+                                    const struct block_progress *progress,
+                                    struct block_compact *ret, struct hws_error *err);
+
 /* ---- making and checking images ---- */
 
 /**

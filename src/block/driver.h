@@ -200,6 +200,14 @@ struct block_driver {
     int (*co_amend)(struct block_node *node, const void *amend_options, bool force,
                     const struct block_progress *progress, struct hws_error *err);
 
+    /**
+     * Moves what lies at the end of the file into holes in front of it, and cuts the file, while
+     * nothing is in flight. @zeroes: clusters of zeroes are dropped before. @ret is filled also
+     * where it fails.
+     */
+    int (*co_compact)(struct block_node *node, bool zeroes, const struct block_progress *progress,
+                      struct block_compact *ret, struct hws_error *err);
+
     /** A live push changes roles: the node loses or regains the right to write. Writes back first.
      */
     int (*co_set_read_only)(struct block_node *node, bool read_only, struct hws_error *err);

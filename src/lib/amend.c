@@ -1,5 +1,5 @@
 /*
- * hws_amend(): options of an image that exists.
+ * hws_amend(): options of an image that exists; hws_compact(): its file made smaller.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -32,4 +32,34 @@ int hws_amend(const struct hws_image *image, const struct hws_amend *amend, stru
 {
     struct amending a = {image, amend};
     return call_run(co_amend, &a, err);
+}
+
+struct compacting {
+    const struct hws_image *image;
+    const struct hws_compact *how;
+    struct hws_compacted *ret;
+};
+
+static int co_compact(void *arg, struct hws_error *err)
+{
+    const struct compacting *c = arg;
+    struct block_progress progress = {.step = c->how->progress, .arg = c->how->progress_arg};
+    struct block_compact done;
+    struct block_node *node;
+    int r = co_call_open(c->image, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, &node, err);
+    if (r < 0)
+        return r;
+    r = co_block_compact(node, c->how->zeroes, &progress, &done, err);
+    *c->ret = (struct hws_compacted){.bytes_before = done.bytes_before,
+                                     .bytes_after = done.bytes_after,
+                                     .moved_bytes = done.moved_bytes,
+                                     .zeroed_bytes = done.zeroed_bytes};
+    return co_call_close(node, r, err);
+}
+
+int hws_compact(const struct hws_image *image, const struct hws_compact *compact,
+                struct hws_compacted *ret, struct hws_error *err)
+{
+    struct compacting c = {image, compact, ret};
+    return call_run(co_compact, &c, err);
 }

@@ -186,7 +186,7 @@ int qcow2_co_amend(struct block_node *node, const void *options, bool force,
     if (q->kept.image)
         return hws_fail(err, EBUSY, "'%.200s' is in use by a server: detach it first",
                         node->filename);
-    r = qcow2_co_prepare_write(q);
+    r = qcow2_co_prepare_metadata(q);
     if (r < 0)
         return hws_fail_errno(err, -r, "'%.200s': preparing to write", node->filename);
     return co_amend_steps(q, &p, progress, err);

@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "block/bitmap.h"
 #include "format/qcow2/amend.h"
+#include "format/qcow2/compact.h"
 #include "format/qcow2/compressed_codec.h"
 #include "format/qcow2/create.h"
 
@@ -264,5 +265,6 @@ const struct block_driver qcow2_driver = {
     .bitmap_remove = qcow2_bitmap_remove,
     .co_bitmaps_store = qcow2_co_bitmaps_store,
     .co_amend = qcow2_co_amend,
+    .co_compact = qcow2_co_compact,
     .co_set_read_only = co_set_read_only,
 };

@@ -45,10 +45,11 @@ static int co_last_used(struct qcow2 *q, uint64_t start, uint64_t end, uint64_t 
     return 0;
 }
 
-/* Does the block lie in the first cluster that it describes? */
+/* Does the block lie among the clusters that it describes? */
 static bool counts_itself(const struct qcow2 *q, uint64_t block)
 {
-    return q->reftable[block] == block << q->refcount_block_bits << q->cluster_bits;
+    return q->reftable[block] &&
+           q->reftable[block] >> q->cluster_bits >> q->refcount_block_bits == block;
 }
 
 /* Where the file may end, in clusters, and the first refcount block that is not needed then. */
@@ -58,14 +59,17 @@ static int co_find_end(struct qcow2 *q, uint64_t *ret_end, uint64_t *ret_blocks)
     uint64_t end = MIN(q->fresh_cluster, q->reftable_entries << q->refcount_block_bits);
     *ret_blocks = q->reftable_entries;
     while (end > 0) {
-        uint64_t block = (end - 1) >> q->refcount_block_bits, last = 0;
+        uint64_t block = (end - 1) >> q->refcount_block_bits, last = 0, other;
         uint64_t start = block << q->refcount_block_bits;
         if (block < q->reftable_entries && q->reftable[block]) {
             int r = co_last_used(q, start, end, &last);
+            bool itself = r > 0 && block > 0 && counts_itself(q, block) &&
+                          q->reftable[block] >> q->cluster_bits == last;
+            if (itself)
+                r = co_last_used(q, start, last, &other);
             if (r < 0)
                 return r;
-            bool itself = r && last == start && counts_itself(q, block);
-            if (r && !(itself && block > 0)) {
+            if (r > 0) {
                 *ret_end = last + 1;
                 return 0;
             }
