@@ -5,8 +5,10 @@
  *       write OFFSET LENGTH BYTE           read OFFSET LENGTH [BYTE]    (verified with BYTE)
  *       seed OFFSET LENGTH SEED            verify OFFSET LENGTH SEED    (pseudo-random)
  *       zero OFFSET LENGTH [unmap]         discard OFFSET LENGTH        flush
+ *       pack OFFSET LENGTH BYTE            (written compressed)
  *       resize SIZE                        status [chain]
- *       async COMMAND...                   starts it beside the others (not resize, status)
+ *       snapshot create|apply|delete NAME
+ *       async COMMAND...                   starts it beside the others (not the last three)
  *       wait                               until all of those have ended
  *       kill                               ends here, by SIGKILL
  *   hio [OPTIONS] --dump IMAGE           guest content to standard output
@@ -117,7 +119,10 @@ static int co_write_command(struct command *command, bool seeded)
         fill_seed(buffer, offset, length, value);
     else
         memset(buffer, (int)value, length);
-    int result = co_block_write(command->hio->node, offset, sgl_one(&iov, buffer, length), 0);
+    struct sgl list = sgl_one(&iov, buffer, length);
+    int result = command->word[0][0] == 'p'
+                     ? co_block_write_compressed(command->hio->node, offset, list, 0)
+                     : co_block_write(command->hio->node, offset, list, 0);
     return result < 0 ? complain(command, "write: %s", strerror(-result)) : 0;
 }
 
@@ -198,10 +203,27 @@ static int co_resize_command(struct command *command)
     return 0;
 }
 
+static int co_snapshot_command(struct command *command)
+{
+    static const char *const actions[] = {[BLOCK_SNAPSHOT_CREATE] = "create",
+                                          [BLOCK_SNAPSHOT_APPLY] = "apply",
+                                          [BLOCK_SNAPSHOT_DELETE] = "delete"};
+    struct hws_error err = {0};
+    for (unsigned i = 0; command->words > 2 && i < ARRAY_LEN(actions); i++) {
+        if (strcmp(command->word[1], actions[i]) != 0)
+            continue;
+        if (co_block_snapshot(command->hio->node, (enum block_snapshot_action)i, command->word[2],
+                              &err) < 0)
+            return complain(command, "snapshot: %s", err.text);
+        return 0;
+    }
+    return complain(command, "snapshot create|apply|delete NAME");
+}
+
 static int co_execute(struct command *command)
 {
     const char *name = command->word[0];
-    if (!strcmp(name, "write") || !strcmp(name, "seed"))
+    if (!strcmp(name, "write") || !strcmp(name, "seed") || !strcmp(name, "pack"))
         return co_write_command(command, name[0] == 's');
     if (!strcmp(name, "read") || !strcmp(name, "verify"))
         return co_read_command(command, name[0] == 'v');
@@ -213,6 +235,8 @@ static int co_execute(struct command *command)
     }
     if (!strcmp(name, "status"))
         return co_status_command(command);
+    if (!strcmp(name, "snapshot"))
+        return co_snapshot_command(command);
     if (!strcmp(name, "resize"))
         return co_resize_command(command);
     if (!strcmp(name, "kill"))

@@ -98,7 +98,8 @@ static int co_give_back(struct qcow2 *q, uint64_t start, uint64_t end, bool cut)
 int qcow2_co_shrink(struct qcow2 *q, uint64_t size)
 {
     uint64_t start = align_up(size, q->cluster_size);
-    uint64_t end = align_up(q->header.size, q->cluster_size);
+    /* What lies behind the old end, as the state of a machine does, goes too. */
+    uint64_t end = (uint64_t)q->header.l1_size << (q->cluster_bits + q->l2_bits);
     bool can_zero = q->header.version >= 3 || !q->node->child[BLOCK_BACKING];
     int r = qcow2_co_prepare_write(q);
     if (r == 0 && can_zero)
