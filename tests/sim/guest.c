@@ -202,6 +202,8 @@ struct guest *guest_free(struct guest *guest)
         return NULL;
     for (uint64_t i = 0; i < guest->sectors; i++)
         free(guest->sector[i].values);
+    for (unsigned i = 0; i < GUEST_HELD_MAX; i++)
+        guest_unhold(&guest->held[i]);
     free(guest->size.values);
     free(guest->sector);
     free(guest);
@@ -216,6 +218,9 @@ struct guest *guest_clone(const struct guest *guest)
     for (uint64_t i = 0; i < guest->sectors; i++)
         cell_copy(&clone->sector[i], &guest->sector[i]);
     cell_copy(&clone->size, &guest->size);
+    for (unsigned i = 0; i < GUEST_HELD_MAX; i++)
+        if (guest->held[i].disk)
+            clone->held[i].disk = guest_clone(guest->held[i].disk);
     return clone;
 }
 
@@ -335,6 +340,54 @@ void guest_resize_end(struct guest *guest, const struct guest_write *write,
                       enum guest_result result)
 {
     cell_end(&guest->size, write->submitted, guest_now(guest), result);
+}
+
+/* ---- snapshots ---- */
+
+void guest_hold(struct guest *guest, struct guest_held *held, unsigned layer)
+{
+    struct guest plain = *guest;
+    memset(plain.held, 0, sizeof(plain.held));
+    memset(plain.read_start, 0, sizeof(plain.read_start));
+    *held = (struct guest_held){
+        .disk = guest_clone(&plain), .number = ++guest->last_held, .layer = layer};
+    /* What was overwritten is not in it, flushed or not. */
+    guest_flushed(held->disk, guest_now(held->disk));
+}
+
+void guest_unhold(struct guest_held *held)
+{
+    guest_free(held->disk);
+    memset(held, 0, sizeof(*held));
+}
+
+/** @cell may have each value that @from may have. */
+static void cell_take(struct guest_cell *cell, const struct guest_cell *from, uint64_t submitted)
+{
+    if (!from->values)
+        cell_add(cell, from->settled, submitted);
+    for (unsigned i = 0; i < from->count; i++)
+        cell_add(cell, from->values[i].value, submitted);
+}
+
+struct guest_write guest_apply_begin(struct guest *guest, const struct guest_held *held)
+{
+    static const struct guest_cell zero;
+    const struct guest *disk = held->disk;
+    sectors_grow(guest, disk->sectors);
+    struct guest_write write = {.count = guest->sectors, .submitted = guest_now(guest)};
+    for (uint64_t i = 0; i < guest->sectors; i++)
+        cell_take(&guest->sector[i], i < disk->sectors ? &disk->sector[i] : &zero, write.submitted);
+    cell_take(&guest->size, &disk->size, write.submitted);
+    return write;
+}
+
+void guest_apply_end(struct guest *guest, const struct guest_write *write, enum guest_result result)
+{
+    uint64_t now = guest_now(guest);
+    for (uint64_t i = 0; i < write->count; i++)
+        cell_end(&guest->sector[i], write->submitted, now, result);
+    cell_end(&guest->size, write->submitted, now, result);
 }
 
 /* ---- checks

@@ -40,6 +40,17 @@ struct guest_cell {
 /* Reads that may run at once. */
 #define GUEST_READS_MAX 64
 
+/* Snapshots that the model keeps at a time. */
+#define GUEST_HELD_MAX 4
+
+/* What a snapshot holds. */
+struct guest_held {
+    struct guest *disk; /* NULL: none */
+    uint64_t number;
+    unsigned layer; /* of the image that it is in */
+    bool certain;   /* else it may be there or not */
+};
+
 struct guest {
     struct guest_cell *sector;
     uint64_t sectors;
@@ -47,6 +58,8 @@ struct guest {
     uint64_t clock;
     uint64_t last_write;
     uint64_t read_start[GUEST_READS_MAX]; /* of those that run; 0: free */
+    struct guest_held held[GUEST_HELD_MAX];
+    uint64_t last_held;
 };
 
 struct guest_write {
@@ -101,6 +114,14 @@ void guest_killed(struct guest *guest);
 struct guest_write guest_resize_begin(struct guest *guest, uint64_t sectors);
 void guest_resize_end(struct guest *guest, const struct guest_write *write,
                       enum guest_result result);
+
+/** A snapshot of what the disk has now begins; it is not certain yet. */
+void guest_hold(struct guest *guest, struct guest_held *held, unsigned layer);
+void guest_unhold(struct guest_held *held);
+/** The disk is to become, all at once, what @held has, its size included. */
+struct guest_write guest_apply_begin(struct guest *guest, const struct guest_held *held);
+void guest_apply_end(struct guest *guest, const struct guest_write *write,
+                     enum guest_result result);
 
 /**
  * The read that was submitted at @start ended; @bytes NULL: it failed. @return true when each

@@ -132,8 +132,11 @@ static void co_control(struct world *world)
     struct random *r = &world->random;
     co_sleep_ns(random_below(r, 200000));
     uint64_t sectors = block_root_size(world->root) / GUEST_SECTOR_BYTES;
-    bool resizable = !world->plan.fixed_size;
-    if (resizable && random_one_in(r, 3) && sectors > 1) {
+    bool resizable = !world->plan.fixed_size &&
+                     (world->plan.layer[world->top].version >= 3 || !world_has_snapshots(world));
+    if (random_one_in(r, 3))
+        co_world_snapshot(world);
+    else if (resizable && random_one_in(r, 3) && sectors > 1) {
         co_world_resize(world, 1 + random_below(r, sectors - 1));
         if (random_one_in(r, 2))
             co_world_resize(world, sectors);

@@ -193,9 +193,12 @@ void co_world_setup(void *arg)
 /** Between phases: nothing is in flight. @return false when the disk is closed. */
 static bool co_pause(struct world *world)
 {
-    switch (random_below(&world->random, 4)) {
+    switch (random_below(&world->random, 5)) {
     case 0:
         co_world_flush(world);
+        return true;
+    case 4:
+        co_world_snapshot(world);
         return true;
     case 1:
         /* Where a push fails the old top goes on. */
@@ -356,6 +359,7 @@ void co_world_verify_crash(void *arg)
     /* A dirty image is repaired by the check or by whoever opens it for writing. */
     if (world->plan.seed & 1 || !world->plan.layer[world->top].lazy_refcounts)
         co_check_top(world);
+    co_world_verify_snapshots(world);
     int result = co_open_layer(world, world->top, BLOCK_OPEN_WRITE, true, &node, &err);
     if (result < 0)
         world_fail(world, "open after a crash: %s", err.text);
@@ -365,6 +369,7 @@ void co_world_verify_crash(void *arg)
         world_fail(world, "close after a crash: %s", err.text);
     if (co_check_top(world) > 0)
         world_fail(world, "leaks after repair, use and a clean close");
+    co_world_verify_snapshots(world);
 }
 
 void co_world_verify_closed(void *arg)
@@ -374,6 +379,7 @@ void co_world_verify_closed(void *arg)
     uint64_t leaks = co_check_top(world);
     if (leaks > 0)
         world_fail(world, "%llu leaks after a clean close", (unsigned long long)leaks);
+    co_world_verify_snapshots(world);
     if (!co_world_open(world))
         return;
     co_world_read_all(world);

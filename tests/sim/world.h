@@ -70,6 +70,12 @@ void co_world_discard(struct world *world, uint64_t first, uint64_t count);
 void co_world_flush(struct world *world);
 void co_world_resize(struct world *world, uint64_t sectors);
 void co_world_status(struct world *world, uint64_t first, uint64_t count, bool idle);
+/** Takes, applies or deletes an internal snapshot; snapshots.c. */
+void co_world_snapshot(struct world *world);
+/** Has the top any, or may it? */
+bool world_has_snapshots(const struct world *world);
+/** Reads and compares all snapshots, with the images closed. */
+void co_world_verify_snapshots(struct world *world);
 /** Takes a snapshot by overlay. No request may be in flight. @return false when it failed. */
 bool co_world_push(struct world *world);
 /** Reads and compares the whole disk. */

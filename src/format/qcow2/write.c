@@ -250,6 +250,10 @@ int qcow2_co_write(struct block_node *node, uint64_t offset, struct sgl buffer, 
         if (r < 0)
             return r;
     }
+    /* Which tables the disk has is open then: what is ours alone here may be shared there. */
+    int broken = atomic_load_explicit(&q->broken, memory_order_relaxed);
+    if (unlikely(broken))
+        return broken;
     for (size_t done = 0, part; done < buffer.length; done += part) {
         struct qcow2_extent e;
         uint64_t guest = offset + done;
