@@ -58,6 +58,12 @@ const char *hws_probe(const void *head, size_t length);
 /** Marks a size that was not given. */
 #define HWS_SIZE_UNSET UINT64_MAX
 
+/**
+ * Told how far long work is after each piece of it, never twice at a time, from any thread. A
+ * result other than 0 ends the work: it returns -ECANCELED.
+ */
+typedef int hws_progress_fn(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+
 struct hws_create {
     /** Virtual size; HWS_SIZE_UNSET takes that of the backing image. */
     uint64_t size_bytes;
@@ -71,6 +77,9 @@ struct hws_create {
     bool unsafe_backing;
     /** Replace an existing file. */
     bool overwrite;
+    /** Told while preallocation writes; may be NULL. What was begun is removed when it ends it. */
+    hws_progress_fn *progress;
+    void *progress_arg;
 };
 
 /**
@@ -85,12 +94,6 @@ int hws_create(const struct hws_image *image, const struct hws_create *create, c
  * backing file. @ret_json ended with free().
  */
 int hws_info(const struct hws_image *image, bool chain, char **ret_json, struct hws_error *err);
-
-/**
- * Told how far long work is after each piece of it, never twice at a time, from any thread. A
- * result other than 0 ends the work: it returns -ECANCELED.
- */
-typedef int hws_progress_fn(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 
 enum hws_repair {
     HWS_REPAIR_LEAKS = 1 << 0,  /* clusters that nothing uses */
@@ -143,6 +146,11 @@ struct hws_resize {
     uint64_t size_bytes; /* absolute, or the change where `relative` is not 0 */
     int relative;        /* -1, 0 or 1 */
     bool shrink;         /* cutting data off is meant */
+    /* Storage for what is added: "off", "metadata" (formats with tables), "falloc" (reserved) or
+       "full" (zeroes written); NULL: off */
+    const char *preallocation;
+    hws_progress_fn *progress; /* told while preallocation writes; may be NULL */
+    void *progress_arg;
 };
 
 /** Changes the virtual size; the new end reads as zeroes. @ret_size_bytes the new size. */

@@ -42,6 +42,7 @@ _hawser_values()
     map:--allow) echo @folder ;;
     map:--output) echo human json ;;
     resize:--format|resize:-f) echo @format ;;
+    resize:--preallocation) echo @ ;;
     resize:--allow) echo @folder ;;
     resize:--output) echo human json ;;
     commit:--format|commit:-f) echo @format ;;
@@ -137,7 +138,7 @@ _hawser_options()
     convert) echo --format= --snapshot= --target-format= --options= --compress --level= --size= --existing --overwrite --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     compare) echo --format= --second-format= --snapshot= --second-snapshot= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     map) echo --format= --snapshot= --start-offset= --max-length= --allow= --force-share --output= --help ;;
-    resize) echo --format= --shrink --allow= --quiet --output= --help ;;
+    resize) echo --format= --shrink --preallocation= --allow= --quiet --output= --help ;;
     commit) echo --format= --base= --keep --rate= --allow= --quiet --help ;;
     measure) echo --format= --target-format= --options= --size= --allow= --force-share --output= --help ;;
     rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;

@@ -91,6 +91,7 @@ complete -c hawser -n '__fish_seen_subcommand_from map' -l output -x -a 'human j
 complete -c hawser -n '__fish_seen_subcommand_from resize' -F -a '(hawser list --names 2>/dev/null)'
 complete -c hawser -n '__fish_seen_subcommand_from resize' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
 complete -c hawser -n '__fish_seen_subcommand_from resize' -l shrink -d 'allow a smaller size; what lies past the new end is lost'
+complete -c hawser -n '__fish_seen_subcommand_from resize' -l preallocation -r -d 'storage for what is new: off; metadata: tables only; falloc: reserved; full: zeroes written'
 complete -c hawser -n '__fish_seen_subcommand_from resize' -l allow -r -a '(__fish_complete_directories)' -d 'a folder in which images may name backing and data files (may be repeated; the image\'s own folder if not given; / allows any)'
 complete -c hawser -n '__fish_seen_subcommand_from resize' -l quiet -s q -d 'print nothing on success'
 complete -c hawser -n '__fish_seen_subcommand_from resize' -l output -x -a 'human json' -d 'human (the default) or json, for programs'

@@ -287,6 +287,10 @@ enum block_preallocation {
     BLOCK_PREALLOC_FULL,     /* zeroes written */
 };
 
+/** Does @node know preallocation of that kind? To be asked before it is resized. */
+HWS_MUST_CHECK int block_preallocation_check(const struct block_node *node,
+                                             enum block_preallocation mode, struct hws_error *err);
+
 /**
  * Gives a range that reads as zeroes, as after a resize, storage of its own, as far as it has none;
  * what it reads as stays. Tells the policy's progress. An error leaves a part of it done.

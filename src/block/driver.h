@@ -135,6 +135,7 @@ struct block_driver {
     /* Of a range inside the node that reads as zeroes. NULL: not offered. */
     int (*co_preallocate)(struct block_node *node, uint64_t offset, uint64_t length,
                           enum block_preallocation mode, struct hws_error *err);
+    bool prealloc_metadata; /* it takes BLOCK_PREALLOC_METADATA */
     int (*co_create)(const void *create_options, struct block_node *file, struct hws_error *err);
     /** Backends: takes away what co_create, which returned 1, has made. */
     int (*co_remove)(const void *create_options, struct hws_error *err);

@@ -65,6 +65,20 @@ int block_progress(const struct block_node *node, uint64_t done_bytes, uint64_t 
                : 0;
 }
 
+int block_preallocation_check(const struct block_node *node, enum block_preallocation mode,
+                              struct hws_error *err)
+{
+    if (mode == BLOCK_PREALLOC_OFF)
+        return 0;
+    if (!node->driver->co_preallocate)
+        return hws_fail(err, ENOTSUP, "%s cannot preallocate", node->driver->name);
+    if (mode == BLOCK_PREALLOC_METADATA && !node->driver->prealloc_metadata)
+        return hws_fail(err, ENOTSUP,
+                        "%s has no tables to preallocate; use preallocation=falloc or full",
+                        node->driver->name);
+    return 0;
+}
+
 int co_block_preallocate(struct block_node *node, uint64_t offset, uint64_t length,
                          enum block_preallocation mode, struct hws_error *err)
 {
@@ -75,10 +89,11 @@ int co_block_preallocate(struct block_node *node, uint64_t offset, uint64_t leng
                         node->filename);
     if (mode == BLOCK_PREALLOC_OFF || length == 0)
         return 0;
-    if (!node->driver->co_preallocate)
-        return hws_fail(err, ENOTSUP, "%s cannot preallocate", node->driver->name);
+    int r = block_preallocation_check(node, mode, err);
+    if (r < 0)
+        return r;
     node_mark_dirty(node);
-    int r = node->driver->co_preallocate(node, offset, length, mode, err);
+    r = node->driver->co_preallocate(node, offset, length, mode, err);
     node_mark_dirty(node);
     if (r < 0 && err && !err->code)
         return hws_wrap(err, r, "preallocating '%.200s'", node->filename);

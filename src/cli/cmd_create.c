@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "cli/image.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 
 struct create_options {
     const char *format, *backing, *backing_format;
@@ -55,7 +56,13 @@ static int run(const void *arg, char **operands, unsigned count)
     if (count > 1 && size_parse(operands[1], &create.size_bytes, &err) < 0)
         return out_error("create", CLI_USAGE, &err);
     char *info;
-    if (hws_create(&image, &create, &info, &err) < 0) {
+    struct progress progress;
+    progress_start(&progress, "preallocating", options->quiet || options->output == CLI_JSON);
+    create.progress = progress_step;
+    create.progress_arg = &progress;
+    int r = hws_create(&image, &create, &info, &err);
+    progress_end(&progress);
+    if (r < 0) {
         if (err.code == EEXIST) {
             struct hws_error inner = err;
             hws_fail(&err, EEXIST, "%.600s; --overwrite replaces it", inner.text);

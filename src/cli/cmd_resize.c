@@ -6,12 +6,14 @@
 #include "base/size.h"
 #include "cli/image.h"
 #include "cli/output.h"
+#include "cli/progress.h"
 #include "engine/client.h"
 
 struct resize_options {
     const char *format;
     struct cli_list allow;
     bool force_share; /* never set: resizing writes */
+    const char *preallocation;
     bool shrink, quiet;
     int output;
 };
@@ -61,7 +63,7 @@ static int run(const void *arg, char **operands, unsigned count)
 {
     const struct resize_options *options = arg;
     struct hws_error err = {0};
-    struct hws_resize resize = {.shrink = options->shrink};
+    struct hws_resize resize = {.shrink = options->shrink, .preallocation = options->preallocation};
     if (parse_size(operands[1], &resize, &err) < 0)
         return out_error("resize", CLI_USAGE, &err);
     struct attachment *attachment = NULL;
@@ -69,11 +71,18 @@ static int run(const void *arg, char **operands, unsigned count)
     int r = cli_find_engine(operands[0], &attachment, &err);
     if (r > 0) {
         r = cli_refuse_reach(operands[0], options->format, &options->allow, &err);
+        if (r == 0 && options->preallocation)
+            r = hws_fail(&err, EINVAL, "an attached volume grows without preallocation");
         if (r == 0)
             r = resize_online(attachment, operands[0], &resize, &size, &err);
     } else if (r == 0) {
         struct hws_image image = CLI_IMAGE(options, operands[0]);
+        struct progress progress;
+        progress_start(&progress, "preallocating", options->quiet || options->output == CLI_JSON);
+        resize.progress = progress_step;
+        resize.progress_arg = &progress;
         r = hws_resize(&image, &resize, &size, &err);
+        progress_end(&progress);
     }
     int code = r < 0 ? out_error("resize", CLI_FAILED, &err)
                      : print_size(options, operands[0], attachment, size);
@@ -85,6 +94,8 @@ static const struct cli_option table[] = {
     CLI_FORMAT_OPTION(struct resize_options),
     {"shrink", 0, CLI_FLAG, offsetof(struct resize_options, shrink), NULL,
      "allow a smaller size; what lies past the new end is lost"},
+    {"preallocation", 0, CLI_TEXT, offsetof(struct resize_options, preallocation), "MODE",
+     "storage for what is new: off; metadata: tables only; falloc: reserved; full: zeroes written"},
     CLI_ALLOW_OPTION(struct resize_options),
     {"quiet", 'q', CLI_FLAG, offsetof(struct resize_options, quiet), NULL,
      "print nothing on success"},

@@ -65,13 +65,13 @@ static int find_cache(const char *name, enum block_cache *ret, struct hws_error 
                 : 0;
 }
 
-int co_call_open_cached(const struct hws_image *image, unsigned flags, enum block_cache cache,
+/* @policy: what the call adds to what the image asks for. */
+static int co_open_with(const struct hws_image *image, unsigned flags, struct block_policy policy,
                         struct block_node **ret, struct hws_error *err)
 {
-    struct block_policy policy = {.cache = cache,
-                                  .allow = image->allow,
-                                  .trust_names = image->trust_names,
-                                  .probe_raw = image->probe_raw};
+    policy.allow = image->allow;
+    policy.trust_names = image->trust_names;
+    policy.probe_raw = image->probe_raw;
     json_t *description;
     if (image->snapshot && (flags & BLOCK_OPEN_WRITE))
         return hws_fail(err, EROFS, "'%s': an internal snapshot can only be read", image->path);
@@ -92,6 +92,19 @@ int co_call_open_cached(const struct hws_image *image, unsigned flags, enum bloc
     r = co_block_open(description, flags, &policy, ret, err);
     json_decref(description);
     return r;
+}
+
+int co_call_open_cached(const struct hws_image *image, unsigned flags, enum block_cache cache,
+                        struct block_node **ret, struct hws_error *err)
+{
+    return co_open_with(image, flags, (struct block_policy){.cache = cache}, ret, err);
+}
+
+int co_call_open_told(const struct hws_image *image, unsigned flags, hws_progress_fn *progress,
+                      void *progress_arg, struct block_node **ret, struct hws_error *err)
+{
+    struct block_policy policy = {.progress = progress, .progress_arg = progress_arg};
+    return co_open_with(image, flags, policy, ret, err);
 }
 
 int co_call_close(struct block_node *node, int result, struct hws_error *err)

@@ -30,6 +30,11 @@ HWS_MUST_CHECK int co_call_open_cached(const struct hws_image *image, unsigned f
                                        enum block_cache cache, struct block_node **ret,
                                        struct hws_error *err);
 
+/** The same with somebody who is told how far work inside the driver is, and may end it. */
+HWS_MUST_CHECK int co_call_open_told(const struct hws_image *image, unsigned flags,
+                                     hws_progress_fn *progress, void *progress_arg,
+                                     struct block_node **ret, struct hws_error *err);
+
 /** Closes @node. @return @result where that is a failure, else what closing returned. */
 HWS_MUST_CHECK int co_call_close(struct block_node *node, int result, struct hws_error *err);
 

@@ -39,16 +39,57 @@ static int wanted_size(const struct hws_resize *how, uint64_t now, uint64_t *ret
     return 0;
 }
 
+/* By enum block_preallocation. */
+static const char *const preallocation_names[] = {"off", "metadata", "falloc", "full"};
+
+static int find_preallocation(const char *name, enum block_preallocation *ret,
+                              struct hws_error *err)
+{
+    *ret = BLOCK_PREALLOC_OFF;
+    for (unsigned i = 0; name && i < ARRAY_LEN(preallocation_names); i++)
+        if (strcmp(name, preallocation_names[i]) == 0) {
+            *ret = (enum block_preallocation)i;
+            return 0;
+        }
+    return name ? hws_fail(err, EINVAL,
+                           "no preallocation is called '%.64s'; there are off, metadata, falloc "
+                           "and full",
+                           name)
+                : 0;
+}
+
+/* What is new gets its storage once it is there: what ends that leaves it grown. */
+static int co_resize_node(struct resize *resize, struct block_node *node,
+                          enum block_preallocation mode, struct hws_error *err)
+{
+    uint64_t old_size = block_size(node);
+    int r = wanted_size(resize->how, old_size, &resize->new_size, err);
+    if (r == 0 && mode != BLOCK_PREALLOC_OFF && resize->new_size <= old_size)
+        r = hws_fail(err, EINVAL, "preallocation is for growing: the image has %llu bytes already",
+                     (unsigned long long)old_size);
+    if (r == 0)
+        r = block_preallocation_check(node, mode, err);
+    if (r == 0)
+        r = co_block_resize(node, resize->new_size, err);
+    if (r < 0 || mode == BLOCK_PREALLOC_OFF)
+        return r;
+    r = co_block_preallocate(node, old_size, block_size(node) - old_size, mode, err);
+    return r < 0 ? hws_wrap(err, r, "it has its new size, but not all of the storage for it") : 0;
+}
+
 static int co_resize(void *arg, struct hws_error *err)
 {
     struct resize *resize = arg;
+    const struct hws_resize *how = resize->how;
+    enum block_preallocation mode;
     struct block_node *node;
-    int r = co_call_open(resize->image, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, &node, err);
+    int r = find_preallocation(how->preallocation, &mode, err);
+    if (r == 0)
+        r = co_call_open_told(resize->image, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, how->progress,
+                              how->progress_arg, &node, err);
     if (r < 0)
         return r;
-    r = wanted_size(resize->how, block_size(node), &resize->new_size, err);
-    if (r == 0)
-        r = co_block_resize(node, resize->new_size, err);
+    r = co_resize_node(resize, node, mode, err);
     if (r == 0)
         resize->new_size = block_size(node);
     return co_call_close(node, r, err);

@@ -139,7 +139,10 @@ static int co_create_described(const struct creation *c, json_t *options, struct
                         (unsigned long long)size, (unsigned long long)BLOCK_SIZE_MAX);
     if (size != HWS_SIZE_UNSET)
         json_object_set_new(options, "size", json_integer((json_int_t)size));
-    struct block_policy policy = {.allow = c->image->allow};
+    struct block_policy policy = {.allow = c->image->allow,
+                                  .trust_names = c->image->trust_names,
+                                  .progress = c->create->progress,
+                                  .progress_arg = c->create->progress_arg};
     return co_block_create(options, c->create->overwrite, &policy, err);
 }
 

@@ -260,6 +260,101 @@ def no_unref(case, cluster_size, **options):
     case.check_both(IMAGE)
 
 
+# ---- preallocation ---------------------------------------------------------------------------------------
+
+def blocks(case, name):
+    return os.stat(case.path(name)).st_blocks * 512
+
+
+def holds_storage(case, mode, name, before, wanted):
+    """falloc and full take the storage, the others do not."""
+    taken = blocks(case, name) - before
+    if mode in ("falloc", "full") and taken < wanted or mode in ("off", "metadata") and taken >= wanted:
+        raise Failure(f"preallocation={mode}: {name} has {taken} more bytes of storage, for {wanted}")
+
+
+def prealloc_create(case, mode, cluster_size, **options):
+    """Zeroes, as large as said, every cluster mapped, and a place for what is written."""
+    size = sizes(cluster_size)
+    reference = make(case, "hawser", size, cluster_size=cluster_size, preallocation=mode, **options)
+    raw = options.get("data_file_raw") == "on"
+    check_all(case, reference, raw)
+    holds_storage(case, mode, DATA if "data_file" in options else IMAGE, 0, size)
+    counts = case.check_both(IMAGE)
+    if counts["allocated"] != (counts["total"] if mode != "off" or raw else 0):
+        raise Failure(f"preallocation={mode}: {counts['allocated']} of {counts['total']} clusters are mapped")
+    end = os.path.getsize(case.path(IMAGE))
+    case.hio(IMAGE, [f"write 0 {size} 33", "flush"], "-f", "qcow2")
+    reference.write(0, size, 33)
+    if mode != "off" and os.path.getsize(case.path(IMAGE)) > end:
+        raise Failure("the file grew, although everything had its place")
+    for turn in range(3):
+        Writer(case, HIO if turn % 2 == 0 else "qemu", IMAGE, cluster_size, reference).run(12)
+        check_all(case, reference, raw)
+
+
+def prealloc_resize(case, mode, cluster_size, mixed, **options):
+    """The same of what a resize adds, where the file has clusters to be used again too."""
+    size = sizes(cluster_size) - 512
+    reference = make(case, "qemu", size, cluster_size=cluster_size, **options)
+    raw = options.get("data_file_raw") == "on"
+    if mixed:
+        case.hio(IMAGE, [f"write 0 {size} 90", f"discard 0 {size}"], "-f", "qcow2")
+    more = 21 * cluster_size + 1536
+    name = DATA if "data_file" in options else IMAGE
+    before = blocks(case, name)
+    case.run(case.tools.hawser, "resize", "-q", "-f", "qcow2", f"--preallocation={mode}", IMAGE,
+             str(size + more))
+    reference.resize(size + more)
+    check_all(case, reference, raw)
+    if not mixed:
+        holds_storage(case, mode, name, before, more - 2 * cluster_size)
+    for turn in range(2):
+        Writer(case, HIO if turn % 2 == 0 else "qemu", IMAGE, cluster_size, reference).run(12)
+        check_all(case, reference, raw)
+
+
+def prealloc_backed(case, mode):
+    """With subclusters a cluster may have its place and still show what lies below."""
+    size = 40 * 65536 + 512
+    reference = make(case, "qemu", size)
+    Writer(case, "qemu", IMAGE, 65536, reference).run(20)
+    known = Reference(case.qemu_dump(IMAGE))
+    case.run("mv", IMAGE, "below.qcow2")
+    told = case.run(case.tools.hawser, "create", "-q", "-o", f"preallocation={mode},extended_l2=off", "-b",
+                    "below.qcow2", "-F", "qcow2", IMAGE, expect=0 if mode == "off" else 1)
+    if mode == "off":
+        os.unlink(case.path(IMAGE))
+    elif b"extended_l2" not in told.stderr or os.path.exists(case.path(IMAGE)):
+        raise Failure("a preallocated overlay without subclusters")
+    case.run(case.tools.hawser, "create", "-q", "-o", f"preallocation={mode},extended_l2=on", "-b",
+             "below.qcow2", "-F", "qcow2", IMAGE)
+    check_all(case, known)
+    holds_storage(case, mode, IMAGE, 0, size)
+    for turn in range(3):
+        Writer(case, HIO if turn % 2 == 0 else "qemu", IMAGE, 65536, known).run(12)
+        check_all(case, known)
+
+
+def prealloc_raw(case):
+    hawser = case.tools.hawser
+    for mode in ("off", "falloc", "full"):
+        name = f"{mode}.raw"
+        case.run(hawser, "create", "-q", "-f", "raw", "-o", f"preallocation={mode}", name, "1M")
+        holds_storage(case, mode, name, 0, 1 << 20)
+        before = blocks(case, name)
+        case.run(hawser, "resize", "-q", "-f", "raw", f"--preallocation={mode}", name, "+2M")
+        holds_storage(case, mode, name, before, 2 << 20)
+        if stored(case, name) != bytes(3 << 20):
+            raise Failure(f"{name} is not 3 MiB of zeroes")
+    case.run(hawser, "resize", "-q", "-f", "raw", "--preallocation=metadata", "off.raw", "+1M", expect=1)
+    case.run(hawser, "resize", "-q", "-f", "raw", "--preallocation=some", "off.raw", "+1M", expect=1)
+    case.run(hawser, "resize", "-q", "-f", "raw", "--preallocation=full", "--shrink", "off.raw", "1M",
+             expect=1)
+    if os.path.getsize(case.path("off.raw")) != 3 << 20:
+        raise Failure("a refused resize changed the size")
+
+
 def main():
     tools = Tools(__doc__)
     cases = []
@@ -282,6 +377,18 @@ def main():
                           lazy(c, m, s, n, **o)))
         cases.append((f"no-unref-{label}", lambda c, s=size, o=options: no_unref(c, s, **o)))
     cases.append(("lazy-option", lazy_option))
+    shapes = ((512, {"compat": "0.10"}), (4096, {}), (65536, {"extended_l2": "on"}),
+              (65536, {"data_file": DATA}), (65536, {"data_file": DATA, "data_file_raw": "on"}),
+              (65536, {"compat": "0.10"}))
+    for mode in ("off", "metadata", "falloc", "full"):
+        for size, options in shapes:
+            label = f"{mode}-{size}-" + "-".join(f"{k}" for k in options)
+            cases.append((f"prealloc-{label}", lambda c, m=mode, s=size, o=options:
+                          prealloc_create(c, m, s, **o)))
+            cases.append((f"prealloc-resize-{label}", lambda c, m=mode, s=size, o=options:
+                          prealloc_resize(c, m, s, "compat" in o or s == 4096, **o)))
+        cases.append((f"prealloc-backed-{mode}", lambda c, m=mode: prealloc_backed(c, m)))
+    cases.append(("prealloc-raw", prealloc_raw))
     return run_cases(tools, cases)
 
 

@@ -158,12 +158,12 @@ json_t *plan_create_options(const struct plan *plan, unsigned index)
     if (l->raw)
         return json_pack("{ss so sI}", "driver", layer_driver(plan, index), "file", file, "size",
                          size);
-    json_t *options =
-        json_pack("{ss so sI si si ss ss sb ss}", "driver", "qcow2", "file", file, "size", size,
-                  "cluster_size", 1 << l->cluster_bits, "refcount_bits", l->refcount_bits, "compat",
-                  l->version == 2 ? "0.10" : "1.1", "extended_l2", l->extended_l2 ? "on" : "off",
-                  "lazy_refcounts", l->lazy_refcounts, "preallocation",
-                  l->preallocate && index == 0 ? "metadata" : "off");
+    json_t *options = json_pack(
+        "{ss so sI si si ss ss sb ss}", "driver", "qcow2", "file", file, "size", size,
+        "cluster_size", 1 << l->cluster_bits, "refcount_bits", l->refcount_bits, "compat",
+        l->version == 2 ? "0.10" : "1.1", "extended_l2", l->extended_l2 ? "on" : "off",
+        "lazy_refcounts", l->lazy_refcounts, "preallocation",
+        l->preallocate && index == 0 ? (l->cluster_bits & 1 ? "metadata" : "full") : "off");
     if (l->data_file) {
         json_object_set_new(options, "data_file",
                             json_string(strrchr(plan_data_path(index), '/') + 1));

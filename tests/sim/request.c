@@ -146,6 +146,21 @@ void co_world_flush(struct world *world)
         guest_flushed(world->guest, start);
 }
 
+/** Sometimes what is new gets storage at once, beside the requests of others. */
+static void co_preallocate(struct world *world, uint64_t old_sectors, uint64_t sectors)
+{
+    struct hws_error err = {0};
+    struct block_node *node = block_root_node(world->root);
+    enum block_preallocation mode =
+        random_one_in(&world->random, 3) ? BLOCK_PREALLOC_FULL : BLOCK_PREALLOC_METADATA;
+    if (random_one_in(&world->random, 2) || block_preallocation_check(node, mode, &err) < 0)
+        return;
+    int result = co_block_preallocate(node, old_sectors * GUEST_SECTOR_BYTES,
+                                      (sectors - old_sectors) * GUEST_SECTOR_BYTES, mode, &err);
+    if (result < 0 && !world->tolerant)
+        world_fail(world, "preallocation: %s", err.text);
+}
+
 void co_world_resize(struct world *world, uint64_t sectors)
 {
     struct hws_error err = {0};
@@ -157,6 +172,8 @@ void co_world_resize(struct world *world, uint64_t sectors)
     int result = co_root_resize(world->root, sectors * GUEST_SECTOR_BYTES, &err);
     if (result < 0 && !world->tolerant)
         world_fail(world, "resize to %llu sectors: %s", (unsigned long long)sectors, err.text);
+    if (result == 0 && sectors > old_sectors)
+        co_preallocate(world, old_sectors, sectors);
     enum guest_result end = outcome(world, result, 0, "resize", 0, 0);
     if (cut.count)
         guest_write_end(world->guest, &cut, end == GUEST_UNSURE ? end : GUEST_DONE);

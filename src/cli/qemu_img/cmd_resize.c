@@ -60,7 +60,11 @@ static int run(const struct resize *how, const char *name)
         return 1;
     if (strcmp(operand.driver, "qcow2") == 0 && size % 512)
         return qi_error("The new size must be a multiple of 512");
-    struct hws_resize resize = {.size_bytes = size, .shrink = how->shrink};
+    if (how->preallocation && strcmp(how->preallocation, "metadata") == 0 &&
+        strcmp(operand.driver, "raw") == 0)
+        return qi_error("Unsupported preallocation mode: metadata");
+    struct hws_resize resize = {
+        .size_bytes = size, .shrink = how->shrink, .preallocation = how->preallocation};
     int r = hws_resize(&operand.image, &resize, &size, &err);
     if (r == -EFBIG)
         return qi_error("Failed to grow the L1 table: File too large");

@@ -19,6 +19,8 @@
  */
 #include "format/qcow2/create.h"
 
+#define RAW_PIECE_BYTES (32 * MiB)
+
 struct prealloc_step {
     struct qcow2_slice *slice;
     uint64_t guest;
@@ -187,12 +189,29 @@ static int told(struct qcow2 *q, int r, struct hws_error *err)
     return hws_fail_errno(err, -r, "preallocating '%.200s'", q->node->filename);
 }
 
+/* A raw data file, mapped or not: nothing but zeroes lies in the range. */
+static int co_fill_raw(struct qcow2 *q, uint64_t start, uint64_t end, enum block_preallocation mode)
+{
+    int r = 0;
+    for (uint64_t at = start, piece; at < end && r == 0; at += piece) {
+        piece = MIN(end - at, RAW_PIECE_BYTES);
+        r = co_make_blocks(q, at, piece, mode);
+        if (r == 0)
+            r = block_progress(q->node, at + piece - start, end - start);
+    }
+    return r;
+}
+
 int qcow2_co_preallocate(struct qcow2 *q, uint64_t start, uint64_t end,
                          enum block_preallocation mode, struct hws_error *err)
 {
     if (mode == BLOCK_PREALLOC_OFF || start >= end)
         return 0;
     int r = qcow2_co_prepare_write(q);
+    if (r == 0 && qcow2_data_is_raw(q) && mode != BLOCK_PREALLOC_METADATA) {
+        r = co_fill_raw(q, start, end, mode);
+        mode = BLOCK_PREALLOC_METADATA;
+    }
     for (uint64_t guest = start; guest < end && r == 0;) {
         r = co_step(q, &guest, end, mode);
         if (r == 0)

@@ -250,6 +250,7 @@ const struct block_driver qcow2_driver = {
     .co_status = qcow2_co_status,
     .co_resize = qcow2_co_resize,
     .co_preallocate = qcow2_co_preallocate_range,
+    .prealloc_metadata = true,
     .co_create = qcow2_co_create,
     .co_check = qcow2_co_check,
     .co_info = qcow2_co_info,

@@ -162,10 +162,6 @@ static int co_raw_preallocate(struct block_node *node, uint64_t offset, uint64_t
                               enum block_preallocation mode, struct hws_error *err)
 {
     struct raw *raw = node->state;
-    if (mode == BLOCK_PREALLOC_METADATA)
-        return hws_fail(err, ENOTSUP,
-                        "raw images have no tables to preallocate; use preallocation=falloc or "
-                        "full");
     return mode == BLOCK_PREALLOC_FULL
                ? co_write_full(file_of(node), raw->start_bytes + offset, length, err)
                : co_reserve(file_of(node), raw->start_bytes + offset, length, err);
