@@ -95,8 +95,10 @@ def shared(case):
     """Counts above 1 do not fit one bit: said, and nothing is changed."""
     reference = make(case, 2 << 20, 4096, {}, False)
     Writer(case, HIO, IMAGE, 4096, reference).run(10)
+    case.qemu_io(IMAGE, ["write -z 0 64k"])
+    reference.write(0, 65536, 0)
     case.qemu_img("snapshot", "-c", "one", IMAGE)
-    for text, code in (("refcount_bits=1", "does not fit"), ("compat=0.10", "snapshots")):
+    for text, code in (("refcount_bits=1", "does not fit"), ("compat=0.10", "zero clusters")):
         done = case.run(case.tools.hawser, "amend", "-o", text, IMAGE, expect=1)
         if code not in done.stderr.decode():
             raise Failure(f"amend {text} says {done.stderr!r}")
@@ -105,6 +107,24 @@ def shared(case):
     case.same_content(IMAGE, reference)
     case.qemu_img("snapshot", "-a", "one", IMAGE)
     case.check_both(IMAGE)
+
+
+def versions(case):
+    """Under internal snapshots, down to version 2 and up again."""
+    reference = make(case, 2 << 20, 4096, {}, False)
+    case.qemu_io(IMAGE, [f"write -P {number + 1} {number * 70000} 50000" for number in range(20)])
+    for number in range(20):
+        reference.write(number * 70000, 50000, number + 1)
+    case.qemu_img("snapshot", "-c", "one", IMAGE)
+    held = bytes(reference.data)
+    for compat in ("0.10", "1.1", "0.10"):
+        case.qemu_io(IMAGE, ["write -P 200 100000 300000"])
+        reference.write(100000, 300000, 200)
+        amend(case, "hawser", compat=compat)
+        case.same_content(IMAGE, reference)
+    case.qemu_img("snapshot", "-a", "one", IMAGE)
+    case.check_both(IMAGE)
+    case.same_content(IMAGE, Reference(held))
 
 
 def refused(case):
@@ -134,7 +154,7 @@ def refused(case):
 
 
 def main():
-    tools, cases = Tools(__doc__), [("refused", refused), ("wide", wide), ("shared", shared)]
+    tools, cases = Tools(__doc__), [("refused", refused), ("wide", wide), ("shared", shared), ("versions", versions)]
     for options, sizes in (({"compat": "0.10"}, (512, 65536)), ({"compat": "1.1"}, (512, 4096, 65536)),
                            ({"extended_l2": "on"}, (16384,)), ({"refcount_bits": 1}, (512, 4096)),
                            ({"lazy_refcounts": "on"}, (4096,))):

@@ -73,8 +73,8 @@ static int check_names(const struct qcow2 *q, const struct qcow2_amend *o, struc
     return 0;
 }
 
-static int make_plan(const struct qcow2 *q, const struct qcow2_amend *o, struct plan *p,
-                     struct hws_error *err)
+static int co_make_plan(struct qcow2 *q, const struct qcow2_amend *o, struct plan *p,
+                        struct hws_error *err)
 {
     const struct qcow2_header *h = &q->header;
     *p = (struct plan){.options = o, .version = h->version, .order = h->refcount_order};
@@ -98,7 +98,7 @@ static int make_plan(const struct qcow2 *q, const struct qcow2_amend *o, struct 
     if (p->version == 2)
         p->lazy = false;
     int r = check_names(q, o, err);
-    return r == 0 && p->version < h->version ? qcow2_check_downgrade(q, err) : r;
+    return r == 0 && p->version < h->version ? qcow2_co_check_downgrade(q, err) : r;
 }
 
 /* ---- small changes of the header ---- */
@@ -175,7 +175,7 @@ int qcow2_co_amend(struct block_node *node, const void *options, bool force,
 {
     struct qcow2 *q = qcow2_of(node);
     struct plan p;
-    int r = make_plan(q, options, &p, err);
+    int r = co_make_plan(q, options, &p, err);
     if (r < 0)
         return r;
     if (p.options->size && p.options->size < q->header.size && !force)

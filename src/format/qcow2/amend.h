@@ -29,7 +29,7 @@ HWS_MUST_CHECK int qcow2_co_header_edit(struct qcow2 *q, qcow2_edit_fn *edit, co
 /** Version 2 becomes version 3 (amend_version.c). */
 HWS_MUST_CHECK int qcow2_co_upgrade(struct qcow2 *q, struct hws_error *err);
 /** -EPROTONOSUPPORT where the image has what version 2 cannot hold. */
-HWS_MUST_CHECK int qcow2_check_downgrade(const struct qcow2 *q, struct hws_error *err);
+HWS_MUST_CHECK int qcow2_co_check_downgrade(struct qcow2 *q, struct hws_error *err);
 /** Version 3 becomes version 2: zero clusters become data or nothing. */
 HWS_MUST_CHECK int qcow2_co_downgrade(struct qcow2 *q, const struct block_progress *progress,
                                       struct hws_error *err);

@@ -24,17 +24,53 @@ static int edit_up(struct qcow2_header *h, const void *arg)
 
 int qcow2_co_upgrade(struct qcow2 *q, struct hws_error *err)
 {
-    if (q->header.nb_snapshots)
-        return hws_fail(err, ENOTSUP,
-                        "'%.200s' has internal snapshots: delete them before its version is "
-                        "changed",
-                        q->node->filename);
+    /* "Version 3: snapshot table entries must have" the size of the disk. */
+    for (uint32_t i = 0; i < q->snapshots.count; i++)
+        if (!q->snapshots.entry[i].has_disk_bytes)
+            return hws_fail(err, EPROTONOSUPPORT,
+                            "'%.200s': the internal snapshot '%.100s' does not record the size of "
+                            "its disk, which version 3 needs: delete it first",
+                            q->node->filename, q->snapshots.entry[i].name);
     return qcow2_co_header_edit(q, edit_up, NULL, err);
 }
 
 /* ---- down ---- */
 
-int qcow2_check_downgrade(const struct qcow2 *q, struct hws_error *err)
+/* Does the L2 table at @host hold zero clusters? @return 1, 0, or -errno. */
+static int co_table_has_zeroes(struct qcow2 *q, uint64_t host, uint8_t *buffer)
+{
+    struct iovec iov;
+    if (!host)
+        return 0;
+    int r = co_block_read_padded(q->file, host, sgl_one(&iov, buffer, q->cluster_size));
+    for (uint64_t at = 0; at < q->cluster_size && r == 0; at += 8) {
+        uint64_t entry = load_be64(buffer + at);
+        r = (entry & QCOW2_ZERO) && !(entry & QCOW2_COMPRESSED);
+    }
+    return r;
+}
+
+/* What a snapshot holds cannot be written anew: others may share it. */
+static int co_check_snapshot(struct qcow2 *q, const struct qcow2_snapshot *s, struct hws_error *err)
+{
+    autofree uint64_t *l1 = NULL;
+    autofree uint8_t *buffer = qcow2_buffer(q->cluster_size);
+    int r = buffer ? qcow2_co_snapshot_l1(q, s, &l1, err) : hws_fail(err, ENOMEM, "out of memory");
+    if (r < 0)
+        return r;
+    for (uint32_t i = 0; i < s->l1_entries && r == 0; i++)
+        r = co_table_has_zeroes(q, l1[i] & QCOW2_OFFSET_MASK, buffer);
+    if (r < 0)
+        return hws_fail_errno(err, -r, "'%.200s': reading the snapshot '%.100s'", q->node->filename,
+                              s->name);
+    return r ? hws_fail(err, EPROTONOSUPPORT,
+                        "'%.200s': the internal snapshot '%.100s' holds zero clusters, which a "
+                        "version 2 image cannot have",
+                        q->node->filename, s->name)
+             : 0;
+}
+
+int qcow2_co_check_downgrade(struct qcow2 *q, struct hws_error *err)
 {
     static const struct {
         uint64_t bit;
@@ -50,12 +86,14 @@ int qcow2_check_downgrade(const struct qcow2 *q, struct hws_error *err)
             what = features[i].what;
     if (!what && qcow2_header_extension(&q->header, QCOW2_EXT_BITMAPS))
         what = "dirty bitmaps";
-    if (!what && q->header.nb_snapshots)
-        what = "internal snapshots";
-    return what ? hws_fail(err, EPROTONOSUPPORT,
-                           "'%.200s' has %s, which a version 2 image cannot have",
-                           q->node->filename, what)
-                : 0;
+    if (what)
+        return hws_fail(err, EPROTONOSUPPORT,
+                        "'%.200s' has %s, which a version 2 image cannot have", q->node->filename,
+                        what);
+    int r = 0;
+    for (uint32_t i = 0; i < q->snapshots.count && r == 0; i++)
+        r = co_check_snapshot(q, &q->snapshots.entry[i], err);
+    return r;
 }
 
 /* [at, end), whole clusters that read as zeroes. */
