@@ -172,6 +172,38 @@ static int inside(const struct snapshot_options *options, enum hws_snapshot_acti
     return wishes;
 }
 
+/* The engine of an attached volume does it: the device goes on. */
+static int run_online(const struct snapshot_options *options, struct attachment *attachment,
+                      const char *what, enum hws_snapshot_action action, const char *name)
+{
+    static const char *const actions[] = {
+        [HWS_SNAPSHOT_CREATE] = "create", [HWS_SNAPSHOT_DELETE] = "delete"};
+    struct hws_error err = {0};
+    json_t *result = NULL;
+    int r = cli_refuse_reach(what, options->format, &options->allow, &err);
+    if (r == 0 && !options->list && action == HWS_SNAPSHOT_APPLY)
+        r = hws_fail(&err, EBUSY,
+                     "'%.400s' is attached: its content would change under whoever uses the "
+                     "device; detach it first",
+                     what);
+    if (r == 0) {
+        json_t *params =
+            json_pack("{s:s, s:s*, s:s*}", "action", options->list ? "list" : actions[action],
+                      "volume", attachment_volume(attachment, what), "name", name);
+        r = params ? attachment_call(attachment, "internal-snapshot", params, &result, &err)
+                   : hws_fail(&err, EINVAL, "the snapshot's name is no UTF-8");
+    }
+    if (r < 0)
+        return out_error("snapshot", CLI_FAILED, &err);
+    bool json = options->output == CLI_JSON;
+    if (options->list)
+        cli_show_snapshots(json_incref(json_object_get(result, "snapshots")), json);
+    else
+        cli_show_change(what, action, name, json);
+    json_decref(result);
+    return CLI_OK;
+}
+
 static int run_inside(const struct snapshot_options *options, char **operands, unsigned count)
 {
     struct hws_error err = {0};
@@ -188,6 +220,15 @@ static int run_inside(const struct snapshot_options *options, char **operands, u
         hws_fail(&err, EINVAL, "-U is for looking: --list");
     if (err.code)
         return out_error("snapshot", CLI_USAGE, &err);
+    struct attachment *attachment = NULL;
+    int r = options->force_share ? 0 : cli_find_engine(operands[0], &attachment, &err);
+    if (r < 0)
+        return out_error("snapshot", CLI_FAILED, &err);
+    if (r > 0) {
+        r = run_online(options, attachment, operands[0], action, name);
+        attachment_free(attachment);
+        return r;
+    }
     return options->list ? cli_list_snapshots(&image, options->output == CLI_JSON)
                          : cli_change_snapshot(&image, action, name, options->output == CLI_JSON);
 }
@@ -243,7 +284,7 @@ const struct cli_command cli_snapshot_command = {
     .summary = "Take snapshots, by overlays or inside an image, and go back to them",
     .synopsis =
         "[OPTION...] NAME|DEVICE|IMAGE OVERLAY\n--revert [OPTION...] NAME|DEVICE|IMAGE [LAYER]\n"
-        "--list|--create NAME|--apply NAME|--delete NAME [OPTION...] IMAGE",
+        "--list|--create NAME|--apply NAME|--delete NAME [OPTION...] NAME|DEVICE|IMAGE",
     .description =
         "Makes the qcow2 image OVERLAY with the present image as its backing file. The present "
         "image is the "
@@ -264,7 +305,8 @@ const struct cli_command cli_snapshot_command = {
         "--create, --apply, --delete and --list work on snapshots inside one qcow2 image, QEMU's "
         "internal ones; NAME is the ID of one, or else its name. They share what has not changed, "
         "and record the size of the disk. Each change takes effect in one step, so that a crash "
-        "leaves the image as it was or as it shall be. Other commands read such a snapshot with "
+        "leaves the image as it was or as it shall be. --apply is not for attached volumes. Other "
+        "commands read such a snapshot with "
         "--snapshot.",
     .operands = {{"NAME", "an image, or the name or device of an attachment",
                   CLI_COMPLETE_ATTACHMENT},

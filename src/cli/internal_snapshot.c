@@ -50,6 +50,19 @@ void cli_print_snapshots(const json_t *snapshots)
     json_array_foreach(snapshots, i, entry) print_snapshot(entry);
 }
 
+void cli_show_snapshots(json_t *snapshots, bool json)
+{
+    if (json) {
+        out_json(snapshots);
+        return;
+    }
+    if (json_array_size(snapshots))
+        cli_print_snapshots(snapshots);
+    else
+        fprintf(stderr, "there are no snapshots inside this image\n");
+    json_decref(snapshots);
+}
+
 int cli_list_snapshots(const struct hws_image *image, bool json)
 {
     struct hws_error err = {0};
@@ -58,22 +71,13 @@ int cli_list_snapshots(const struct hws_image *image, bool json)
         cli_explain_open(&err, image->path);
         return out_error("snapshot", CLI_FAILED, &err);
     }
-    if (json) {
-        out_json_text(text);
-        return CLI_OK;
-    }
     json_t *snapshots = json_loads(text, 0, NULL);
     free(text);
-    if (json_array_size(snapshots))
-        cli_print_snapshots(snapshots);
-    else
-        fprintf(stderr, "there are no snapshots inside this image\n");
-    json_decref(snapshots);
+    cli_show_snapshots(snapshots, json);
     return CLI_OK;
 }
 
-int cli_change_snapshot(const struct hws_image *image, enum hws_snapshot_action action,
-                        const char *name, bool json)
+void cli_show_change(const char *what, enum hws_snapshot_action action, const char *name, bool json)
 {
     static const struct {
         const char *key, *text;
@@ -82,19 +86,25 @@ int cli_change_snapshot(const struct hws_image *image, enum hws_snapshot_action 
         [HWS_SNAPSHOT_APPLY] = {"applied", "went back to the snapshot"},
         [HWS_SNAPSHOT_DELETE] = {"deleted", "deleted the snapshot"},
     };
+    if (json) {
+        out_json(
+            json_pack("{s:o, s:o}", "image", out_string(what), done[action].key, out_string(name)));
+        return;
+    }
+    out_safe(stdout, what);
+    printf(": %s ", done[action].text);
+    out_safe(stdout, name);
+    putchar('\n');
+}
+
+int cli_change_snapshot(const struct hws_image *image, enum hws_snapshot_action action,
+                        const char *name, bool json)
+{
     struct hws_error err = {0};
     if (hws_internal_snapshot(image, action, name, &err) < 0) {
         cli_explain_open(&err, image->path);
         return out_error("snapshot", CLI_FAILED, &err);
     }
-    if (json) {
-        out_json(json_pack("{s:o, s:o}", "image", out_string(image->path), done[action].key,
-                           out_string(name)));
-        return CLI_OK;
-    }
-    out_safe(stdout, image->path);
-    printf(": %s ", done[action].text);
-    out_safe(stdout, name);
-    putchar('\n');
+    cli_show_change(image->path, action, name, json);
     return CLI_OK;
 }

@@ -175,6 +175,50 @@ static int co_snapshot_method(struct engine *engine, const void *arg, json_t **r
     return 0;
 }
 
+static const char *const internal_actions[] = {"list", "create", "delete", NULL};
+
+enum { INTERNAL_LIST, INTERNAL_CREATE, INTERNAL_DELETE };
+
+struct internal_params {
+    char *volume, *name;
+    int action;
+};
+
+static const struct option_desc internal_params[] = {
+    {"volume", OPTION_STRING, offsetof(struct internal_params, volume),
+     "name of the volume; the only one if not given"},
+    {"action", OPTION_ENUM, offsetof(struct internal_params, action),
+     "list, create or delete; going back to one needs the volume detached", "list",
+     .choices = internal_actions},
+    {"name", OPTION_STRING, offsetof(struct internal_params, name),
+     "of a new one; of one to delete, its ID or else its name"},
+    OPTION_END,
+};
+
+static int co_internal_method(struct engine *engine, const void *arg, json_t **ret,
+                              struct hws_error *err)
+{
+    const struct internal_params *params = arg;
+    struct volume *volume = engine_volume(engine, params->volume, err);
+    if (!volume)
+        return -EINVAL;
+    json_t *snapshots;
+    int r = 0;
+    if (params->action != INTERNAL_LIST)
+        r = params->name
+                ? co_root_snapshot(volume->root,
+                                   params->action == INTERNAL_CREATE ? BLOCK_SNAPSHOT_CREATE
+                                                                     : BLOCK_SNAPSHOT_DELETE,
+                                   params->name, err)
+                : hws_fail(err, EINVAL, "name is missing");
+    if (r == 0)
+        r = co_block_snapshots_json(block_root_node(volume->root), &snapshots, err);
+    if (r < 0)
+        return r;
+    *ret = json_pack("{s:o}", "snapshots", snapshots);
+    return 0;
+}
+
 static const struct option_desc revert_params[] = {
     PARAM_VOLUME,
     {"layer", OPTION_STRING, PARAM(layer),
@@ -302,6 +346,8 @@ static const struct method methods[] = {
      true, co_resize_method},
     {"snapshot", "puts a new overlay on top of a volume in use", snapshot_params,
      sizeof(struct volume_params), true, co_snapshot_method},
+    {"internal-snapshot", "lists, takes or deletes snapshots inside the image of a volume in use",
+     internal_params, sizeof(struct internal_params), true, co_internal_method},
     {"revert", "gives up what was written since a snapshot", revert_params,
      sizeof(struct volume_params), true, co_revert_method},
     {"stop", "takes the devices away, flushes and ends the engine", stop_params,

@@ -316,6 +316,58 @@ def unknown_extra(case, extra):
     case.check_both(IMAGE)
 
 
+VALUES = (0, 1, 0x200, 0x10000, 0x10001, 1 << 40, (1 << 56) - 0x10000, 1 << 62, 1 << 63, (1 << 64) - 1, 0xffffffff,
+          0xffffffff00000000, 0x8000000000010000, 0x8000000000050000, 0x00000000ffffffff)
+
+
+def hostile(case, cluster_size, rounds):
+    """Damaged tables: every operation ends, in bounds of time and memory, with success or an error that it tells;
+    nothing that is refused has changed what the header names."""
+    case.qemu_img("create", "-q", "-f", "qcow2", "-o", f"cluster_size={cluster_size}", "good.qcow2", "1M")
+    for number in range(2):
+        case.qemu_io("good.qcow2", [f"write -P {number + 1} {number * 65536} 200k"])
+        case.qemu_img("snapshot", "-c", f"s{number}", "good.qcow2")
+    case.qemu_io("good.qcow2", ["write -P 9 128k 64k"])
+    with open(case.path("good.qcow2"), "rb") as file:
+        good = file.read()
+
+    def number_at(at):
+        return int.from_bytes(good[at:at + 8], "big")
+
+    table = number_at(64)
+    entry = table + 40 + int.from_bytes(good[table + 36:table + 40], "big") + 3
+    second = table + (entry - table + 7) // 8 * 8
+    l1s = [number_at(40), number_at(table), number_at(second)]
+    l2s = [number_at(l1) & 0x00fffffffffffe00 for l1 in l1s]
+    places = [at for start, length in ([(table, 160), (number_at(48), 16), (number_at(number_at(48)), 64)] +
+                                       [(l1, 16) for l1 in l1s] + [(l2, 128) for l2 in l2s] + [(60, 12)])
+              for at in range(start, start + length, 4)]
+    hawser = case.tools.hawser
+    for _ in range(rounds):
+        data = bytearray(good)
+        told = []
+        for _ in range(case.random.choice((1, 1, 2, 4))):
+            at, value = case.random.choice(places), case.random.choice(VALUES)
+            data[at:at + 8] = value.to_bytes(8, "big")
+            told.append(f"{value:#x} at {at:#x}")
+        mark = len(case.commands)
+        for command in (("snapshot", "-l"), ("info",), ("convert", "-q", "--overwrite", "-O", "raw", "-l", "s0"),
+                        ("map", "--snapshot", "1"), ("snapshot", "-c", "new"), ("snapshot", "-a", "s0"),
+                        ("snapshot", "-d", "s1"), ("check",)):
+            with open(case.path(IMAGE), "wb") as file:
+                file.write(data)
+            case.commands.append(f"# good.qcow2 with {', '.join(told)}")
+            more = ("out.raw",) if command[0] == "convert" else ()
+            result = case.run(hawser, *command, IMAGE, *more, expect=(0, 1, 2, 3))
+            if result.returncode and command[0] != "check":
+                if not result.stderr.startswith(b"hawser"):
+                    raise Failure(f"{command}: {result.stderr[:200]!r}")
+                with open(case.path(IMAGE), "rb") as file:
+                    if file.read(72) != data[:72]:
+                        raise Failure(f"{command}: failed, and the header has changed")
+        del case.commands[mark:]
+
+
 def main():
     tools = Tools(__doc__)
     if not tools.hawser:
@@ -340,6 +392,9 @@ def main():
     for extra in (b"", b"\0" * 8, bytes(8) + (1 << 20).to_bytes(8, "big"),
                   bytes(8) + (1 << 20).to_bytes(8, "big") + bytes(range(1, 60))):
         cases.append((f"extra-{len(extra)}", lambda c, e=extra: unknown_extra(c, e)))
+    for size in (512, 65536):
+        for number in range(2):
+            cases.append((f"hostile-{size}-{number}", lambda c, s=size: hostile(c, s, 60 if tools.full else 6)))
     if shutil.which("qemu-system-x86_64"):
         for size, options in ((512, {}), (65536, {"compat": "0.10"}), (65536, {}), (65536, extended)):
             label = f"{size}-" + "-".join(f"{k[:4]}{v}" for k, v in options.items())

@@ -95,6 +95,46 @@ def test_snapshots_under_load_lose_no_write():
     print(f"pauses in us: {pauses}")
 
 
+def test_snapshots_inside_the_image_of_a_volume_under_load():
+    need_devices()
+    told = volume("64M")
+    put(told["device"], 0, b"a" * MIB)
+    stop = threading.Event()
+
+    def writer():
+        n = 0
+        while not stop.is_set():
+            n += 1
+            put(told["device"], 16 * MIB + n % 64 * 65536, b"%08d" % n * 512)
+
+    thread = threading.Thread(target=writer)
+    thread.start()
+    try:
+        for number in range(3):
+            hawser("snapshot", "disk", "--create", f"inside {number}")
+            put(told["device"], number * 65536, b"%d" % number * 65536)
+        hawser("snapshot", told["device"], "--delete", "inside 1")
+    finally:
+        stop.set()
+        thread.join()
+    listed = hawser("snapshot", "disk", "--list", "--output=json").json()
+    assert [one["name"] for one in listed] == ["inside 0", "inside 2"], listed
+    assert "detach it first" in hawser("snapshot", "disk", "--apply", "inside 0", code=1).err
+    assert "no snapshot" in hawser("snapshot", "disk", "--delete", "nobody", code=1).err
+    assert get(told["device"], 0, 3 * 65536) == b"0" * 65536 + b"1" * 65536 + b"2" * 65536
+    hawser("detach", "disk")
+    hawser("check", "disk.qcow2")
+    hawser("convert", "-q", "-O", "raw", "--snapshot", "inside 2", "disk.qcow2", "old.raw")
+    with open("old.raw", "rb") as old:
+        assert old.read(MIB) == b"0" * 65536 + b"1" * 65536 + b"a" * (MIB - 2 * 65536)
+    hawser("snapshot", "disk.qcow2", "--apply", "inside 0")
+    hawser("check", "disk.qcow2")
+    told = attach("disk.qcow2")
+    assert get(told["device"], 0, MIB) == b"a" * MIB
+    hawser("detach", "disk")
+    nothing_left(os.getcwd())
+
+
 def test_a_failed_snapshot_changes_nothing():
     need_devices()
     told = volume()

@@ -54,7 +54,7 @@ def test_methods_list_themselves_and_their_parameters():
         told = rpc.ask("rpc.discover")["result"]
         assert told == rpc.ask("methods")["result"]
         methods = {m["name"]: m for m in told["methods"]}
-        for name in ("status", "stats", "resize", "snapshot", "revert", "flush", "stop", "log-level", "methods"):
+        for name in ("status", "stats", "resize", "snapshot", "internal-snapshot", "revert", "flush", "stop", "log-level", "methods"):
             assert name in methods and methods[name]["help"], name
         assert [p["name"] for p in methods["resize"]["params"]] == ["volume", "size", "shrink"]
 
@@ -74,7 +74,9 @@ def test_the_methods_answer():
                                      ("resize", {"size": "1M"}, "shrink"), ("resize", {"size": "1M", "shrnk": True}, "shrnk"),
                                      ("resize", {"size": "1M", "volume": "x"}, "no volume 'x'"),
                                      ("log-level", {"level": "loud"}, "loud"), ("snapshot", {"overlay": "x"}, "absolute"),
-                                     ("revert", {}, "no backing file"), ("stats", {"volume": "x"}, "no volume 'x'")):
+                                     ("revert", {}, "no backing file"),
+                                     ("internal-snapshot", {"action": "create", "name": "x"}, "no internal snapshots"),
+                                     ("internal-snapshot", {"action": "delete"}, "name is missing"), ("stats", {"volume": "x"}, "no volume 'x'")):
             answer = rpc.ask(method, **params)
             assert text in answer["error"]["message"], (method, params, answer)
         assert rpc.ask("nonsense")["error"]["code"] == -32601
