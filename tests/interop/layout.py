@@ -161,6 +161,90 @@ def data_file_options(case):
              "a.qcow2", "c.qcow2", expect=1)
 
 
+SECRET = b"the content of another file\n" * 4000
+
+
+def hostile_names(case):
+    """The name of a data file is held to the image's folder, whatever it says; a failure changes nothing."""
+    os.mkdir(case.path("sub"))
+    with open(case.path("secret1"), "wb") as file:
+        file.write(SECRET)
+    image, name = case.path("sub/image.qcow"), b"image.data"
+    case.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=image.data,data_file_raw=on",
+             "sub/image.qcow", "1M")
+    os.unlink(case.path("image.data"))  # qemu-img makes it where it is run
+    whole = stored(case, "sub/image.qcow")
+
+    def refused(named, *words):
+        with open(image, "wb") as file:
+            file.write(whole.replace(name, named, 1))
+        for way, script in ((("--dump",), None), (("--check",), None), ((), "write 0 64k 1\nzero 64k 64k\n"),
+                            (("--check=all",), None)):
+            result = case.run(case.tools.hio, "-f", "qcow2", *way, "sub/image.qcow",
+                              stdin=script or "", expect=1)
+            told = result.stderr.decode(errors="replace")
+            if SECRET[:64] in result.stdout or any(word not in told for word in words):
+                raise Failure(f"{named!r}, {way}: does not say {words}: {told.strip()}")
+        if stored(case, "sub/image.qcow") != whole.replace(name, named, 1):
+            raise Failure(f"{named!r}: was refused, and changed the image all the same")
+        if stored(case, "secret1") != SECRET:
+            raise Failure(f"{named!r}: another file was written")
+
+    refused(b"image.data", "image.data", "No such file")
+    refused(b"../secret1", "outside the image's own folder")
+    refused(b"/etc/fstab", "outside the image's own folder")
+    refused(b"nbd://[::]", "is no path")
+    refused(b"json:{   }", "is no path")
+    refused(b"image\0data")
+    refused(b"image.qcow", "cannot be its own")
+    refused(b"./////////", "neither a regular file")
+    os.symlink("../secret1", case.path("sub/image.data"))
+    refused(b"image.data", "data file of")
+    os.unlink(case.path("sub/image.data"))
+    os.symlink("image.qcow", case.path("sub/image.data"))
+    refused(b"image.data", "cannot be its own")
+
+
+def hostile_entries(case, extended):
+    """Clusters that do not lie where the guest has them, or are compressed: an error, and nothing is written."""
+    reference = make(case, "qemu", 1 << 20, data_file=DATA, data_file_raw="on", extended_l2=extended)
+    case.qemu_io(IMAGE, ["write -P 5 0 1M"])
+    reference.write(0, 1 << 20, 5)
+    check_all(case, reference, True)
+    whole, step = bytearray(stored(case, IMAGE)), 16 if extended == "on" else 8
+    l1 = int.from_bytes(whole[40:48], "big")
+    l2 = int.from_bytes(whole[l1:l1 + 8], "big") & 0x00fffffffffffe00
+    for entry in ((1 << 63) | 0x20000, (1 << 63) | (1 << 50), 0x20000, 1 << 62 | 5, (1 << 63) | 0x10200):
+        damaged = bytearray(whole)
+        damaged[l2 + step:l2 + step + 8] = entry.to_bytes(8, "big")
+        with open(case.path(IMAGE), "wb") as file:
+            file.write(damaged)
+        case.hio_check(IMAGE, expect=2)
+        for script in ("read 64k 4k", "write 68k 512 9"):
+            told = case.hio(IMAGE, [script], "-f", "qcow2", expect=1).stderr.decode()
+            if "Input/output error" not in told and "corrupt" not in told:
+                raise Failure(f"{entry:#x}: {script}: {told}")
+        case.hio(IMAGE, ["read 0 64k 5", "read 128k 800k 5"], "-f", "qcow2")
+        if stored(case, DATA)[:1 << 20] != b"\5" * (1 << 20):
+            raise Failure(f"{entry:#x}: the data file was written")
+
+
+def hostile_lengths(case):
+    """A data file shorter than the disk reads as zeroes behind its end, and grows with writes."""
+    for raw in ("off", "on"):
+        reference = make(case, "qemu", 1 << 20, data_file=DATA, data_file_raw=raw)
+        case.qemu_io(IMAGE, ["write -P 5 0 1M"])
+        reference.write(0, 1 << 20, 5)
+        os.truncate(case.path(DATA), 100000)
+        reference.write(100000, (1 << 20) - 100000, 0)
+        check_all(case, reference, raw == "on")
+        for tool in (HIO, "qemu", THREADS):
+            Writer(case, tool, IMAGE, 65536, reference).run(10)
+            check_all(case, reference, raw == "on")
+        os.truncate(case.path(DATA), 0)
+        check_all(case, Reference(bytes(1 << 20)), raw == "on")
+
+
 # ---- lazy refcounts --------------------------------------------------------------------------------------
 
 def described(**options):
@@ -376,6 +460,10 @@ def main():
             cases.append((f"lazy-{label}-{maker}", lambda c, s=size, o=options, m=maker, n=mender:
                           lazy(c, m, s, n, **o)))
         cases.append((f"no-unref-{label}", lambda c, s=size, o=options: no_unref(c, s, **o)))
+    cases.append(("hostile-names", hostile_names))
+    cases.append(("hostile-lengths", hostile_lengths))
+    for extended in ("off", "on"):
+        cases.append((f"hostile-entries-{extended}", lambda c, e=extended: hostile_entries(c, e)))
     cases.append(("lazy-option", lazy_option))
     shapes = ((512, {"compat": "0.10"}), (4096, {}), (65536, {"extended_l2": "on"}),
               (65536, {"data_file": DATA}), (65536, {"data_file": DATA, "data_file_raw": "on"}),
