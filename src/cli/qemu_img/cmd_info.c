@@ -20,6 +20,21 @@ static void copy_member(json_t *to, const char *name, json_t *from)
         json_object_set(to, name, value);
 }
 
+/* Of the image's own file: what a data file takes is not counted. */
+static json_t *size_on_disk(json_t *told)
+{
+    size_t i;
+    json_t *child;
+    json_array_foreach(json_object_get(told, "children"), i, child)
+    {
+        const char *name = json_string_value(json_object_get(child, "name"));
+        json_t *size = json_object_get(json_object_get(child, "info"), "actual-size");
+        if (size && name && strcmp(name, "file") == 0)
+            return size;
+    }
+    return json_object_get(told, "actual-size");
+}
+
 /* The members that qemu-img has, of what the library tells. */
 static json_t *translate(json_t *told, const char *shown, const char *driver)
 {
@@ -28,7 +43,9 @@ static json_t *translate(json_t *told, const char *shown, const char *driver)
     json_object_set_new(out, "virtual-size", json_integer((json_int_t)((size + 511) & ~511ull)));
     json_object_set_new(out, "filename", qi_json_string(shown));
     json_object_set_new(out, "format", json_string(driver));
-    copy_member(out, "actual-size", told);
+    json_t *on_disk = size_on_disk(told);
+    if (on_disk)
+        json_object_set(out, "actual-size", on_disk);
     copy_member(out, "dirty-flag", told);
     if (!json_object_get(out, "dirty-flag"))
         json_object_set_new(out, "dirty-flag", json_false());

@@ -76,9 +76,16 @@ static int by_name(const void *a, const void *b)
                   (*(const struct qi_option *const *)b)->name);
 }
 
-int qi_options_help(const char *format, bool with_file)
+static void print_option(const struct qi_option *row)
 {
     static const char *const kinds[] = {"str", "size", "num", "bool (on/off)"};
+    char left[64];
+    snprintf(left, sizeof(left), "%s=<%s>", row->name, kinds[row->kind]);
+    printf("  %-22s - %s\n", left, row->help);
+}
+
+int qi_options_help(const char *format, bool with_file)
+{
     const struct qi_option *table = table_of(format), *rows[ROWS_MAX];
     size_t count = 0;
     if (!table)
@@ -92,9 +99,7 @@ int qi_options_help(const char *format, bool with_file)
     else
         printf("Supported %s options:\n", format);
     for (size_t i = 0; i < count; i++) {
-        char left[64];
-        snprintf(left, sizeof(left), "%s=<%s>", rows[i]->name, kinds[rows[i]->kind]);
-        printf("  %-22s - %s\n", left, rows[i]->help);
+        print_option(rows[i]);
     }
     if (!with_file)
         printf("\nThe protocol level may support further options.\n"
@@ -226,6 +231,21 @@ const char *qi_options_get(const struct qi_create_options *options, const char *
     if (row < 0)
         return NULL;
     return options->value[row] ? options->value[row] : options->table[row].shown;
+}
+
+const char *qi_options_given(const struct qi_create_options *options, const char *name)
+{
+    int row = row_of(options->table, name);
+    return row < 0 ? NULL : options->value[row];
+}
+
+void qi_options_drop(struct qi_create_options *options, const char *name)
+{
+    int row = row_of(options->table, name);
+    if (row < 0)
+        return;
+    free(options->value[row]);
+    options->value[row] = NULL;
 }
 
 /* ---- checking them ---- */
@@ -424,6 +444,56 @@ int qi_options_finish(struct qi_create_options *options, struct hws_error *err)
         if (!options->texts[count++])
             return hws_fail(err, ENOMEM, "out of memory");
     }
+    return 0;
+}
+
+int qi_options_finish_given(struct qi_create_options *options, struct hws_error *err)
+{
+    unsigned count = 0;
+    for (int i = 0; options->table[i].name; i++) {
+        if (!options->value[i])
+            continue;
+        options->texts[count] = to_text(&options->table[i], options->value[i]);
+        if (!options->texts[count++])
+            return hws_fail(err, ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
+/* ---- amend ---- */
+
+static const char *const amend_names[] = {"backing_file",  "backing_fmt",   "compat",
+                                          "data_file",     "data_file_raw", "lazy_refcounts",
+                                          "refcount_bits", "size"};
+
+static bool is_amended(const char *name)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(amend_names); i++)
+        if (strcmp(amend_names[i], name) == 0)
+            return true;
+    return false;
+}
+
+const char *qi_options_creation_only(const char *text)
+{
+    while (*text) {
+        for (int i = 0; qcow2_table[i].name; i++) {
+            size_t length = strlen(qcow2_table[i].name);
+            if (strncmp(text, qcow2_table[i].name, length) == 0 &&
+                (!text[length] || strchr("=,", text[length])) && !is_amended(qcow2_table[i].name))
+                return qcow2_table[i].name;
+        }
+        text += strcspn(text, ",");
+        text += strspn(text, ",");
+    }
+    return NULL;
+}
+
+int qi_options_amend_help(void)
+{
+    printf("Amend options for 'qcow2':\n");
+    for (unsigned i = 0; i < ARRAY_LEN(amend_names); i++)
+        print_option(&qcow2_table[row_of(qcow2_table, amend_names[i])]);
     return 0;
 }
 

@@ -10,6 +10,11 @@ static const struct command {
     int (*run)(int argc, char **argv);
     const char *synopsis;
 } commands[] = {
+    {"amend", qi_amend,
+     "[--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] -o options filename"},
+    {"bitmap", qi_bitmap,
+     "(--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F "
+     "source_fmt]] [-g granularity] [--image-opts | -f fmt] filename bitmap"},
     {"check", qi_check,
      "[--image-opts] [-q] [-f fmt] [--output=ofmt] [-r [leaks | all]] [-T src_cache] [-U] "
      "filename"},

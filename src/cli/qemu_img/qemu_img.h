@@ -194,10 +194,21 @@ int qi_options_help(const char *format, bool with_file);
 HWS_MUST_CHECK int qi_options_parse(struct qi_create_options *options, const char *format,
                                     const char *text, struct hws_error *err);
 const char *qi_options_get(const struct qi_create_options *options, const char *name);
+/** What was given; NULL where the default counts. */
+const char *qi_options_given(const struct qi_create_options *options, const char *name);
+/** Forgets what was given. */
+void qi_options_drop(struct qi_create_options *options, const char *name);
 HWS_MUST_CHECK int qi_options_set(struct qi_create_options *options, const char *name,
                                   const char *value, struct hws_error *err);
 /** Makes `texts`: what hws_create() is given. */
 HWS_MUST_CHECK int qi_options_finish(struct qi_create_options *options, struct hws_error *err);
+/** The same of what was given alone, the size too: what hws_amend() is given. */
+HWS_MUST_CHECK int qi_options_finish_given(struct qi_create_options *options,
+                                           struct hws_error *err);
+/** The first option of qcow2 in @text that only new images have, or NULL. */
+const char *qi_options_creation_only(const char *text);
+/** Prints what amend -o takes. @return 0. */
+int qi_options_amend_help(void);
 /** What is wrong with the values, in qemu's words. @return 0 or -EINVAL. */
 HWS_MUST_CHECK int qi_options_check(const struct qi_create_options *options, struct hws_error *err);
 /** "Formatting 'x', fmt=... ..." */
