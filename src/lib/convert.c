@@ -19,6 +19,7 @@ struct conversion {
     struct hws_converted *ret;
     char *path;        /* of the target's file; NULL where it is no file of this host */
     char *temporary;   /* beside it; NULL: the target is made under its own name */
+    char *data_file;   /* of a target that failed; made for it */
     char *description; /* what is created and opened */
 };
 
@@ -137,7 +138,21 @@ static int co_open_and_fill(struct conversion *c, struct block_node *from, struc
     if (r < 0)
         return r;
     r = co_fill(c, from, to, c->temporary != NULL, err);
+    const struct block_node *data = block_child(to, BLOCK_DATA);
+    if (r < 0 && data && c->temporary)
+        c->data_file = strdup(block_filename(data));
     return co_call_close(to, r, err);
+}
+
+/* What was made for a target that did not come about. A device stays. */
+static void co_remove_made(const struct conversion *c, int r, struct hws_error *err)
+{
+    struct stat data;
+    if (co_unlink(c->temporary, NULL) < 0)
+        (void)hws_wrap(err, r, "'%.200s' is left", c->temporary);
+    if (c->data_file && stat(c->data_file, &data) == 0 && S_ISREG(data.st_mode) &&
+        co_unlink(c->data_file, NULL) < 0)
+        (void)hws_wrap(err, r, "'%.200s' is left", c->data_file);
 }
 
 static int co_make(struct conversion *c, struct block_node *from, struct hws_error *err)
@@ -170,8 +185,8 @@ static int co_make(struct conversion *c, struct block_node *from, struct hws_err
         r = overlay_keep_owner(c->path, c->temporary, err);
     if (r == 0 && c->temporary)
         r = co_rename(c->temporary, c->path, err);
-    if (r < 0 && c->temporary && co_unlink(c->temporary, NULL) < 0)
-        (void)hws_wrap(err, r, "'%.200s' is left", c->temporary);
+    if (r < 0 && c->temporary)
+        co_remove_made(c, r, err);
     return r;
 }
 
@@ -206,6 +221,7 @@ int hws_convert(const struct hws_image *from, const struct hws_image *to,
         r = call_run(co_convert, &c, err);
     free(c.path);
     free(c.temporary);
+    free(c.data_file);
     free(c.description);
     return r;
 }

@@ -159,6 +159,13 @@ def data_file_options(case):
     case.run("mv", "f.raw", "d.raw")
     case.run(hawser, "convert", "-q", "-c", "-f", "qcow2", "-O", "qcow2", "-o", "data_file=g.raw",
              "a.qcow2", "c.qcow2", expect=1)
+    if os.path.exists(case.path("g.raw")) or os.path.exists(case.path("c.qcow2")):
+        raise Failure("a failed conversion left what it made")
+    case.run(hawser, "convert", "-q", "-f", "qcow2", "-O", "qcow2", "-o", "data_file=g.raw,data_file_raw=on",
+             "a.qcow2", "c.qcow2")
+    if stored(case, "g.raw") != b"\7" * (4 << 20):
+        raise Failure("a converted raw data file does not hold the disk")
+    case.qemu_check("c.qcow2")
 
 
 SECRET = b"the content of another file\n" * 4000
@@ -197,7 +204,7 @@ def hostile_names(case):
     refused(b"json:{   }", "is no path")
     refused(b"image\0data")
     refused(b"image.qcow", "cannot be its own")
-    refused(b"./////////", "neither a regular file")
+    refused(b"./////////", "data file of")
     os.symlink("../secret1", case.path("sub/image.data"))
     refused(b"image.data", "data file of")
     os.unlink(case.path("sub/image.data"))
