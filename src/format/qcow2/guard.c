@@ -1,7 +1,8 @@
 /*
- * The guard against guest data over metadata: a damaged image may name a refcount block or an L2
- * table as a data cluster, or have a refcount of zero for one in use. Writing there would destroy
- * the image for good, so each host range is looked up before guest data goes into it.
+ * The guard against guest data over metadata: a damaged image may name a refcount block, an L2
+ * table or the L1 table of a snapshot as a data cluster, or have a refcount of zero for one in use.
+ * Writing there would destroy the image for good, so each host range is looked up before guest data
+ * goes into it.
  *
  * A filter of bits, 16 a table, answers "no table" for nearly every write; a hit is looked up
  * exactly in the tables in memory. Bits are never taken away: one that is stale only costs such a
@@ -13,6 +14,8 @@
 
 #define BITS_A_TABLE 16
 #define BITS_MIN     4096
+/* 512 MiB of L1 tables with clusters of 64 KiB; what goes beyond is not looked up. */
+#define SNAPSHOT_CLUSTERS_MAX ((uint64_t)8192)
 
 static uint64_t bit_of(const struct qcow2 *q, uint64_t cluster)
 {
@@ -26,9 +29,39 @@ void qcow2_guard_add(struct qcow2 *q, uint64_t host)
         q->guard[bit / 64] |= 1ull << (bit % 64);
 }
 
+/* Clusters of the L1 table of a snapshot; 0 where it cannot be one. */
+static uint64_t l1_clusters(const struct qcow2 *q, const struct qcow2_snapshot *s)
+{
+    struct hws_error ignored = {0};
+    return qcow2_snapshot_check(q, s, &ignored) < 0
+               ? 0
+               : div_round_up((uint64_t)s->l1_entries * 8, q->cluster_size);
+}
+
+/* All of those, SNAPSHOT_CLUSTERS_MAX at most. */
+static uint64_t snapshot_clusters(const struct qcow2 *q)
+{
+    uint64_t clusters = 0;
+    for (uint32_t i = 0; i < q->snapshots.count && clusters < SNAPSHOT_CLUSTERS_MAX; i++)
+        clusters += l1_clusters(q, &q->snapshots.entry[i]);
+    return MIN(clusters, SNAPSHOT_CLUSTERS_MAX);
+}
+
+static void add_snapshots(struct qcow2 *q)
+{
+    uint64_t left = SNAPSHOT_CLUSTERS_MAX;
+    for (uint32_t i = 0; i < q->snapshots.count && left; i++) {
+        const struct qcow2_snapshot *s = &q->snapshots.entry[i];
+        uint64_t clusters = MIN(l1_clusters(q, s), left);
+        for (uint64_t j = 0; j < clusters; j++)
+            qcow2_guard_add(q, s->l1_offset + (j << q->cluster_bits));
+        left -= clusters;
+    }
+}
+
 int qcow2_guard_make(struct qcow2 *q)
 {
-    uint64_t bits = BITS_A_TABLE * (q->reftable_entries + q->header.l1_size);
+    uint64_t bits = BITS_A_TABLE * (q->reftable_entries + q->header.l1_size + snapshot_clusters(q));
     unsigned order = log2_of(BITS_MIN);
     while (((uint64_t)1 << order) < bits)
         order++;
@@ -44,6 +77,7 @@ int qcow2_guard_make(struct qcow2 *q)
     for (uint64_t i = 0; i < q->header.l1_size; i++)
         if (q->l1[i] & QCOW2_OFFSET_MASK)
             qcow2_guard_add(q, q->l1[i] & QCOW2_OFFSET_MASK);
+    add_snapshots(q);
     return 0;
 }
 
@@ -55,6 +89,12 @@ static const char *table_at(const struct qcow2 *q, uint64_t host)
     for (uint64_t i = 0; i < q->header.l1_size; i++)
         if ((q->l1[i] & QCOW2_OFFSET_MASK) == host)
             return "an L2 table";
+    for (uint32_t i = 0; i < q->snapshots.count; i++) {
+        const struct qcow2_snapshot *s = &q->snapshots.entry[i];
+        if (host >= s->l1_offset && host - s->l1_offset < (uint64_t)s->l1_entries * 8 &&
+            l1_clusters(q, s))
+            return "the L1 table of a snapshot";
+    }
     return NULL;
 }
 
