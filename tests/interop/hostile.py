@@ -76,6 +76,23 @@ def attempt(case, *options, script=None, image=IMAGE):
     return result.returncode, result.stderr.decode(errors="replace"), result.stdout
 
 
+CHANGES = (("resize", "--shrink", "100k"), ("amend", "-o", "compat=0.10"), ("amend", "-o", "compat=1.1,refcount_bits=64"),
+           ("compact", "--zeroes"))
+
+
+def change(case, image):
+    """What changes a whole image, each on a copy: done or refused, never a crash, nor endless work."""
+    limit = None if os.environ.get("HAWSER_SANITIZED") else MEMORY
+    for command, *options in CHANGES if case.tools.hawser else ():
+        case.run("cp", "--sparse=always", image, "copy.qcow2")
+        size = ("copy.qcow2", options.pop()) if command == "resize" else ("copy.qcow2",)
+        done = case.run(case.tools.hawser, command, "-q", "-f", "qcow2", *options, *size, expect=None,
+                        limit_memory=limit)
+        if done.returncode not in (0, 1):
+            raise Failure(f"exit code {done.returncode}: {case.commands[-1]}: "
+                          f"{done.stderr.decode(errors='replace')[-800:]}")
+
+
 def probe(case, refused, words=(), image=IMAGE, checks=True, mendable=False):
     """All ways to open an image. @refused: opening must fail and say @words. @checks: the check too, which
     looks at one layer and opens no backing file. @mendable: a repair may put it right."""
@@ -83,6 +100,7 @@ def probe(case, refused, words=(), image=IMAGE, checks=True, mendable=False):
             (("-f", "qcow2", "-r", "threads"), "read 0 512\nread 700k 100k\nstatus chain\n"),
             (("-f", "qcow2"), "write 64k 100k 1\nzero 128k 70k\ndiscard 0 64k\nflush\nresize 3M\n"),
             (("-f", "qcow2", "--check=all"), None))
+    change(case, image)
     for options, script in ways:
         if not checks and "--check" in " ".join(options):
             continue

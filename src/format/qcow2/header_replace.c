@@ -69,7 +69,8 @@ static uint64_t used_bytes(const struct qcow2_header *h)
     uint64_t end = h->header_length + sizeof(struct qcow2_disk_extension);
     for (unsigned i = 0; i < h->extensions; i++)
         end += sizeof(struct qcow2_disk_extension) + align_up(h->extension[i].length, 8);
-    return MAX(end, h->backing_file_offset + h->backing_file_size);
+    /* Without an offset the size means nothing, and may be anything. */
+    return h->backing_file ? MAX(end, h->backing_file_offset + h->backing_file_size) : end;
 }
 
 /* ---- steps ---- */
