@@ -107,6 +107,13 @@ int co_call_open_told(const struct hws_image *image, unsigned flags, hws_progres
     return co_open_with(image, flags, policy, ret, err);
 }
 
+int co_call_open_pass(const struct hws_image *image, unsigned flags, struct block_node **ret,
+                      struct hws_error *err)
+{
+    struct block_policy policy = {.cache_bytes = MiB};
+    return co_open_with(image, flags, policy, ret, err);
+}
+
 int co_call_close(struct block_node *node, int result, struct hws_error *err)
 {
     int r = co_block_close(node, result < 0 ? NULL : err);

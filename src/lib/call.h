@@ -24,6 +24,13 @@ HWS_MUST_CHECK int call_run(call_fn *fn, void *arg, struct hws_error *err);
 HWS_MUST_CHECK int co_call_open(const struct hws_image *image, unsigned flags,
                                 struct block_node **ret, struct hws_error *err);
 
+/**
+ * The same for who goes over the image once, from its start to its end: metadata that was passed is
+ * not kept.
+ */
+HWS_MUST_CHECK int co_call_open_pass(const struct hws_image *image, unsigned flags,
+                                     struct block_node **ret, struct hws_error *err);
+
 /** The same with the cache mode that counts where @image names none; co_call_open() takes
  * BLOCK_CACHE_WRITEBACK. */
 HWS_MUST_CHECK int co_call_open_cached(const struct hws_image *image, unsigned flags,

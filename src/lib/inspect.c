@@ -181,7 +181,7 @@ static int co_map(void *arg, struct hws_error *err)
 {
     const struct map *map = arg;
     struct block_node *node;
-    int r = co_call_open(map->image, 0, &node, err);
+    int r = co_call_open_pass(map->image, 0, &node, err);
     if (r < 0)
         return r;
     uint64_t size = block_size(node), end = size;
