@@ -18,7 +18,7 @@
 /* Bytes of tables read ahead at a time, and how many reads that may be. */
 #define AHEAD_BYTES (4 * MiB)
 #define AHEAD_MAX   32
-/* Chunks of the map that no stored byte has to justify: 10 MB. */
+/* Units of the map that no stored byte has to justify: 10 MB. */
 #define CHUNKS_FREE 65536
 /* Below this a hole is cheaper read than asked about. */
 #define HOLE_BYTES 4096
@@ -293,8 +293,8 @@ int co_check_read_header(struct checker *c)
 }
 
 /*
- * Chunks of the map that an image of this many stored bytes can need: 8 bytes of table refer to one
- * cluster, so to one chunk. The first ones are free, for areas that are holes.
+ * Units of the map that an image of this many stored bytes can need: 8 bytes of table refer to one
+ * cluster, so to one group and one chunk. The first ones are free, for areas that are holes.
  */
 static size_t co_chunks_max(struct checker *c)
 {
@@ -307,7 +307,7 @@ static size_t co_chunks_max(struct checker *c)
             stored = MIN(stored, (uint64_t)json_integer_value(actual));
         json_decref(info);
     }
-    return CHUNKS_FREE + stored / 8;
+    return CHUNKS_FREE + stored / 4;
 }
 
 /* ---- the check ---- */

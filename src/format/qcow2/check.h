@@ -170,6 +170,12 @@ HWS_MUST_CHECK int check_target(struct checker *c, const char *what, uint64_t wh
                                 uint64_t offset);
 /** A repair writes into tables; not where a look has found that something else lies there too. */
 bool check_is_contested(struct checker *c, uint64_t offset, uint64_t length);
+/** Has an active table referred to it? A second time is one too many, though the counts could say
+ * it: only snapshots share. */
+static inline bool check_is_active(struct checker *c, uint64_t cluster)
+{
+    return check_map_kind(&c->map, cluster) & (CHECK_COPIED_SET | CHECK_COPIED_CLEAR);
+}
 /** Remembers how the active tables refer to a cluster, for the check of the COPIED flags. */
 void check_note_copied(struct checker *c, uint64_t offset, uint64_t entry);
 HWS_MUST_CHECK int check_remember_l2(struct checker *c, uint64_t offset, uint32_t l1_index,

@@ -22,11 +22,11 @@ static uint64_t block_offset(struct checker *c, size_t index)
  * The COPIED flag must be set where the refcount is exactly one. Where the refcount itself is
  * wrong, a clear flag is only the other side of the same finding.
  */
-static void check_copied(struct checker *c, struct check_chunk *chunk, unsigned index,
+static void check_copied(struct checker *c, const struct check_view *view, unsigned index,
                          uint64_t cluster, uint64_t found)
 {
-    uint8_t kind = chunk->kind[index];
-    uint64_t count = check_chunk_count(chunk, index);
+    uint8_t kind = check_view_kind(view, index);
+    uint64_t count = check_view_count(view, index);
     if ((kind & CHECK_COPIED_SET) && count != 1) {
         check_corruption(c,
                          "%s at %#" PRIx64 ": an entry has the COPIED flag, but %" PRIu64
@@ -39,11 +39,11 @@ static void check_copied(struct checker *c, struct check_chunk *chunk, unsigned 
     }
 }
 
-static void compare_cluster(struct checker *c, struct check_chunk *chunk, uint64_t cluster,
+static void compare_cluster(struct checker *c, const struct check_view *view, uint64_t cluster,
                             uint64_t found)
 {
     unsigned index = cluster % CHECK_CHUNK_CLUSTERS;
-    uint64_t expected = chunk ? check_chunk_count(chunk, index) : 0;
+    uint64_t expected = check_view_count(view, index);
     uint64_t offset = cluster << c->cluster_bits;
     if (found != 0)
         c->result->image_end_offset = MAX(c->result->image_end_offset, offset + c->cluster_size);
@@ -54,11 +54,11 @@ static void compare_cluster(struct checker *c, struct check_chunk *chunk, uint64
                    cluster >= c->file_clusters ? " (past the end of the file)" : "");
     } else if (found < expected) {
         check_corruption(c, "%s at %#" PRIx64 ": refcount %" PRIu64 ", but %" PRIu64 " in use%s",
-                         check_kind_name(chunk->kind[index]), offset, found, expected,
+                         check_kind_name(check_view_kind(view, index)), offset, found, expected,
                          expected > check_refcount_max(c) ? ", more than the width can hold" : "");
     }
-    if (chunk)
-        check_copied(c, chunk, index, cluster, found);
+    if (expected)
+        check_copied(c, view, index, cluster, found);
 }
 
 static int compare_block(struct checker *c, size_t block_index, uint8_t *block)
@@ -72,46 +72,50 @@ static int compare_block(struct checker *c, size_t block_index, uint8_t *block)
         return 0;
     }
     c->block_state[block_index] = CHECK_BLOCK_COMPARED;
+    uint8_t ones[CHECK_CHUNK_CLUSTERS * 8] = {0}; /* what 64 counts of 1 look like */
+    for (unsigned i = 0; i < CHECK_CHUNK_CLUSTERS; i++)
+        qcow2_refcount_write(ones, c->refcount_order, i, 1);
     for (uint64_t at = 0; at < entries; at += step) {
         const uint8_t *piece = block + ((at << c->refcount_order) / 8);
-        struct check_chunk *chunk = check_map_find(&c->map, base + at);
-        if (!chunk && buffer_is_zero(piece, step_bytes))
+        struct check_view view = check_map_view(&c->map, base + at);
+        if (check_view_is_empty(&view) && buffer_is_zero(piece, step_bytes))
             continue;
+        if (!view.chunk && view.once == UINT64_MAX && memcmp(piece, ones, step_bytes) == 0) {
+            c->result->image_end_offset =
+                MAX(c->result->image_end_offset, (base + at + step) << c->cluster_bits);
+            continue;
+        }
         for (uint64_t i = at; i < at + step; i++)
-            compare_cluster(c, chunk, base + i,
+            compare_cluster(c, &view, base + i,
                             qcow2_refcount_read(block, c->refcount_order, (uint32_t)i));
     }
     return 0;
 }
 
-static int by_number(const void *a, const void *b)
+/* Was the block read that has the refcount of @cluster? One covers whole chunks of the map. */
+static bool is_compared(const struct checker *c, uint64_t cluster)
 {
-    const struct check_chunk *const *left = a, *const *right = b;
-    return ((*left)->number > (*right)->number) - ((*left)->number < (*right)->number);
+    uint64_t block = cluster / check_block_entries(c);
+    return block < c->refcount_entries && (c->block_state[block] == CHECK_BLOCK_COMPARED ||
+                                           c->block_state[block] == CHECK_BLOCK_UNREADABLE);
 }
 
 /* Clusters in use whose refcount block was not compared: their refcount is 0. */
 static int compare_uncovered(struct checker *c)
 {
-    size_t count = 0;
-    autofree struct check_chunk **sorted = calloc(c->map.used + 1, sizeof(struct check_chunk *));
-    if (!sorted)
-        return -ENOMEM;
-    for (size_t i = 0; i < c->map.slot_count; i++)
-        if (c->map.slots[i])
-            sorted[count++] = c->map.slots[i];
-    qsort(sorted, count, sizeof(*sorted), by_number);
-    for (size_t i = 0; i < count; i++) {
-        uint64_t base = sorted[i]->number * CHECK_CHUNK_CLUSTERS;
-        for (unsigned j = 0; j < CHECK_CHUNK_CLUSTERS; j++) {
-            if (check_chunk_count(sorted[i], j) == 0)
-                continue;
-            uint64_t block = (base + j) / check_block_entries(c);
-            if (block < c->refcount_entries && (c->block_state[block] == CHECK_BLOCK_COMPARED ||
-                                                c->block_state[block] == CHECK_BLOCK_UNREADABLE))
-                continue;
-            compare_cluster(c, sorted[i], base + j, 0);
-        }
+    autofree uint64_t *first = NULL;
+    int64_t groups = check_map_groups(&c->map, &first);
+    if (groups < 0)
+        return (int)groups;
+    for (uint64_t i = 0; i < (uint64_t)groups * CHECK_GROUP_CHUNKS; i++) {
+        uint64_t base =
+            first[i / CHECK_GROUP_CHUNKS] + i % CHECK_GROUP_CHUNKS * CHECK_CHUNK_CLUSTERS;
+        if (is_compared(c, base))
+            continue;
+        struct check_view view = check_map_view(&c->map, base);
+        for (unsigned j = 0; j < CHECK_CHUNK_CLUSTERS; j++)
+            if (check_view_count(&view, j) != 0)
+                compare_cluster(c, &view, base + j, 0);
     }
     return 0;
 }

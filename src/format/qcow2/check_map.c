@@ -9,29 +9,38 @@
 
 static size_t slot_of(const struct check_map *map, uint64_t number)
 {
-    /* Fibonacci hashing: neighbouring chunks spread over the table. */
+    /* Fibonacci hashing: neighbouring groups spread over the table. */
     return (size_t)((number * 0x9e3779b97f4a7c15ull) >> 20) & (map->slot_count - 1);
 }
 
-int check_map_init(struct check_map *map, size_t chunks_max)
+int check_map_init(struct check_map *map, size_t limit)
 {
-    *map = (struct check_map){.slot_count = 64, .limit = chunks_max};
+    *map = (struct check_map){.slot_count = 64, .limit = limit};
     map->slots = calloc(map->slot_count, sizeof(*map->slots));
     return map->slots ? 0 : -ENOMEM;
 }
 
+static void group_free(struct check_group *group)
+{
+    for (unsigned i = 0; group && group->chunk && i < CHECK_GROUP_CHUNKS; i++) {
+        if (group->chunk[i])
+            free(group->chunk[i]->wide);
+        free(group->chunk[i]);
+    }
+    if (group)
+        free(group->chunk);
+    free(group);
+}
+
 void check_map_free(struct check_map *map)
 {
-    for (size_t i = 0; i < map->slot_count && map->slots; i++) {
-        if (map->slots[i])
-            free(map->slots[i]->wide);
-        free(map->slots[i]);
-    }
+    for (size_t i = 0; i < map->slot_count && map->slots; i++)
+        group_free(map->slots[i]);
     free(map->slots);
     *map = (struct check_map){0};
 }
 
-static struct check_chunk **probe(struct check_map *map, uint64_t number)
+static struct check_group **probe(struct check_map *map, uint64_t number)
 {
     size_t slot = slot_of(map, number);
     while (map->slots[slot] && map->slots[slot]->number != number)
@@ -41,8 +50,8 @@ static struct check_chunk **probe(struct check_map *map, uint64_t number)
 
 static bool grow(struct check_map *map)
 {
-    struct check_map bigger = {
-        .slot_count = map->slot_count * 2, .used = map->used, .limit = map->limit};
+    struct check_map bigger = *map;
+    bigger.slot_count = map->slot_count * 2;
     bigger.slots = calloc(bigger.slot_count, sizeof(*bigger.slots));
     if (!bigger.slots)
         return false;
@@ -50,53 +59,118 @@ static bool grow(struct check_map *map)
         if (map->slots[i])
             *probe(&bigger, map->slots[i]->number) = map->slots[i];
     free(map->slots);
-    bigger.last = map->last;
     *map = bigger;
     return true;
 }
 
-struct check_chunk *check_map_find(struct check_map *map, uint64_t cluster)
+/* @return false at the limit. */
+static bool take_unit(struct check_map *map)
 {
-    uint64_t number = cluster / CHECK_CHUNK_CLUSTERS;
+    if (map->used >= map->limit) {
+        map->limit_hit = true;
+        return false;
+    }
+    map->used++;
+    return true;
+}
+
+struct check_group *check_map_group(struct check_map *map, uint64_t cluster)
+{
+    uint64_t number = cluster / CHECK_GROUP_CLUSTERS;
     if (map->last && map->last->number == number)
         return map->last;
-    struct check_chunk *chunk = *probe(map, number);
-    if (chunk)
-        map->last = chunk;
+    struct check_group *group = map->slots ? *probe(map, number) : NULL;
+    if (group)
+        map->last = group;
+    return group;
+}
+
+struct check_group *check_map_make_group(struct check_map *map, uint64_t cluster)
+{
+    struct check_group *group = check_map_group(map, cluster);
+    if (group || !take_unit(map))
+        return group;
+    if ((map->groups + 1) * 4 > map->slot_count * 3 && !grow(map))
+        return NULL;
+    group = calloc(1, sizeof(*group));
+    if (!group)
+        return NULL;
+    group->number = cluster / CHECK_GROUP_CLUSTERS;
+    *probe(map, group->number) = group;
+    map->groups++;
+    map->last = group;
+    return group;
+}
+
+/* The bits of 64 clusters become bytes. */
+static struct check_chunk *expand(struct check_map *map, struct check_group *group, unsigned index)
+{
+    if (!group->chunk)
+        group->chunk = calloc(CHECK_GROUP_CHUNKS, sizeof(struct check_chunk *));
+    if (!group->chunk || !take_unit(map))
+        return NULL;
+    struct check_chunk *chunk = calloc(1, sizeof(*chunk));
+    if (!chunk)
+        return NULL;
+    for (unsigned i = 0; i < CHECK_CHUNK_CLUSTERS; i++) {
+        if (!(group->once[index] >> i & 1))
+            continue;
+        chunk->count[i] = 1;
+        chunk->kind[i] = CHECK_DATA | CHECK_COPIED_SET;
+    }
+    group->once[index] = 0;
+    group->chunk[index] = chunk;
     return chunk;
 }
 
 struct check_chunk *check_map_make(struct check_map *map, uint64_t cluster)
 {
-    struct check_chunk *chunk = check_map_find(map, cluster);
-    if (chunk)
-        return chunk;
-    if (map->used >= map->limit) {
-        map->limit_hit = true;
+    unsigned index = cluster / CHECK_CHUNK_CLUSTERS % CHECK_GROUP_CHUNKS;
+    struct check_group *group = check_map_make_group(map, cluster);
+    if (!group)
         return NULL;
-    }
-    if ((map->used + 1) * 4 > map->slot_count * 3 && !grow(map))
-        return NULL;
-    chunk = calloc(1, sizeof(*chunk));
-    if (!chunk)
-        return NULL;
-    chunk->number = cluster / CHECK_CHUNK_CLUSTERS;
-    *probe(map, chunk->number) = chunk;
-    map->used++;
-    map->last = chunk;
-    return chunk;
+    return group->chunk && group->chunk[index] ? group->chunk[index] : expand(map, group, index);
+}
+
+struct check_view check_map_view(struct check_map *map, uint64_t cluster)
+{
+    unsigned index = cluster / CHECK_CHUNK_CLUSTERS % CHECK_GROUP_CHUNKS;
+    const struct check_group *group = check_map_group(map, cluster);
+    if (!group)
+        return (struct check_view){0};
+    return (struct check_view){group->chunk ? group->chunk[index] : NULL, group->once[index]};
 }
 
 uint64_t check_map_count(struct check_map *map, uint64_t cluster)
 {
-    struct check_chunk *chunk = check_map_find(map, cluster);
-    return chunk ? check_chunk_count(chunk, cluster % CHECK_CHUNK_CLUSTERS) : 0;
+    struct check_view view = check_map_view(map, cluster);
+    return check_view_count(&view, cluster % CHECK_CHUNK_CLUSTERS);
 }
 
 uint8_t check_map_kind(struct check_map *map, uint64_t cluster)
 {
-    struct check_chunk *chunk = check_map_find(map, cluster);
-    return chunk ? chunk->kind[cluster % CHECK_CHUNK_CLUSTERS] : CHECK_FREE;
+    struct check_view view = check_map_view(map, cluster);
+    return check_view_kind(&view, cluster % CHECK_CHUNK_CLUSTERS);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const uint64_t *left = a, *right = b;
+    return (*left > *right) - (*left < *right);
+}
+
+int64_t check_map_groups(const struct check_map *map, uint64_t **ret_first)
+{
+    size_t count = 0;
+    uint64_t *first = calloc(map->groups + 1, sizeof(*first));
+    if (!first)
+        return -ENOMEM;
+    for (size_t i = 0; i < map->slot_count; i++)
+        if (map->slots[i])
+            first[count++] = map->slots[i]->number * CHECK_GROUP_CLUSTERS;
+    qsort(first, count, sizeof(*first), by_value);
+    *ret_first = first;
+    return (int64_t)count;
 }
 
 /* Counts of this chunk no longer fit in bytes. */

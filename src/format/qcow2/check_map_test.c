@@ -20,7 +20,7 @@ static void nothing_is_referenced_at_first(void **state)
 {
     struct check_map map;
     assert_int_equal(check_map_init(&map, 10), 0);
-    assert_null(check_map_find(&map, 0));
+    assert_null(check_map_group(&map, 0));
     assert_int_equal(check_map_count(&map, UINT64_MAX), 0);
     assert_int_equal(check_map_kind(&map, 5), CHECK_FREE);
     check_map_free(&map);
@@ -67,13 +67,45 @@ static void clusters_far_apart_keep_their_own_counts(void **state)
 static void more_chunks_than_allowed_are_refused_and_told(void **state)
 {
     struct check_map map;
-    assert_int_equal(check_map_init(&map, 3), 0);
+    assert_int_equal(check_map_init(&map, 4), 0); /* the group counts too */
     for (uint64_t i = 0; i < 3; i++)
         add(&map, i * CHECK_CHUNK_CLUSTERS, 1);
     assert_false(map.limit_hit);
     assert_null(check_map_make(&map, 3 * CHECK_CHUNK_CLUSTERS));
     assert_true(map.limit_hit);
     add(&map, 2 * CHECK_CHUNK_CLUSTERS + 5, 1); /* a chunk that is there */
+    check_map_free(&map);
+}
+
+static void a_bit_becomes_a_count_when_it_has_to(void **state)
+{
+    struct check_map map;
+    assert_int_equal(check_map_init(&map, 10), 0);
+    assert_true(check_map_once(&map, 70));
+    assert_true(check_map_once(&map, 127));
+    assert_false(check_map_once(&map, 70));
+    assert_int_equal(check_map_count(&map, 70), 1);
+    assert_int_equal(check_map_count(&map, 71), 0);
+    assert_int_equal(check_map_kind(&map, 127), CHECK_DATA | CHECK_COPIED_SET);
+    add(&map, 70, 3);
+    assert_int_equal(check_map_count(&map, 70), 4);
+    assert_int_equal(check_map_count(&map, 127), 1);
+    assert_int_equal(check_map_kind(&map, 127), CHECK_DATA | CHECK_COPIED_SET);
+    assert_false(check_map_once(&map, 71));
+    check_map_free(&map);
+}
+
+static void groups_are_listed_in_order(void **state)
+{
+    struct check_map map;
+    uint64_t *first = NULL;
+    assert_int_equal(check_map_init(&map, 10000), 0);
+    for (uint64_t i = 1000; i-- > 0;)
+        assert_true(check_map_once(&map, i * 7 * CHECK_GROUP_CLUSTERS + i % 64));
+    assert_int_equal(check_map_groups(&map, &first), 1000);
+    for (uint64_t i = 0; i < 1000; i++)
+        assert_int_equal(first[i], i * 7 * CHECK_GROUP_CLUSTERS);
+    free(first);
     check_map_free(&map);
 }
 
@@ -96,6 +128,8 @@ int main(void)
         cmocka_unit_test(counts_end_at_the_largest_number),
         cmocka_unit_test(clusters_far_apart_keep_their_own_counts),
         cmocka_unit_test(more_chunks_than_allowed_are_refused_and_told),
+        cmocka_unit_test(a_bit_becomes_a_count_when_it_has_to),
+        cmocka_unit_test(groups_are_listed_in_order),
         cmocka_unit_test(setting_a_count_replaces_it_and_its_kind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

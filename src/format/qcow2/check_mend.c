@@ -311,7 +311,7 @@ static int co_move_pass(struct checker *c)
         return result;
     c->next_new = c->file_clusters;
     c->copies_max = COPIES_FREE + c->file_clusters;
-    c->map.limit += c->copies_max / CHECK_CHUNK_CLUSTERS + 2;
+    c->map.limit += c->copies_max / CHECK_CHUNK_CLUSTERS * 2 + 4;
     return co_pass(c);
 }
 

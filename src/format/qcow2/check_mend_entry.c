@@ -158,9 +158,17 @@ static int co_move_standard(struct checker *c, struct check_entry *e)
     uint64_t offset = e->value & QCOW2_OFFSET_MASK, cluster = offset >> c->cluster_bits, copy;
     if (offset == 0 || c->external_data)
         return 0;
-    int result = check_claim_cluster(c, cluster, CHECK_DATA, e->times, "", 0);
+    if (e->active && e->times == 1 && (e->value & QCOW2_COPIED) && check_map_once(&c->map, cluster))
+        return 0;
+    bool alias = e->active && check_is_active(c, cluster);
+    int result = alias ? 1 : check_claim_cluster(c, cluster, CHECK_DATA, e->times, "", 0);
     if (result > 0) {
         result = co_check_copy(c, cluster, 1, CHECK_DATA, e->times, &copy);
+        if (result > 0 && alias &&
+            (result = check_claim_cluster(c, cluster, CHECK_DATA, e->times, "", 0)) == 0) {
+            check_note_copied(c, offset, e->value); /* shared, then: the counts allow it */
+            return 0;
+        }
         if (result != 0) {
             give_up(c, e);
             return MIN(result, 0);

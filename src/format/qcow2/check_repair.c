@@ -40,17 +40,19 @@ static uint64_t present_block(struct checker *c, size_t index)
 static int repair_block(struct checker *c, size_t block_index, uint8_t *block)
 {
     uint64_t entries = check_block_entries(c), base = block_index * entries;
+    struct check_view view = {0};
     int changed = 0;
     if (!block)
         return 0;
     for (uint64_t i = 0; i < entries; i++) {
-        struct check_chunk *chunk = check_map_find(&c->map, base + i);
-        if (!chunk && !c->lower) {
+        if (i % CHECK_CHUNK_CLUSTERS == 0)
+            view = check_map_view(&c->map, base + i);
+        if (check_view_is_empty(&view) && !c->lower) {
             i |= CHECK_CHUNK_CLUSTERS - 1;
             continue;
         }
         uint64_t found = qcow2_refcount_read(block, c->refcount_order, (uint32_t)i);
-        uint64_t count = chunk ? check_chunk_count(chunk, i % CHECK_CHUNK_CLUSTERS) : 0;
+        uint64_t count = check_view_count(&view, i % CHECK_CHUNK_CLUSTERS);
         count = MIN(count, check_refcount_max(c));
         if (c->lower ? found <= count : found >= count)
             continue;
@@ -149,29 +151,26 @@ static int plan_closure(struct checker *c, struct rebuild *r)
     return 0;
 }
 
-static int by_value(const void *a, const void *b)
+static bool is_in_use(struct checker *c, uint64_t first)
 {
-    const uint64_t *left = a, *right = b;
-    return (*left > *right) - (*left < *right);
+    struct check_view view = check_map_view(&c->map, first);
+    for (unsigned i = 0; i < CHECK_CHUNK_CLUSTERS; i++)
+        if (check_view_count(&view, i) != 0)
+            return true;
+    return false;
 }
 
 static int plan(struct checker *c, struct rebuild *r)
 {
+    autofree uint64_t *first = NULL;
+    int64_t groups = check_map_groups(&c->map, &first);
+    if (groups < 0)
+        return (int)groups;
     r->next = c->file_clusters;
-    size_t count = 0;
-    autofree uint64_t *used = calloc(c->map.used + 1, sizeof(*used));
-    if (!used)
-        return -ENOMEM;
-    for (size_t i = 0; i < c->map.slot_count; i++)
-        if (c->map.slots[i])
-            used[count++] = c->map.slots[i]->number;
-    qsort(used, count, sizeof(*used), by_value);
-    for (size_t i = 0; i < count; i++) {
-        struct check_chunk *chunk = check_map_find(&c->map, used[i] * CHECK_CHUNK_CLUSTERS);
-        bool any = false;
-        for (unsigned j = 0; j < CHECK_CHUNK_CLUSTERS && !any; j++)
-            any = check_chunk_count(chunk, j) != 0;
-        int result = any ? need_block(c, r, used[i] * CHECK_CHUNK_CLUSTERS) : 0;
+    for (uint64_t i = 0; i < (uint64_t)groups * CHECK_GROUP_CHUNKS; i++) {
+        uint64_t base =
+            first[i / CHECK_GROUP_CHUNKS] + i % CHECK_GROUP_CHUNKS * CHECK_CHUNK_CLUSTERS;
+        int result = is_in_use(c, base) ? need_block(c, r, base) : 0;
         if (result < 0)
             return result;
     }

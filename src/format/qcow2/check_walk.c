@@ -104,8 +104,8 @@ bool check_is_contested(struct checker *c, uint64_t offset, uint64_t length)
 void check_note_copied(struct checker *c, uint64_t offset, uint64_t entry)
 {
     uint64_t cluster = offset >> c->cluster_bits;
-    struct check_chunk *chunk = check_map_find(&c->map, cluster);
-    assert(chunk);
+    struct check_chunk *chunk = check_map_make(&c->map, cluster);
+    assert(chunk); /* the cluster was counted, and not by a bit */
     chunk->kind[cluster % CHECK_CHUNK_CLUSTERS] |=
         entry & QCOW2_COPIED ? CHECK_COPIED_SET : CHECK_COPIED_CLEAR;
 }
@@ -330,6 +330,14 @@ static int walk_external(struct checker *c, uint64_t entry, const struct l2_plac
     return 0;
 }
 
+static void count_allocated(struct checker *c, uint64_t offset)
+{
+    c->result->allocated_clusters++;
+    if (c->next_contiguous != 0 && offset != c->next_contiguous)
+        c->result->fragmented_clusters++;
+    c->next_contiguous = offset + c->cluster_size;
+}
+
 static int walk_standard(struct checker *c, uint64_t entry, const struct l2_place *place)
 {
     uint64_t offset = entry & QCOW2_OFFSET_MASK;
@@ -353,12 +361,8 @@ static int walk_standard(struct checker *c, uint64_t entry, const struct l2_plac
                              place->offset, place->guest);
         return 0;
     }
-    if (place->active) {
-        c->result->allocated_clusters++;
-        if (c->next_contiguous != 0 && offset != c->next_contiguous)
-            c->result->fragmented_clusters++;
-        c->next_contiguous = offset + c->cluster_size;
-    }
+    if (place->active)
+        count_allocated(c, offset);
     if (check_target(c, "L2 entry", place->offset, offset) != 0)
         return 0;
     int result = check_claim_cluster(c, offset >> c->cluster_bits, CHECK_DATA, place->times,
@@ -386,6 +390,18 @@ static void check_bitmap(struct checker *c, uint64_t entry, uint64_t bitmap,
                          place->offset, place->guest, wrong);
 }
 
+/* The entry that nearly all are: a cluster of its own. @return false where it is something else. */
+static bool walk_plain(struct checker *c, uint64_t entry)
+{
+    uint64_t offset = entry & QCOW2_OFFSET_MASK;
+    if (offset == 0 || !is_aligned(offset, c->cluster_size) ||
+        offset >> c->cluster_bits >= c->file_clusters ||
+        !check_map_once(&c->map, offset >> c->cluster_bits))
+        return false;
+    count_allocated(c, offset);
+    return true;
+}
+
 static uint64_t l2_offset(struct checker *c, size_t index)
 {
     return c->l2[index].offset;
@@ -401,11 +417,14 @@ static int walk_l2(struct checker *c, size_t index, uint8_t *table)
     c->next_contiguous =
         0; /* as qemu-img counts: the first cluster of a table is never fragmented */
     struct l2_place place = {.times = check_map_count(&c->map, cluster), .active = l2->active};
+    bool plain = l2->active && place.times == 1 && !c->extended_l2 && !c->external_data;
     for (size_t i = 0; i < entries; i++) {
         uint64_t entry = load_be64(table + i * entry_bytes);
         uint64_t bitmap = c->extended_l2 ? load_be64(table + i * entry_bytes + 8) : 0;
         int result = 0;
         if (entry == 0 && bitmap == 0)
+            continue;
+        if (plain && (entry & ~QCOW2_OFFSET_MASK) == QCOW2_COPIED && walk_plain(c, entry))
             continue;
         place.offset = l2->offset + i * entry_bytes;
         place.guest = (l2->l1_index * entries + i) << c->cluster_bits;
