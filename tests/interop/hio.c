@@ -8,7 +8,9 @@
  *       pack OFFSET LENGTH BYTE            (written compressed)
  *       resize SIZE                        status [chain]
  *       snapshot create|apply|delete NAME
- *       async COMMAND...                   starts it beside the others (not the last three)
+ *       bitmap NAME                        what is dirty in it: "OFFSET LENGTH" lines, and a sum
+ *       store                              bitmaps, as they are now
+ *       async COMMAND...                   starts it beside the others (not the last five)
  *       wait                               until all of those have ended
  *       kill                               ends here, by SIGKILL
  *   hio [OPTIONS] --dump IMAGE           guest content to standard output
@@ -28,7 +30,7 @@
  */
 #include "base/random.h"
 #include "base/size.h"
-#include "block/block.h"
+#include "block/bitmap.h"
 #include "drivers/drivers.h"
 #include "rt/sync.h"
 #include <getopt.h>
@@ -36,7 +38,7 @@
 #include <signal.h>
 #include <stdarg.h>
 
-#define LINE_BYTES   256
+#define LINE_BYTES   1200
 #define WORDS_MAX    6
 #define QUEUES_MAX   8
 #define TRANSFER_MAX (16 * MiB)
@@ -220,6 +222,31 @@ static int co_snapshot_command(struct command *command)
     return complain(command, "snapshot create|apply|delete NAME");
 }
 
+static int co_bitmap_command(struct command *command)
+{
+    struct block_node *node = command->hio->node;
+    const char *name = command->words > 1 ? command->word[1] : "";
+    struct block_bitmap *bitmap = block_bitmap_find(node, name);
+    uint64_t size = block_size(node), length, sum = 0;
+    struct hws_error err = {0};
+    if (!bitmap)
+        return complain(command, "no bitmap '%s'", name);
+    if (co_block_bitmap_load(bitmap, &err) < 0)
+        return complain(command, "bitmap: %s", err.text);
+    for (uint64_t at = 0; at < size; at += length) {
+        bool dirty;
+        int result = co_block_bitmap_next(bitmap, at, size - at, &dirty, &length);
+        if (result < 0)
+            return complain(command, "bitmap: %s", strerror(-result));
+        if (dirty)
+            printf("%" PRIu64 " %" PRIu64 "\n", at, length);
+    }
+    if (co_block_bitmap_count(bitmap, &sum) < 0)
+        return complain(command, "bitmap: counting failed");
+    printf("%" PRIu64 "\n", sum);
+    return 0;
+}
+
 static int co_execute(struct command *command)
 {
     const char *name = command->word[0];
@@ -239,6 +266,14 @@ static int co_execute(struct command *command)
         return co_snapshot_command(command);
     if (!strcmp(name, "resize"))
         return co_resize_command(command);
+    if (!strcmp(name, "bitmap"))
+        return co_bitmap_command(command);
+    if (!strcmp(name, "store")) {
+        struct hws_error err = {0};
+        return co_block_bitmaps_store(command->hio->node, &err) < 0
+                   ? complain(command, "store: %s", err.text)
+                   : 0;
+    }
     if (!strcmp(name, "kill"))
         raise(SIGKILL);
     return complain(command, "unknown command '%s'", name);
