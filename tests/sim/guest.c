@@ -281,8 +281,10 @@ struct guest_write guest_write_begin(struct guest *guest, uint64_t first, uint64
     assert(range_fits(first, count, guest->sectors));
     struct guest_write write = {.first = first, .count = count, .submitted = guest_now(guest)};
     write.value = zeroes ? 0 : ++guest->last_write;
-    for (uint64_t i = first; i < first + count; i++)
+    for (uint64_t i = first; i < first + count; i++) {
         cell_add(&guest->sector[i], write.value, write.submitted);
+        guest->sector[i].touched = true;
+    }
     return write;
 }
 
@@ -376,8 +378,11 @@ struct guest_write guest_apply_begin(struct guest *guest, const struct guest_hel
     const struct guest *disk = held->disk;
     sectors_grow(guest, disk->sectors);
     struct guest_write write = {.count = guest->sectors, .submitted = guest_now(guest)};
-    for (uint64_t i = 0; i < guest->sectors; i++)
+    for (uint64_t i = 0; i < guest->sectors; i++) {
         cell_take(&guest->sector[i], i < disk->sectors ? &disk->sector[i] : &zero, write.submitted);
+        guest->sector[i].touched = true;
+        guest->sector[i].base_known &= !disk->size.values && i < disk->size.settled;
+    }
     cell_take(&guest->size, &disk->size, write.submitted);
     return write;
 }
@@ -475,4 +480,60 @@ bool guest_may_be_zero(const struct guest *guest, uint64_t first, uint64_t count
             return false;
     }
     return true;
+}
+
+/* ---- a dirty bitmap ---- */
+
+/* The one value that the cell has now, if it is certain. */
+static bool cell_now(const struct guest_cell *cell, uint64_t *ret)
+{
+    unsigned current = 0;
+    *ret = cell->settled;
+    for (unsigned i = 0; i < cell->count; i++) {
+        if (cell->values[i].past != NEVER)
+            continue;
+        *ret = cell->values[i].value;
+        current += cell->values[i].ended == NEVER ? 2 : 1;
+    }
+    return !cell->values || current == 1;
+}
+
+void guest_bitmap_cleared(struct guest *guest)
+{
+    for (uint64_t i = 0; i < guest->sectors; i++) {
+        struct guest_cell *cell = &guest->sector[i];
+        cell->base_known = cell_now(cell, &cell->base);
+        cell->touched = false;
+    }
+}
+
+void guest_bitmap_resized(struct guest *guest, uint64_t first, uint64_t end, bool done)
+{
+    for (uint64_t i = first; i < MIN(end, guest->sectors); i++) {
+        guest->sector[i].base = 0;
+        guest->sector[i].base_known = done;
+        guest->sector[i].touched = true;
+    }
+}
+
+bool guest_has_changed(const struct guest *guest, uint64_t sector)
+{
+    const struct guest_cell *cell = &guest->sector[sector];
+    uint64_t now;
+    return cell->base_known && cell_now(cell, &now) && now != cell->base;
+}
+
+bool guest_bytes_have_changed(const struct guest *guest, uint64_t sector, const uint8_t *bytes)
+{
+    const struct guest_cell *cell = &guest->sector[sector];
+    uint64_t value;
+    return cell->base_known && tag_read(sector, bytes, &value) && value != cell->base;
+}
+
+bool guest_was_touched(const struct guest *guest, uint64_t first, uint64_t count)
+{
+    for (uint64_t i = first; i < MIN(first + count, guest->sectors); i++)
+        if (guest->sector[i].touched)
+            return true;
+    return false;
 }

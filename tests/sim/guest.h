@@ -35,6 +35,10 @@ struct guest_cell {
     struct guest_value *values; /* NULL: only `settled`, current since ever */
     unsigned count;
     uint64_t settled;
+    /* For a dirty bitmap (sectors only): the value when it was cleared, where that is known, and
+     * whether some request was to change it since. */
+    uint64_t base;
+    bool base_known, touched;
 };
 
 /* Reads that may run at once. */
@@ -139,6 +143,16 @@ bool guest_crash_check(const struct guest *guest, uint64_t first, uint64_t count
  * are as good (a raw file that is written to while it grows).
  */
 bool guest_crash_size_check(const struct guest *guest, uint64_t sectors, bool between);
+
+/** The dirty bitmap is cleared now, with nothing in flight. */
+void guest_bitmap_cleared(struct guest *guest);
+/** Sectors [first, end) come or go; with @done they have, and are new to the bitmap. */
+void guest_bitmap_resized(struct guest *guest, uint64_t first, uint64_t end, bool done);
+/** Does the sector have another value than when the bitmap was cleared, as far as is known? */
+bool guest_has_changed(const struct guest *guest, uint64_t sector);
+bool guest_bytes_have_changed(const struct guest *guest, uint64_t sector, const uint8_t *bytes);
+/** Was some request to change one of the sectors since? */
+bool guest_was_touched(const struct guest *guest, uint64_t first, uint64_t count);
 
 /** True when the sectors may be zeroes now. */
 bool guest_may_be_zero(const struct guest *guest, uint64_t first, uint64_t count);

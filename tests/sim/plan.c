@@ -85,6 +85,10 @@ struct plan plan_make(uint64_t seed, bool small)
     plan.cache_bytes = random_one_in(r, 2) ? 64 * KiB : 1 * MiB;
     plan.churn = random_one_in(r, 3);
     plan.queues = 1 + (unsigned)random_below(r, 3);
+    struct random own =
+        random_seed(seed * 2 + 1000003); /* what came later leaves the rest as it was */
+    if (random_one_in(&own, 2))
+        plan.bitmap_bits = 9 + (unsigned)random_below(&own, 9);
     plan.workers = small ? (plan.churn ? 6 : 3) : 1 + (unsigned)random_below(r, 10);
     return plan;
 }

@@ -31,9 +31,10 @@ struct plan {
     const char *plain; /* the driver of layers that are `raw`, if not "raw" itself */
     unsigned depth;    /* backing files below the first top */
     struct plan_layer layer[PLAN_LAYERS_MAX]; /* from the base up; those past the top: overlays */
-    bool imported;      /* the first top is made by qemu-img, of compressed clusters */
-    bool snapshot;      /* and has an internal snapshot */
-    const char *filter; /* driver on top of the chain, or NULL */
+    unsigned bitmap_bits; /* log2 of the granularity of a dirty bitmap on each top; 0: none */
+    bool imported;        /* the first top is made by qemu-img, of compressed clusters */
+    bool snapshot;        /* and has an internal snapshot */
+    const char *filter;   /* driver on top of the chain, or NULL */
     enum block_cache cache;
     enum block_discard discard;
     enum block_detect_zeroes detect_zeroes;

@@ -169,6 +169,8 @@ void co_world_resize(struct world *world, uint64_t sectors)
     if (sectors < old_sectors)
         cut = guest_write_begin(world->guest, sectors, old_sectors - sectors, true);
     struct guest_write write = guest_resize_begin(world->guest, sectors);
+    uint64_t from = MIN(old_sectors, sectors), to = MAX(old_sectors, sectors);
+    guest_bitmap_resized(world->guest, from, to, false);
     int result = co_root_resize(world->root, sectors * GUEST_SECTOR_BYTES, &err);
     if (result < 0 && !world->tolerant)
         world_fail(world, "resize to %llu sectors: %s", (unsigned long long)sectors, err.text);
@@ -178,6 +180,8 @@ void co_world_resize(struct world *world, uint64_t sectors)
     if (cut.count)
         guest_write_end(world->guest, &cut, end == GUEST_UNSURE ? end : GUEST_DONE);
     guest_resize_end(world->guest, &write, end == GUEST_UNSURE ? end : GUEST_DONE);
+    if (result == 0)
+        guest_bitmap_resized(world->guest, from, to, true);
     if (result == 0 && block_root_size(world->root) != sectors * GUEST_SECTOR_BYTES)
         world_fail(world, "resized to %llu sectors, but the root has %llu bytes",
                    (unsigned long long)sectors, (unsigned long long)block_root_size(world->root));

@@ -127,7 +127,10 @@ bool co_world_open(struct world *world)
     if (!world->root)
         return succeeded(world, -ENOMEM, &err, "root");
     (void)start;
-    return succeeded(world, result, &err, "close of the first reference") || world->root;
+    if (!succeeded(world, result, &err, "close of the first reference") && !world->root)
+        return false;
+    co_world_bitmap_opened(world);
+    return true;
 }
 
 bool co_world_close(struct world *world)
@@ -164,6 +167,7 @@ bool co_world_push(struct world *world)
     }
     guest_flushed(world->guest, start);
     world->top = next;
+    co_world_bitmap_opened(world);
     return true;
 }
 
@@ -193,6 +197,7 @@ void co_world_setup(void *arg)
 /** Between phases: nothing is in flight. @return false when the disk is closed. */
 static bool co_pause(struct world *world)
 {
+    co_world_bitmap_pause(world);
     switch (random_below(&world->random, 5)) {
     case 0:
         co_world_flush(world);
@@ -312,6 +317,7 @@ static void co_read_crashed(struct world *world, struct block_node *node)
 {
     uint64_t sectors = block_size(node) / GUEST_SECTOR_BYTES, step = 2048;
     autofree uint8_t *bytes = reallocarray(NULL, step, GUEST_SECTOR_BYTES);
+    bool bitmap = co_world_bitmap_crashed(world, node);
     if (!guest_crash_size_check(world->guest, sectors, world->plan.layer[world->top].raw))
         world_fail(world, "the size is wrong after a crash");
     for (uint64_t at = 0; at < sectors; at += step) {
@@ -324,6 +330,8 @@ static void co_read_crashed(struct world *world, struct block_node *node)
                        strerror(-result));
         if (!guest_crash_check(world->guest, at, count, bytes))
             world_fail(world, "wrong bytes after a crash");
+        if (bitmap)
+            co_world_bitmap_crash_check(world, node, at, count, bytes);
     }
 }
 

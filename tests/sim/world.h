@@ -24,10 +24,11 @@ struct world {
     struct random random; /* the run's own choices */
 
     /* How far it got. */
-    unsigned top; /* index of the layer that is the top */
-    bool created; /* the top was made */
-    bool clean;   /* every operation, the close included, succeeded */
-    bool done;    /* the coroutine reached its end */
+    unsigned top;          /* index of the layer that is the top */
+    bool created;          /* the top was made */
+    bool clean;            /* every operation, the close included, succeeded */
+    bool done;             /* the coroutine reached its end */
+    unsigned bitmap_layer; /* 1 + the layer whose dirty bitmap the model follows; 0: none */
     struct block_root *root;
     struct co_group group;
 };
@@ -56,6 +57,17 @@ void co_world_verify_closed(void *world);
 
 /** A run of @worker coroutines on the root; see work.c. */
 void co_world_phase(struct world *world);
+
+/* ---- its dirty bitmap (bitmap.c) ---- */
+
+/** The top was opened, or pushed: it has a bitmap, and if it had one, that is right. */
+void co_world_bitmap_opened(struct world *world);
+/** Between phases: looks at it, and clears or stores it now and then. */
+void co_world_bitmap_pause(struct world *world);
+/** After a crash: true where it is there and not in use, and so must be right. */
+bool co_world_bitmap_crashed(struct world *world, struct block_node *top);
+void co_world_bitmap_crash_check(struct world *world, struct block_node *top, uint64_t first,
+                                 uint64_t count, const uint8_t *bytes);
 
 /* ---- requests to engine and model (request.c) ---- */
 
