@@ -51,6 +51,14 @@ OPTIONS = [
     "extent_size_hint=0", "cluster_size=512,refcount_bits=32,lazy_refcounts=on",
 ]
 
+LOCKED = [
+    "=convert -f raw raw base", "=create -f raw base 1M", "=create -f qcow2 base 1M",
+    "=resize base 2M", "=info base", "?info -U base", "=check base", "=check -r all base",
+    "=snapshot -c x base", "=rebase -u -b raw -F raw base", "=bitmap --add base x",
+    "=amend -o compat=v2 base", "=measure base", "=compare base raw", "=convert base x",
+    "=map base", "?map -U base", "?check -U base", "=map top", "=convert top x", "=convert -U base y",
+]
+
 PICKED = {
     "standard": [
         "=", "=foo", "=-x", "=--bogus info", "=--image-opts", "=-T", "=--trace", "=-qV", "=--ver",

@@ -175,6 +175,9 @@ static int make_new(struct work *w)
         return qi_error("%s", err.text);
     if (qi_options_check(&w->options, &err) < 0 || qi_options_finish(&w->options, &err) < 0)
         return qi_error("%s: error while converting %s: %s", w->how->target, w->format, err.text);
+    if (qi_target_free(file, &err) < 0)
+        return tell_creation(w, &err);
+    err = (struct hws_error){0};
     struct hws_image to = {.path = file,
                            .format = w->known,
                            .trust_names = true,

@@ -25,7 +25,10 @@ static void tell_lock(const struct qi_operand *operand, const char *text, char *
     path = path ? path + 7 : NULL;
     int bytes = path ? (int)strcspn(path, "'") : 0;
     const char *file = operand->file ? operand->file : operand->text;
+    /* The library may have met the conflict while it only looked. */
     bool backing = path && (strlen(file) != (size_t)bytes || strncmp(file, path, (size_t)bytes));
+    if (!backing && operand->reach & QI_WRITE)
+        name = "write";
     snprintf(ret, length,
              "%sFailed to get %s\"%s\" lock\nIs another process using the image [%.*s]?",
              backing ? "Could not open backing file: " : "", name ? "" : "shared ",

@@ -416,6 +416,18 @@ int qi_virtual_size(const struct qi_operand *operand, uint64_t *ret, struct hws_
     return 0;
 }
 
+/* Growing it by nothing takes the locks that writing takes, and changes nothing. */
+int qi_target_free(const char *file, struct hws_error *err)
+{
+    struct stat st;
+    uint64_t size;
+    struct hws_image image = {.path = file, .format = "raw"};
+    struct hws_resize nothing = {.relative = 1};
+    if (stat(file, &st) < 0 || !S_ISREG(st.st_mode))
+        return 0;
+    return hws_resize(&image, &nothing, &size, err) == -EAGAIN ? -EAGAIN : 0;
+}
+
 void qi_warn_raw(const struct qi_operand *operand)
 {
     if (operand->format || operand->reach & QI_IMAGE_OPTS || strcmp(operand->driver, "raw") != 0 ||

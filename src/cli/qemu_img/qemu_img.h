@@ -110,6 +110,8 @@ void qi_operand_free(struct qi_operand *operand);
 /** The virtual size, through the whole chain: qemu opens all of it. @return 0 or -errno. */
 HWS_MUST_CHECK int qi_virtual_size(const struct qi_operand *operand, uint64_t *ret,
                                    struct hws_error *err);
+/** Nobody else uses the file that is going to be replaced? @return 0, or -EAGAIN with @err. */
+HWS_MUST_CHECK int qi_target_free(const char *file, struct hws_error *err);
 /** Warns where raw was guessed for an image that is going to be written. */
 void qi_warn_raw(const struct qi_operand *operand);
 
