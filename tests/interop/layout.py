@@ -453,6 +453,8 @@ def main():
     for size, options in small:
         for raw in (False, True):
             for maker, tool in (("qemu", HIO), ("hawser", THREADS)):
+                if size in (512, 2 << 20) and raw != (maker == "qemu") and not tools.full:
+                    continue
                 label = f"{size}{'-ext' if options else ''}{'-raw' if raw else ''}-{maker}"
                 cases.append((f"data-{label}", lambda c, s=size, o=options, r=raw, m=maker, t=tool:
                               data_file(c, m, t, r, s, **o)))
