@@ -65,7 +65,8 @@ const struct cli_command cli_commit_command = {
         "is then left as it is, and what lies between reads wrongly from then on.\n\n"
         "IMAGE reads the same throughout: nothing of it is dropped before the backing file is on "
         "the disk. The work may be interrupted at any moment and begun again. Other overlays of "
-        "the backing file do not survive it.",
+        "the backing file do not survive it, nor would internal snapshots of IMAGE: it is refused "
+        "while there are any, unless -d is given.",
     .operands = {{"IMAGE", "the image to commit", CLI_COMPLETE_FILE}},
     .examples = {{"into the backing file", "hawser commit overlay.qcow2"},
                  {"three layers at once", "hawser commit -b base.qcow2 top.qcow2"}},

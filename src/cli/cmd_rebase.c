@@ -66,7 +66,9 @@ const struct cli_command cli_rebase_command = {
         "and the new backing file differ, IMAGE gets what the old one holds. With -b '' it gets "
         "all of that, and depends on nothing afterwards.\n\n"
         "The name is recorded last, in one step, when everything else is on the disk. The work may "
-        "be interrupted at any moment, and the image is as it was.",
+        "be interrupted at any moment, and the image is as it was.\n\n"
+        "An image with internal snapshots is refused, unless -u is given: they read through to the "
+        "backing file too.",
     .operands = {{"IMAGE", "the image to change", CLI_COMPLETE_FILE}},
     .examples = {{"drop a layer between", "hawser rebase -b base.qcow2 top.qcow2"},
                  {"the backing file was renamed",

@@ -169,6 +169,23 @@ int call_json_text(json_t *value, char **ret, struct hws_error *err)
     return 0;
 }
 
+int co_call_refuse_snapshots(struct block_node *node, const char *what, const char *way,
+                             struct hws_error *err)
+{
+    struct block_snapshot *snapshots;
+    size_t count;
+    int r = co_block_snapshots(node, &snapshots, &count, err);
+    if (r < 0)
+        return r;
+    block_snapshots_free(snapshots, count);
+    return count == 0 ? 0
+                      : hws_fail(err, EBUSY,
+                                 "'%.200s' has internal snapshots, which read through to its "
+                                 "backing file: %s would change what they hold; delete them "
+                                 "first, or %s",
+                                 block_filename(node), what, way);
+}
+
 int co_call_info(struct block_node *node, bool chain, json_t **ret, struct hws_error *err)
 {
     if (!chain)

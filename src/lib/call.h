@@ -45,6 +45,11 @@ HWS_MUST_CHECK int co_call_open_told(const struct hws_image *image, unsigned fla
 /** Closes @node. @return @result where that is a failure, else what closing returned. */
 HWS_MUST_CHECK int co_call_close(struct block_node *node, int result, struct hws_error *err);
 
+/** Refuses (-EBUSY) where @node has internal snapshots: what they do not hold themselves they read
+ * from its backing file, so that they would change when @what does. @way out for the message. */
+HWS_MUST_CHECK int co_call_refuse_snapshots(struct block_node *node, const char *what,
+                                            const char *way, struct hws_error *err);
+
 /** Makes the image as hws_create() does. */
 HWS_MUST_CHECK int co_call_create(const struct hws_image *image, const struct hws_create *create,
                                   struct hws_error *err);

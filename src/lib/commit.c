@@ -43,6 +43,8 @@ static int co_commit_over(const struct committing *c, struct block_node *top, st
     if (!base)
         return hws_fail(err, EINVAL, "'%.300s' has no backing file to commit into", c->image->path);
     int r = c->how->base ? overlay_find_layer(top, c->how->base, &base, err) : 0;
+    if (r == 0 && !c->how->keep)
+        r = co_call_refuse_snapshots(top, "the commit", "give them up with --keep", err);
     return r < 0 ? r : co_commit_into(c, top, base, err);
 }
 

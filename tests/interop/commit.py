@@ -67,19 +67,25 @@ def deep(case):
 
 
 def with_snapshot(case):
-    """An internal snapshot of the image keeps what it has."""
-    base, top = chain(case, 1)
-    saved = dump(case, top)
+    """Internal snapshots of the image read through to what a commit changes: it waits for them, or they are
+    given up."""
+    base = create(case, "base", None)
+    top = create(case, "top", base, kind="plain")
     case.qemu_img("snapshot", "-c", "s", top[0])
+    saved = dump(case, top)
     fill(case, top[0], top[1], len(saved), 4)
     content = dump(case, top)
-    commit(case, "ours", top)
-    expect_same(case, top, content, "over a snapshot")
+    case.run(case.tools.hawser, "commit", top[0], expect=1)
+    case.qemu_img("convert", "-l", "s", "-O", "raw", top[0], "saved")
+    with open(case.path("saved"), "rb") as file:
+        if file.read() != saved:
+            raise Failure("the snapshot has changed")
+    commit(case, "ours", top, "--keep")
+    expect_same(case, top, content, "given up")
     expect_clean(case, base, top)
-    if not case.qemu_img("snapshot", "-l", top[0]).stdout.strip():
-        raise Failure("the snapshot is gone")
     case.qemu_img("snapshot", "-d", "s", top[0])
-    expect_clean(case, top)
+    commit(case, "ours", top)
+    expect_clean(case, base, top)
     expect_same(case, top, content, "without the snapshot")
 
 

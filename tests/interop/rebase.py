@@ -87,7 +87,8 @@ def reads_little(case):
 
 
 def refusals(case):
-    base, top = chain(case, 1)
+    base = create(case, "base", None)
+    top = create(case, "top", base, kind="plain")
     content = dump(case, top)
     for wrong in (("-b", top[0], "-F", "qcow2"), ("-b", "missing", "-F", "qcow2"),
                   ("-b", "x" * 1100, "-F", "raw", "-u"), ("-b", base[0], "-F", "nonsense"), (),
@@ -96,6 +97,13 @@ def refusals(case):
     case.qemu_img("create", "-q", "-f", "qcow2", "-b", top[0], "-F", "qcow2", "above")
     case.run(case.tools.hawser, "rebase", "-b", "above", top[0], expect=1)
     expect_same(case, top, content, "after refusals")
+    # Snapshots inside the image read through to the file below too, and would change.
+    case.qemu_img("snapshot", "-c", "s", top[0])
+    case.run(case.tools.hawser, "rebase", "-q", "-b", "", top[0], expect=1)
+    case.run(case.tools.hawser, "rebase", "-q", "-u", "-b", base[0], "-F", base[1], top[0])
+    case.qemu_img("snapshot", "-d", "s", top[0])
+    rebase(case, "ours", top, None)
+    expect_same(case, top, content, "without a snapshot")
 
 
 def killed(case):
