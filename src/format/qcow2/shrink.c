@@ -114,7 +114,8 @@ int qcow2_co_shrink(struct qcow2 *q, uint64_t size)
         r = co_size_cut(q, size);
     if (r < 0)
         return r;
-    int left = co_give_back(q, start, end, can_zero);
+    /* Discards that keep their place have left zero clusters with host clusters. */
+    int left = co_give_back(q, start, end, can_zero && !q->discard_no_unref);
     if (left < 0)
         log_warning("'%s': it has its new size, but not all of the space behind it could be given "
                     "back: %s",
