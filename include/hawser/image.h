@@ -349,8 +349,30 @@ struct hws_convert {
     uint32_t sparse_bytes;
     /** Queue threads; 0: one a CPU, up to 4. Requests in flight on each; 0: 4. */
     unsigned threads, requests;
+    uint64_t rate_bytes;       /* of data moved a second; 0: no limit */
     hws_progress_fn *progress; /* may be NULL */
     void *progress_arg;
+    /** The part of the source that is copied; length 0: up to its end. */
+    uint64_t start, length;
+    /** Further sources: the target holds one behind the other. */
+    const struct hws_image *more;
+    unsigned more_count;
+    /** The target becomes an overlay of this file, recorded as in hws_create, and gets what the
+     * source holds otherwise than that file, compared where they do not share storage. With
+     * `existing`, not NULL means that the target's own backing file is to be used so. */
+    const char *backing, *backing_format;
+    /** Copy the persistent bitmaps of the source too; broken ones (left in use by somebody who
+     * died) are an error, or left out. */
+    bool bitmaps, skip_broken_bitmaps;
+    /** Copy only what this bitmap of the source marks dirty: into an older copy of it (`existing`),
+     * or an overlay of one (`backing`). */
+    const char *bitmap;
+    /** With `existing`: the target reads as zeroes, so that holes need not be written. */
+    bool target_is_zero;
+    /** What cannot be read becomes zeroes, and is reported. */
+    bool salvage;
+    hws_report_fn *report; /* told of each range that is lost; may be NULL */
+    void *report_arg;
 };
 
 struct hws_converted {
@@ -358,6 +380,7 @@ struct hws_converted {
     uint64_t data_bytes;    /* read and written */
     uint64_t offload_bytes; /* copied by the storage itself */
     uint64_t zero_bytes;    /* holes */
+    uint64_t lost_bytes;    /* could not be read; zeroes now */
 };
 
 /**
@@ -368,6 +391,29 @@ struct hws_converted {
 int hws_convert(const struct hws_image *from, const struct hws_image *to,
                 const struct hws_convert *convert, struct hws_converted *ret,
                 struct hws_error *err);
+
+/** Requests of one size, for measuring. */
+struct hws_bench {
+    bool write;              /* else they read */
+    unsigned char pattern;   /* what the written bytes are */
+    uint64_t count;          /* of requests */
+    unsigned depth;          /* in flight at a time; 0: 64 */
+    uint32_t buffer_bytes;   /* of a request; 0: 4096 */
+    uint64_t step_bytes;     /* from one request to the next; 0: buffer_bytes */
+    uint64_t offset;         /* of the first one; past the end they begin at 0 again */
+    uint64_t flush_interval; /* with `write`: a flush after so many requests; 0: none */
+    bool no_drain;           /* flush without waiting for the requests in flight */
+};
+
+struct hws_benched {
+    uint64_t time_ns; /* from the first request to the last answer */
+    uint64_t requests, flushes, bytes;
+};
+
+/** Sends requests to an image, on one thread, and tells how long they took. Writing destroys what
+ * the image holds there. */
+int hws_bench(const struct hws_image *image, const struct hws_bench *bench, struct hws_benched *ret,
+              struct hws_error *err);
 
 struct hws_compare {
     bool strict; /* sizes must be equal; else what lies past the shorter end must be zero */

@@ -22,6 +22,12 @@ _hawser_values()
     convert:--options|convert:-o) echo @ ;;
     convert:--level) echo @ ;;
     convert:--size) echo @ ;;
+    convert:--backing|convert:-B) echo @file ;;
+    convert:--backing-format|convert:-F) echo @format ;;
+    convert:--bitmap) echo @ ;;
+    convert:--start) echo @ ;;
+    convert:--length) echo @ ;;
+    convert:--rate|convert:-r) echo @ ;;
     convert:--sparse|convert:-S) echo @ ;;
     convert:--threads) echo @ ;;
     convert:--requests|convert:-m) echo @ ;;
@@ -49,6 +55,21 @@ _hawser_values()
     commit:--base|commit:-b) echo @file ;;
     commit:--rate|commit:-r) echo @ ;;
     commit:--allow) echo @folder ;;
+    bench:--format|bench:-f) echo @format ;;
+    bench:--count|bench:-c) echo @ ;;
+    bench:--depth|bench:-d) echo @ ;;
+    bench:--buffer-size|bench:-s) echo @ ;;
+    bench:--step-size|bench:-S) echo @ ;;
+    bench:--offset|bench:-o) echo @ ;;
+    bench:--pattern) echo @ ;;
+    bench:--flush-interval) echo @ ;;
+    bench:--cache|bench:-t) echo @ ;;
+    bench:--allow) echo @folder ;;
+    bench:--output) echo human json ;;
+    dd:--format|dd:-f) echo @format ;;
+    dd:--snapshot|dd:-l) echo @ ;;
+    dd:--target-format|dd:-O) echo @format ;;
+    dd:--allow) echo @folder ;;
     measure:--format|measure:-f) echo @format ;;
     measure:--target-format|measure:-O) echo @format ;;
     measure:--options|measure:-o) echo @ ;;
@@ -135,11 +156,13 @@ _hawser_options()
     create) echo --format= --options= --backing= --backing-format= --overwrite --allow= --force-share --quiet --output= --help ;;
     info) echo --format= --backing-chain --allow= --force-share --output= --help ;;
     check) echo --format= --repair= --force-share --allow= --quiet --output= --help ;;
-    convert) echo --format= --snapshot= --target-format= --options= --compress --level= --size= --existing --overwrite --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
+    convert) echo --format= --snapshot= --target-format= --options= --compress --level= --size= --existing --overwrite --backing= --backing-format= --bitmaps --skip-broken-bitmaps --bitmap= --start= --length= --target-is-zero --salvage --rate= --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     compare) echo --format= --second-format= --snapshot= --second-snapshot= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     map) echo --format= --snapshot= --start-offset= --max-length= --allow= --force-share --output= --help ;;
     resize) echo --format= --shrink --preallocation= --allow= --quiet --output= --help ;;
     commit) echo --format= --base= --keep --rate= --allow= --quiet --help ;;
+    bench) echo --format= --count= --depth= --buffer-size= --step-size= --offset= --write --pattern= --flush-interval= --no-drain --cache= --allow= --force-share --output= --help ;;
+    dd) echo --format= --snapshot= --target-format= --allow= --force-share --quiet --help ;;
     measure) echo --format= --target-format= --options= --size= --allow= --force-share --output= --help ;;
     rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
     amend) echo --format= --options= --force --allow= --quiet --help ;;
@@ -169,6 +192,8 @@ _hawser_operands()
     map) echo @file ;;
     resize) echo @attachment ;;
     commit) echo @file ;;
+    bench) echo @file ;;
+    dd) echo @file ;;
     measure) echo @file ;;
     rebase) echo @file ;;
     amend) echo @file ;;
@@ -210,7 +235,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit measure rebase amend compact snapshot bitmap attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -223,7 +248,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit measure rebase amend compact snapshot bitmap attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.

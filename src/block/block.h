@@ -325,6 +325,8 @@ HWS_MUST_CHECK int co_block_create(const json_t *options, bool overwrite,
 struct block_measure {
     uint64_t required;        /* with what the source holds, if there is one */
     uint64_t fully_allocated; /* with every byte of the device written */
+    uint64_t bitmaps;         /* for the source's persistent bitmaps, on top */
+    bool has_bitmaps;         /* source and target can have some */
 };
 
 /**

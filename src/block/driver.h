@@ -174,7 +174,7 @@ struct block_driver {
                              struct hws_error *err);
     /**
      * The host bytes that an image of these creation options would take. @source what will be
-     * copied into it, or NULL: nothing. Fills all but `bitmaps`.
+     * copied into it, or NULL: nothing.
      */
     int (*co_measure)(const void *create_options, struct block_node *source,
                       struct block_measure *ret, struct hws_error *err);

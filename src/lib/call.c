@@ -114,6 +114,14 @@ int co_call_open_pass(const struct hws_image *image, unsigned flags, struct bloc
     return co_open_with(image, flags, policy, ret, err);
 }
 
+int call_check_load(const struct job_load *load, struct hws_error *err)
+{
+    if (load->threads <= JOB_THREADS_MAX && load->requests <= JOB_REQUESTS_MAX)
+        return 0;
+    return hws_fail(err, EINVAL, "up to %d threads with %d requests each are possible",
+                    JOB_THREADS_MAX, JOB_REQUESTS_MAX);
+}
+
 int co_call_close(struct block_node *node, int result, struct hws_error *err)
 {
     int r = co_block_close(node, result < 0 ? NULL : err);

@@ -10,6 +10,7 @@
 #include "block/block.h"
 #include "block/options.h"
 #include "hawser/image.h"
+#include "job/copy/copy.h"
 
 typedef int call_fn(void *arg, struct hws_error *err);
 
@@ -41,6 +42,9 @@ HWS_MUST_CHECK int co_call_open_cached(const struct hws_image *image, unsigned f
 HWS_MUST_CHECK int co_call_open_told(const struct hws_image *image, unsigned flags,
                                      hws_progress_fn *progress, void *progress_arg,
                                      struct block_node **ret, struct hws_error *err);
+
+/** Does the load keep within what jobs take? */
+HWS_MUST_CHECK int call_check_load(const struct job_load *load, struct hws_error *err);
 
 /** Closes @node. @return @result where that is a failure, else what closing returned. */
 HWS_MUST_CHECK int co_call_close(struct block_node *node, int result, struct hws_error *err);

@@ -3,7 +3,6 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "base/size.h"
 #include "block/driver.h"
 #include "lib/call.h"
 
@@ -41,69 +40,6 @@ static int set_size(const struct measuring *m, struct block_node *source, json_t
     return 0;
 }
 
-/* ---- bitmaps ---- */
-
-#define CLUSTER_BYTES          (64 * 1024)
-#define CLUSTER_BYTES_EXTENDED (128 * 1024)
-
-/* The target's cluster size, from its options: texts that co_block_measure() has accepted. */
-static uint64_t target_cluster(json_t *options)
-{
-    const char *text = json_string_value(json_object_get(options, "cluster_size"));
-    const char *extended = json_string_value(json_object_get(options, "extended_l2"));
-    const char *compat = json_string_value(json_object_get(options, "compat"));
-    uint64_t bytes = 0;
-    if (text && size_parse(text, &bytes, NULL) == 0 && bytes)
-        return bytes;
-    bool old = compat && (!strcmp(compat, "0.10") || !strcmp(compat, "v2"));
-    return old || (extended && !strcmp(extended, "off")) ? CLUSTER_BYTES : CLUSTER_BYTES_EXTENDED;
-}
-
-static uint64_t clusters(uint64_t bytes, uint64_t cluster)
-{
-    return (bytes + cluster - 1) / cluster;
-}
-
-/* Of each bitmap the bits and the table of their clusters, of all the directory: what the target
- * stores when the source's bitmaps are copied too (docs/interop/qcow2.txt of QEMU, "Bitmaps
- * extension"). */
-static uint64_t bitmaps_bytes(json_t *bitmaps, uint64_t size, uint64_t cluster)
-{
-    uint64_t count = 0, directory = 0;
-    size_t i;
-    json_t *bitmap;
-    json_array_foreach(bitmaps, i, bitmap)
-    {
-        uint64_t grain = (uint64_t)json_integer_value(json_object_get(bitmap, "granularity"));
-        size_t name = json_string_length(json_object_get(bitmap, "name"));
-        uint64_t data = clusters(clusters(clusters(size, MAX(grain, (uint64_t)1)), 8), cluster);
-        count += data + clusters(data * 8, cluster);
-        directory += align_up(24 + name, 8);
-    }
-    return (count + clusters(directory, cluster)) * cluster;
-}
-
-/* Can source and target have bitmaps, and what do the source's take? */
-static int co_measure_bitmaps(const struct measuring *m, struct block_node *source, json_t *options,
-                              struct hws_error *err)
-{
-    json_t *info;
-    const char *driver = json_string_value(json_object_get(options, "driver"));
-    if (strcmp(driver, "qcow2") != 0)
-        return 0;
-    int r = co_call_info(source, false, &info, err);
-    if (r < 0)
-        return r;
-    json_t *data = json_object_get(json_object_get(info, "format-specific"), "data");
-    const char *compat = json_string_value(json_object_get(data, "compat"));
-    m->ret->has_bitmaps = compat && strcmp(compat, "0.10") != 0;
-    if (m->ret->has_bitmaps)
-        m->ret->bitmaps = bitmaps_bytes(json_object_get(data, "bitmaps"), block_size(source),
-                                        target_cluster(options));
-    json_decref(info);
-    return 0;
-}
-
 static int co_measure_over(const struct measuring *m, struct block_node *source,
                            struct hws_error *err)
 {
@@ -114,10 +50,10 @@ static int co_measure_over(const struct measuring *m, struct block_node *source,
         r = set_size(m, source, options, err);
     if (r == 0)
         r = co_block_measure(options, source, &found, err);
-    *m->ret =
-        (struct hws_measured){.required = found.required, .fully_allocated = found.fully_allocated};
-    if (r == 0 && source)
-        r = co_measure_bitmaps(m, source, options, err);
+    *m->ret = (struct hws_measured){.required = found.required,
+                                    .fully_allocated = found.fully_allocated,
+                                    .bitmaps = found.bitmaps,
+                                    .has_bitmaps = found.has_bitmaps};
     json_decref(options);
     return r;
 }

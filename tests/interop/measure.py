@@ -24,10 +24,6 @@ def told(case, tool, *arguments):
 
 def expect_same(case, *arguments):
     theirs, ours = told(case, "qemu-img", *arguments), told(case, "ours", *arguments)
-    if theirs is not None:
-        theirs.pop("bitmaps", None)
-    if ours is not None:
-        ours.pop("bitmaps", None)
     if theirs != ours:
         raise Failure(f"measure {' '.join(arguments)}: they say {theirs}, we {ours}")
     return ours
@@ -71,6 +67,19 @@ def source(kind):
     return function
 
 
+def bitmaps(case):
+    size = case.random.choice((1 << 20, 100 << 20, (1 << 30) + 512))
+    case.qemu_img("create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "top", str(size))
+    for n in range(4):
+        name = "b" * case.random.randrange(1, 1000) + str(n)
+        case.qemu_img("bitmap", "--add", "-g", str(512 << case.random.randrange(9)), "top", name)
+        for cluster in CLUSTERS:
+            found = expect_same(case, "-O", "qcow2", "-o", f"cluster_size={cluster},extended_l2=off", "top")
+            if not found["bitmaps"]:
+                raise Failure("bitmaps take no room")
+    expect_same(case, "-O", "qcow2", "-o", "compat=0.10,extended_l2=off,cluster_size=64k", "top")
+
+
 def refusals(case):
     create(case, "a", None)
     for wrong in ((), ("--size", "1G", "a"), ("-O", "nonsense", "a"), ("-o", "cluster_size=1000", "a"),
@@ -84,7 +93,7 @@ def main():
     cases = [(f"size/{cluster}", sizes(cluster)) for cluster in CLUSTERS]
     cases += [(f"source/{kind}/{n}", source(kind)) for kind in (*LAYERS, "raw")
               for n in range(5 if tools.full else 1)]
-    cases += [("refusals", refusals)]
+    cases += [("refusals", refusals), ("bitmaps", bitmaps)]
     return run_cases(tools, cases)
 
 

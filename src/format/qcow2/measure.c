@@ -10,6 +10,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "block/bitmap.h"
 #include "format/qcow2/create.h"
 
 struct shape {
@@ -63,6 +64,22 @@ static int co_count_data(struct block_node *source, uint64_t size, uint64_t clus
     return 0;
 }
 
+/* For each a table, its bits, and an entry of the directory. */
+static uint64_t bitmap_clusters(struct block_node *source, uint64_t cluster)
+{
+    uint64_t clusters = 0, directory = 0;
+    struct block_bitmap *bitmap = NULL;
+    while ((bitmap = block_bitmap_after(source, bitmap))) {
+        if (!bitmap->persistent)
+            continue;
+        uint64_t grains = block_bitmap_grains(bitmap->granularity_bits, block_size(source));
+        uint64_t data = div_round_up(div_round_up(grains, 8), cluster);
+        clusters += data + div_round_up(data * 8, cluster);
+        directory += align_up(sizeof(struct qcow2_disk_bitmap) + strlen(bitmap->name), 8);
+    }
+    return clusters + div_round_up(directory, cluster);
+}
+
 int qcow2_co_measure(const void *create_options, struct block_node *source,
                      struct block_measure *ret, struct hws_error *err)
 {
@@ -88,6 +105,9 @@ int qcow2_co_measure(const void *create_options, struct block_node *source,
         data = guest_clusters;
     else if (source)
         r = co_count_data(source, o->size, shape.cluster, &data, err);
+    ret->has_bitmaps = source && source->driver == &qcow2_driver && h.version >= 3 &&
+                       qcow2_of(source)->header.version >= 3;
+    ret->bitmaps = ret->has_bitmaps ? bitmap_clusters(source, shape.cluster) * shape.cluster : 0;
     ret->required = (tables + data) * shape.cluster;
     ret->fully_allocated = (tables + guest_clusters) * shape.cluster;
     return r;

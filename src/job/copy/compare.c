@@ -63,7 +63,7 @@ static int co_compare_data(struct compare *compare, uint64_t offset, size_t leng
     if (r == 0 && zero)
         memset(a, 0, length);
     else if (r == 0)
-        r = co_read(compare, compare->scan.from, offset, a, length);
+        r = co_read(compare, compare->scan.from, offset + compare->scan.shift, a, length);
     if (r < 0 || memcmp(a, b, length) == 0)
         return r;
     found(compare, offset + first_difference(a, b, length));
@@ -116,7 +116,7 @@ int co_compare(struct block_node *a, struct block_node *b, uint64_t length,
     bool a_longer = block_size(a) >= block_size(b);
     struct compare compare = {
         .scan = {.from = a_longer ? a : b,
-                 .length = length,
+                 .end = length,
                  .load = load,
                  .buffers = 2,
                  .co_piece = co_compare_piece},
@@ -126,5 +126,26 @@ int co_compare(struct block_node *a, struct block_node *b, uint64_t length,
     assert(length <= block_size(compare.scan.from));
     int r = co_scan(&compare.scan, "reading", err);
     *ret_offset = compare.difference;
+    return r;
+}
+
+int co_compare_range(struct block_node *from, struct block_node *to, struct copy_range range,
+                     const struct job_load *load, uint64_t *ret_offset, struct hws_error *err)
+{
+    struct compare compare = {
+        .scan = {.from = from,
+                 .start = range.to,
+                 .end = range.to + range.length,
+                 .shift = range.from - range.to,
+                 .load = load,
+                 .buffers = 2,
+                 .co_piece = co_compare_piece},
+        .other = to,
+        .difference = range.to + range.length,
+    };
+    assert(range_fits(range.from, range.length, block_size(from)));
+    assert(range_fits(range.to, range.length, block_size(to)));
+    int r = co_scan(&compare.scan, "reading", err);
+    *ret_offset = compare.difference - range.to;
     return r;
 }

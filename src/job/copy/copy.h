@@ -35,22 +35,34 @@ struct copy_options {
     uint32_t sparse_bytes;
     bool compress; /* write compressed clusters; -ENOTSUP where the target's format has none */
     int level;     /* of the target's codec; 0: its default */
-    bool target_is_zero; /* the target reads as zeroes: holes need no request */
+    struct block_bitmap *only; /* of the source: only what it marks dirty; NULL: all */
+    bool target_is_zero;       /* the target reads as zeroes: holes need no request */
     bool offload; /* let the storage copy what it can; zeroes inside data are not looked for then */
+    /* What cannot be read becomes zeroes. `lost` is told of each such range, never two at a time;
+       may be NULL. */
+    bool salvage;
+    void (*lost)(void *arg, uint64_t offset, uint64_t length, int error);
+    void *lost_arg;
+};
+
+/** Which bytes go where. Both ranges lie in their images. */
+struct copy_range {
+    uint64_t from, to, length;
 };
 
 struct copy_result {
     uint64_t data_bytes;    /* read and written */
     uint64_t offload_bytes; /* copied by the storage */
     uint64_t zero_bytes;    /* holes */
+    uint64_t lost_bytes;    /* could not be read */
 };
 
 /**
- * Copies bytes [0, @length) of @from to the same place in @to; both are at least that long. The
- * target is not flushed: closing it does that. On failure the target's content is undefined.
+ * Copies a range of @from into @to. The target is not flushed: closing it does that. On failure the
+ * target's content is undefined.
  * @return 0 or -errno; @err tells at which offset, and of which image.
  */
-HWS_MUST_CHECK int co_copy(struct block_node *from, struct block_node *to, uint64_t length,
+HWS_MUST_CHECK int co_copy(struct block_node *from, struct block_node *to, struct copy_range range,
                            const struct copy_options *options, struct copy_result *ret,
                            struct hws_error *err);
 
@@ -61,5 +73,10 @@ HWS_MUST_CHECK int co_copy(struct block_node *from, struct block_node *to, uint6
 HWS_MUST_CHECK int co_compare(struct block_node *a, struct block_node *b, uint64_t length,
                               const struct job_load *load, uint64_t *ret_offset,
                               struct hws_error *err);
+
+/** The same of ranges that both images have. @ret_offset counts from the start of the range. */
+HWS_MUST_CHECK int co_compare_range(struct block_node *from, struct block_node *to,
+                                    struct copy_range range, const struct job_load *load,
+                                    uint64_t *ret_offset, struct hws_error *err);
 
 #endif

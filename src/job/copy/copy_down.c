@@ -98,7 +98,7 @@ int co_copy_down(struct block_node *top, struct block_node *base, const struct j
 {
     struct copy_down c = {
         .scan = {.from = top,
-                 .length = block_size(top),
+                 .end = block_size(top),
                  .load = load,
                  .buffers = 1,
                  .unit = MAX(block_cluster_bytes(base), 4096u),

@@ -13,8 +13,11 @@
 #include "job/copy/scan.h"
 
 struct copy_up {
-    struct scan scan; /* over top */
-    struct block_node *old, *new;
+    struct scan scan; /* over top, or over what is copied into it */
+    struct block_node *top, *old, *new;
+    bool fresh; /* top holds nothing, is over `new` already, and gets what `old` tells else */
+    bool compress;
+    int level;
 };
 
 /* One layer's answer about a range: what it reads as, or where that lies. */
@@ -70,14 +73,31 @@ static int co_read(struct copy_up *c, struct block_node *node, const struct foun
     return r;
 }
 
-static int co_put(struct copy_up *c, uint64_t offset, uint8_t *data, size_t length, bool zero)
+static int co_put_data(struct copy_up *c, uint64_t offset, uint8_t *data, size_t length)
 {
     struct iovec iov;
-    struct block_node *top = c->scan.from;
-    int r = zero ? co_block_write_zeroes(top, offset, length, BLOCK_MAY_UNMAP | BLOCK_OWN)
-                 : co_block_write(top, offset, sgl_one(&iov, data, length), 0);
+    if (!c->compress)
+        return co_block_write(c->top, offset, sgl_one(&iov, data, length), 0);
+    int r = 0;
+    for (size_t at = 0, part; r == 0 && at < length; at += part) {
+        uint64_t here = offset + at, unit = c->scan.unit;
+        part = MIN((size_t)(unit - (here & (unit - 1))), length - at);
+        struct sgl bytes = sgl_one(&iov, data + at, part);
+        /* The end of what is copied may lie inside a cluster that goes on. */
+        r = part == unit || here + part == block_size(c->top)
+                ? co_block_write_compressed(c->top, here, bytes, c->level)
+                : co_block_write(c->top, here, bytes, 0);
+    }
+    return r;
+}
+
+static int co_put(struct copy_up *c, uint64_t offset, uint8_t *data, size_t length, bool zero)
+{
+    unsigned flags = BLOCK_MAY_UNMAP | (c->fresh ? 0 : BLOCK_OWN);
+    int r = zero ? co_block_write_zeroes(c->top, offset, length, flags)
+                 : co_put_data(c, offset, data, length);
     if (r < 0)
-        scan_fail(&c->scan, r, top, offset);
+        scan_fail(&c->scan, r, c->top, offset);
     return r;
 }
 
@@ -154,6 +174,11 @@ static void co_copy_up_piece(struct scan *scan, const struct scan_piece *piece, 
 {
     struct copy_up *c = (struct copy_up *)scan;
     uint64_t at = piece->offset, end = at + piece->length;
+    if (c->fresh) {
+        if (co_copy_hole(c, at, end, buffer) == 0)
+            scan_done(scan, piece->length);
+        return;
+    }
     while (at < end && !atomic_load_explicit(&scan->ended, memory_order_relaxed)) {
         struct block_extent extent;
         int r = co_block_status(scan->from, at, end - at, &extent);
@@ -174,13 +199,35 @@ int co_copy_up(struct block_node *top, struct block_node *backing, const struct 
 {
     struct copy_up c = {
         .scan = {.from = top,
-                 .length = block_size(top),
+                 .end = block_size(top),
                  .load = load,
                  .buffers = 2,
                  .unit = MAX(block_cluster_bytes(top), 4096u),
                  .co_piece = co_copy_up_piece},
+        .top = top,
         .old = block_child(top, BLOCK_BACKING),
         .new = backing,
     };
+    return co_scan(&c.scan, "using", err);
+}
+
+int co_copy_over(struct block_node *from, struct block_node *to, const struct copy_options *options,
+                 struct hws_error *err)
+{
+    struct copy_up c = {
+        .scan = {.from = from,
+                 .end = block_size(from),
+                 .load = &options->load,
+                 .buffers = 2,
+                 .unit = MAX(block_cluster_bytes(to), 512u),
+                 .co_piece = co_copy_up_piece},
+        .top = to,
+        .old = from,
+        .new = block_child(to, BLOCK_BACKING),
+        .fresh = true,
+        .compress = options->compress,
+        .level = options->level,
+    };
+    assert(block_size(to) >= block_size(from));
     return co_scan(&c.scan, "using", err);
 }

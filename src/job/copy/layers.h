@@ -20,6 +20,14 @@ HWS_MUST_CHECK int co_copy_up(struct block_node *top, struct block_node *backing
                               const struct job_load *load, struct hws_error *err);
 
 /**
+ * Gives @to, which holds nothing itself yet and is over a backing file, what @from tells otherwise
+ * than that file, so that both read the same. As co_copy_up() does; of the options it takes load,
+ * compress and level. Not flushed.
+ */
+HWS_MUST_CHECK int co_copy_over(struct block_node *from, struct block_node *to,
+                                const struct copy_options *options, struct hws_error *err);
+
+/**
  * Copies what the layers from @top down to, and without, @base hold into @base, a layer of @top's
  * own chain that is writable and at least as long. All that is read is where @base does not answer
  * itself; zeroes stay zeroes. What @top reads as does not change at any moment. Not flushed.

@@ -39,7 +39,7 @@ void scan_done(struct scan *scan, uint64_t bytes)
     rt_mutex_lock(&scan->guard);
     scan->done += bytes;
     if (load->progress && scan->error == 0 &&
-        load->progress(load->progress_arg, scan->done, scan->length)) {
+        load->progress(load->progress_arg, scan->done, scan->end - scan->start)) {
         scan->error = -ECANCELED;
         scan_end(scan);
     }
@@ -88,11 +88,13 @@ static int co_look_ahead(struct scan *scan)
 {
     uint64_t at = scan->cursor;
     while (at == scan->cursor ||
-           (at < scan->length && (scan->extent_zero || at - scan->cursor < scan->piece_bytes))) {
+           (at < scan->end && (scan->extent_zero || at - scan->cursor < scan->piece_bytes))) {
         struct block_extent extent;
-        int r = co_scan_extent(scan->from, at, scan->length - at, &extent);
-        if (r < 0)
+        int r = co_scan_extent(scan->from, at + scan->shift, scan->end - at, &extent);
+        if (r < 0 && !scan->salvage)
             return r;
+        if (r < 0) /* the read will tell */
+            extent = (struct block_extent){.length = MIN(scan->end - at, scan->piece_bytes)};
         bool zero = extent.flags & BLOCK_STATUS_ZERO;
         if (at > scan->cursor && zero != scan->extent_zero)
             break;
@@ -100,10 +102,10 @@ static int co_look_ahead(struct scan *scan)
         at += extent.length;
     }
     /* In units: a hole that is no whole one is data. */
-    uint64_t end = scan->extent_zero && at < scan->length ? align_down(at, scan->unit) : at;
+    uint64_t end = scan->extent_zero && at < scan->end ? align_down(at, scan->unit) : at;
     if (end == scan->cursor || !scan->extent_zero) {
         scan->extent_zero = false;
-        end = MIN(align_up(at, scan->unit), scan->length);
+        end = MIN(align_up(at, scan->unit), scan->end);
     }
     scan->extent_end = end;
     return 0;
@@ -115,11 +117,11 @@ static bool co_take(struct scan *scan, struct scan_piece *piece)
     int r = 0;
     co_mutex_lock(&scan->lock);
     bool more =
-        scan->cursor < scan->length && !atomic_load_explicit(&scan->ended, memory_order_relaxed);
+        scan->cursor < scan->end && !atomic_load_explicit(&scan->ended, memory_order_relaxed);
     if (more && scan->cursor == scan->extent_end)
         r = co_look_ahead(scan);
     if (r < 0)
-        scan_fail(scan, r, scan->from, scan->cursor);
+        scan_fail(scan, r, scan->from, scan->cursor + scan->shift);
     if (more && r == 0) {
         uint64_t limit = scan->extent_zero
                              ? scan->extent_end
@@ -160,7 +162,7 @@ static unsigned start_workers(struct scan *scan, struct rt_queue **queues)
     const struct job_load *load = scan->load;
     unsigned threads = threads_of(load), started = 0;
     unsigned requests = load->requests ? load->requests : REQUESTS;
-    if (scan->length <= scan->piece_bytes)
+    if (scan->end - scan->start <= scan->piece_bytes)
         threads = requests = 1;
     while (started + 1 < threads &&
            rt_queue_start(rt_current(), "job", &queues[started], NULL) == 0)
@@ -184,7 +186,8 @@ static int verdict(const struct scan *scan, const char *verb_of_others, struct h
         return 0;
     if (!scan->error_node)
         return hws_fail_errno(err, -scan->error, "at %llu of %llu bytes",
-                              (unsigned long long)scan->done, (unsigned long long)scan->length);
+                              (unsigned long long)scan->done,
+                              (unsigned long long)(scan->end - scan->start));
     return hws_fail_errno(err, -scan->error, "%s '%.300s' at offset %llu",
                           scan->error_node == scan->from ? "reading" : verb_of_others,
                           block_filename(scan->error_node), (unsigned long long)scan->error_offset);
@@ -196,6 +199,7 @@ int co_scan(struct scan *scan, const char *verb_of_others, struct hws_error *err
     struct rt_queue *queues[JOB_THREADS_MAX];
     scan->unit = MAX(scan->unit, (uint64_t)1);
     scan->piece_bytes = MAX(SCAN_PIECE_BYTES, scan->unit);
+    scan->cursor = scan->extent_end = scan->start;
     co_mutex_init(&scan->lock);
     rt_mutex_init(&scan->guard);
     co_group_init(&scan->workers);

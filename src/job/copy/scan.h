@@ -29,7 +29,8 @@ struct scan_piece {
 struct scan {
     /* Set by the owner. */
     struct block_node *from;
-    uint64_t length; /* of the source, from 0 on */
+    uint64_t start, end; /* where pieces lie; the source has them at `shift` more (modulo 2^64) */
+    uint64_t shift;
     const struct job_load *load;
     unsigned buffers; /* of a piece for each worker */
     uint64_t unit;    /* holes and data are told apart in units of this, a power of two; 0: 1 */
@@ -41,6 +42,7 @@ struct scan {
     struct co_mutex lock; /* of the cursor */
     uint64_t cursor, extent_end;
     bool extent_zero;
+    bool salvage;          /* what the map of cannot be read is data; set by the owner */
     struct rt_mutex guard; /* of the rest */
     uint64_t done;
     uint64_t paced_ns; /* until when the bytes moved so far have been paid for */
@@ -51,7 +53,7 @@ struct scan {
     struct co_group workers;
 };
 
-/** Goes over [0, scan->length). @return 0, or what the first failure was, told in @err. */
+/** Goes over [scan->start, scan->end). @return 0, or what the first failure was, told in @err. */
 HWS_MUST_CHECK int co_scan(struct scan *scan, const char *verb_of_others, struct hws_error *err);
 
 /**
