@@ -369,6 +369,10 @@ struct hws_convert {
     const char *bitmap;
     /** With `existing`: the target reads as zeroes, so that holes need not be written. */
     bool target_is_zero;
+    /** Go on where a call before this one with the same source, target and options was cut off, by
+     * whatever, and leave what is needed for that if this one is. It lies beside the target
+     * (TARGET.convert-partial, TARGET.convert-journal). -ESTALE where the source has changed. */
+    bool resume;
     /** What cannot be read becomes zeroes, and is reported. */
     bool salvage;
     hws_report_fn *report; /* told of each range that is lost; may be NULL */
@@ -380,6 +384,7 @@ struct hws_converted {
     uint64_t data_bytes;    /* read and written */
     uint64_t offload_bytes; /* copied by the storage itself */
     uint64_t zero_bytes;    /* holes */
+    uint64_t resumed_bytes; /* copied by calls before this one */
     uint64_t lost_bytes;    /* could not be read; zeroes now */
 };
 

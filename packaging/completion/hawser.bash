@@ -156,7 +156,7 @@ _hawser_options()
     create) echo --format= --options= --backing= --backing-format= --overwrite --allow= --force-share --quiet --output= --help ;;
     info) echo --format= --backing-chain --allow= --force-share --output= --help ;;
     check) echo --format= --repair= --force-share --allow= --quiet --output= --help ;;
-    convert) echo --format= --snapshot= --target-format= --options= --compress --level= --size= --existing --overwrite --backing= --backing-format= --bitmaps --skip-broken-bitmaps --bitmap= --start= --length= --target-is-zero --salvage --rate= --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
+    convert) echo --format= --snapshot= --target-format= --options= --compress --level= --size= --existing --overwrite --backing= --backing-format= --bitmaps --skip-broken-bitmaps --bitmap= --start= --length= --target-is-zero --resume --salvage --rate= --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     compare) echo --format= --second-format= --snapshot= --second-snapshot= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     map) echo --format= --snapshot= --start-offset= --max-length= --allow= --force-share --output= --help ;;
     resize) echo --format= --shrink --preallocation= --allow= --quiet --output= --help ;;

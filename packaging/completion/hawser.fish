@@ -68,6 +68,7 @@ complete -c hawser -n '__fish_seen_subcommand_from convert' -l bitmap -r -d 'cop
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l start -r -d 'copy from this offset of the source on'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l length -r -d 'copy at most this much of the source'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l target-is-zero -d 'with -n: the target reads as zeroes, so that holes need no writing'
+complete -c hawser -n '__fish_seen_subcommand_from convert' -l resume -d 'go on where the same command was cut off, and keep what is needed for that if this one is'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l salvage -d 'go on where the source cannot be read: the target has zeroes there, and they are told'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l rate -s r -r -d 'bytes a second at most'
 complete -c hawser -n '__fish_seen_subcommand_from convert' -l sparse -s S -r -d 'zeroes in runs of SIZE become holes; 4k if not given, 0 writes all zeroes of data'

@@ -14,7 +14,7 @@ struct convert_options {
     struct cli_list driver_options, allow;
     const char *backing, *backing_format, *bitmap;
     bool compress, existing, offload, overwrite, verify, no_sync, force_share, quiet;
-    bool salvage, target_is_zero, bitmaps, skip_broken;
+    bool resume, salvage, target_is_zero, bitmaps, skip_broken;
     uint64_t level, sparse, size, threads, requests, rate, start, length;
     int output;
 };
@@ -29,11 +29,11 @@ static void print_lost(void *arg, const char *line)
 
 static void print_json(const struct hws_converted *done, const char *target)
 {
-    out_json(json_pack("{s:o, s:I, s:I, s:I, s:I, s:I}", "filename", out_string(target),
-                       "virtual-size", (json_int_t)done->virtual_size, "data-bytes",
-                       (json_int_t)done->data_bytes, "offload-bytes",
-                       (json_int_t)done->offload_bytes, "zero-bytes", (json_int_t)done->zero_bytes,
-                       "lost-bytes", (json_int_t)done->lost_bytes));
+    out_json(json_pack(
+        "{s:o, s:I, s:I, s:I, s:I, s:I, s:I}", "filename", out_string(target), "virtual-size",
+        (json_int_t)done->virtual_size, "data-bytes", (json_int_t)done->data_bytes, "offload-bytes",
+        (json_int_t)done->offload_bytes, "zero-bytes", (json_int_t)done->zero_bytes, "lost-bytes",
+        (json_int_t)done->lost_bytes, "resumed-bytes", (json_int_t)done->resumed_bytes));
 }
 
 static void print_human(const struct hws_converted *done, const char *target)
@@ -99,6 +99,7 @@ static struct hws_convert to_how(const struct convert_options *options)
         .backing = options->backing,
         .backing_format = options->backing_format,
         .target_is_zero = options->target_is_zero,
+        .resume = options->resume,
         .salvage = options->salvage,
         .bitmap = options->bitmap,
         .bitmaps = options->bitmaps || options->skip_broken,
@@ -194,6 +195,8 @@ static const struct cli_option table[] = {
      "copy at most this much of the source"},
     {"target-is-zero", 0, CLI_FLAG, offsetof(struct convert_options, target_is_zero), NULL,
      "with -n: the target reads as zeroes, so that holes need no writing"},
+    {"resume", 0, CLI_FLAG, offsetof(struct convert_options, resume), NULL,
+     "go on where the same command was cut off, and keep what is needed for that if this one is"},
     {"salvage", 0, CLI_FLAG, offsetof(struct convert_options, salvage), NULL,
      "go on where the source cannot be read: the target has zeroes there, and they are told"},
     {"rate", 'r', CLI_SIZE, offsetof(struct convert_options, rate), "SIZE",

@@ -11,8 +11,12 @@
 #include "job/copy/layers.h"
 #include "job/overlay/overlay.h"
 #include "lib/call.h"
+#include "lib/resume.h"
 #include <limits.h>
 #include <sys/stat.h>
+
+/* How much work a kill may cost. */
+#define CHECKPOINT_NS ((uint64_t)1000000000)
 
 struct conversion {
     const struct hws_image *from, *to;
@@ -22,9 +26,11 @@ struct conversion {
     uint64_t copied;            /* of the sources before this one */
     struct job_load load;
     struct hws_converted *ret;
-    char *path;        /* of the target's file; NULL where it is no file of this host */
-    char *temporary;   /* beside it; NULL: the target is made under its own name */
-    char *description; /* what is created and opened */
+    char *path;                /* of the target's file; NULL where it is no file of this host */
+    char *temporary;           /* beside it; NULL: the target is made under its own name */
+    char *description;         /* what is created and opened */
+    struct resume resume;      /* where how->resume */
+    struct block_node *target; /* while it is filled */
 };
 
 /* ---- where the target goes ---- */
@@ -48,8 +54,11 @@ static int name_target(struct conversion *c, struct hws_error *err)
         r = hws_fail(err, EEXIST, "'%.300s' exists", path);
     else if (is_file && (!exists || S_ISREG(st.st_mode))) {
         c->path = exists ? realpath(path, NULL) : strdup(path);
-        if (!c->path ||
-            asprintf(&c->temporary, "%s.convert-%08x", c->path, (unsigned)rt_random_u64()) < 0) {
+        const char *ending = "partial";
+        char number[16];
+        snprintf(number, sizeof(number), "%08x", (unsigned)rt_random_u64());
+        if (!c->path || asprintf(&c->temporary, "%s.convert-%s", c->path,
+                                 c->how->resume ? ending : number) < 0) {
             c->temporary = NULL;
             r = hws_fail(err, ENOMEM, "out of memory");
         } else {
@@ -123,6 +132,14 @@ static int tell_progress(void *arg, uint64_t done_bytes, uint64_t total_bytes)
     return c->how->progress(c->how->progress_arg, c->copied + done_bytes, c->length);
 }
 
+static int co_checkpoint(void *arg, uint64_t done_offset, struct hws_error *err)
+{
+    struct conversion *c = arg;
+    int r = co_block_flush(c->target);
+    return r < 0 ? hws_fail_errno(err, -r, "flushing '%.300s'", c->temporary)
+                 : co_resume_note(&c->resume, done_offset, err);
+}
+
 static void tell_lost(void *arg, uint64_t offset, uint64_t length, int error)
 {
     struct conversion *c = arg;
@@ -137,11 +154,20 @@ static void tell_lost(void *arg, uint64_t offset, uint64_t length, int error)
 static int co_copy_sources(struct conversion *c, struct block_node *to,
                            const struct copy_options *options, struct hws_error *err)
 {
-    uint64_t at = 0;
+    uint64_t at = 0, done = c->resume.durable;
     int r = 0;
+    c->target = to;
     for (unsigned i = 0; i < sources(c) && r == 0; i++) {
         struct copy_range range = range_of(c, i, at);
         struct copy_result result;
+        if (done > at) { /* by a call before this one */
+            uint64_t skip = MIN(done - at, range.length);
+            range.from += skip;
+            range.to += skip;
+            range.length -= skip;
+            at += skip;
+            c->ret->resumed_bytes += skip;
+        }
         c->copied = at;
         r = co_copy(c->source[i], to, range, options, &result, err);
         c->ret->data_bytes += result.data_bytes;
@@ -234,7 +260,9 @@ static int co_open_and_fill(struct conversion *c, struct hws_error *err)
     int r = co_call_open_cached(&image, BLOCK_OPEN_WRITE, cache, &to, err);
     if (r < 0)
         return r;
-    r = co_fill(c, to, c->temporary != NULL || c->how->target_is_zero, err);
+    /* What a call before this one wrote behind what is durable may be anything. */
+    bool is_zero = (c->temporary && !c->resume.found) || c->how->target_is_zero;
+    r = co_fill(c, to, is_zero, err);
     return co_call_close(to, r, err);
 }
 
@@ -263,6 +291,39 @@ static int co_look_at_backing(const struct conversion *c, struct hws_create *cre
     return co_call_close(node, 0, err);
 }
 
+/* A kill leaks clusters: they go before the rest is written. */
+static int co_mend(struct conversion *c, struct hws_error *err)
+{
+    struct hws_image image = *c->to;
+    struct block_check check = {0};
+    struct block_node *node;
+    image.path = c->description;
+    int r = co_call_open(&image, BLOCK_OPEN_WRITE | BLOCK_OPEN_CHECK | BLOCK_OPEN_NO_BACKING, &node,
+                         err);
+    if (r < 0)
+        return r;
+    r = co_block_check(node, BLOCK_REPAIR_LEAKS, &check, err);
+    if (r == 0 && (check.corruptions || check.errors))
+        r = hws_fail(err, EIO, "'%.300s' is corrupt; delete it to begin anew", c->temporary);
+    return co_call_close(node, r == -ENOTSUP ? 0 : r, err);
+}
+
+static int co_begin_resume(struct conversion *c, struct hws_create *create, struct hws_error *err)
+{
+    if (!c->temporary)
+        return hws_fail(err, ENOTSUP, "'%.300s' is no file: what is made there is not resumed",
+                        c->to->path);
+    int r = co_resume_find(&c->resume, c->path, c->source, sources(c), create->size_bytes, c->from,
+                           c->to, c->how, err);
+    create->overwrite = true; /* of one that was left before there was a journal */
+    if (r == 0 && c->resume.found)
+        r = co_mend(c, err);
+    c->load.co_checkpoint = co_checkpoint;
+    c->load.checkpoint_arg = c;
+    c->load.checkpoint_ns = CHECKPOINT_NS;
+    return r;
+}
+
 static int co_create_target(struct conversion *c, struct hws_error *err)
 {
     struct hws_create create = {
@@ -282,9 +343,14 @@ static int co_create_target(struct conversion *c, struct hws_error *err)
         r = refuse_own_chain(c, c->source[i], err);
     if (r < 0)
         return r;
+    if (c->how->resume)
+        r = co_begin_resume(c, &create, err);
+    if (r < 0 || c->resume.found)
+        return r;
     struct hws_image image = *c->to;
     image.path = c->description;
-    return co_call_create(&image, &create, err);
+    r = co_call_create(&image, &create, err);
+    return r == 0 && c->how->resume ? co_resume_note(&c->resume, 0, err) : r;
 }
 
 static int co_make(struct conversion *c, struct hws_error *err)
@@ -299,7 +365,9 @@ static int co_make(struct conversion *c, struct hws_error *err)
         r = overlay_keep_owner(c->path, c->temporary, err);
     if (r == 0 && c->temporary)
         r = co_rename(c->temporary, c->path, err);
-    if (r < 0 && c->temporary && co_unlink(c->temporary, NULL) < 0)
+    if (r == 0 && c->how->resume)
+        co_resume_end(&c->resume);
+    if (r < 0 && c->temporary && !c->how->resume && co_unlink(c->temporary, NULL) < 0)
         (void)hws_wrap(err, r, "'%.200s' is left", c->temporary);
     return r;
 }
@@ -316,6 +384,10 @@ static int check(const struct hws_convert *how, struct hws_error *err)
         return hws_fail(err, EINVAL, "bitmaps are of the whole of one source");
     if (how->bitmap && how->verify)
         return hws_fail(err, EINVAL, "a target that gets parts of the source differs from it");
+    if (how->resume && (how->existing || how->no_sync || how->backing || how->bitmap))
+        return hws_fail(err, EINVAL,
+                        "only a new target that holds all of the source, and is synced, can be "
+                        "resumed");
     if (how->salvage && how->verify)
         return hws_fail(err, EINVAL, "what cannot be read cannot be verified");
     return 0;
@@ -364,6 +436,7 @@ int hws_convert(const struct hws_image *from, const struct hws_image *to,
     if (r == 0)
         r = call_run(co_convert, &c, err);
     free(c.source);
+    resume_free(&c.resume);
     free(c.path);
     free(c.temporary);
     free(c.description);

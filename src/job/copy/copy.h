@@ -27,6 +27,13 @@ struct job_load {
      */
     int (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_arg;
+    /**
+     * Called now and then where set, never twice at a time: all that lies in front of @done_offset
+     * (of the target) is copied. A failure ends the job, with its text in @err.
+     */
+    int (*co_checkpoint)(void *arg, uint64_t done_offset, struct hws_error *err);
+    void *checkpoint_arg;
+    uint64_t checkpoint_ns; /* the least time between two calls */
 };
 
 struct copy_options {

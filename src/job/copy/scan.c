@@ -111,8 +111,49 @@ static int co_look_ahead(struct scan *scan)
     return 0;
 }
 
+/* ---- checkpoints ---- */
+
+struct active {
+    struct list link;
+    uint64_t offset;
+};
+
+/* Everything in front of the first piece that is not done. Caller holds the guard. */
+static uint64_t done_offset(struct scan *scan)
+{
+    if (list_empty(&scan->active))
+        return scan->cursor;
+    return list_entry(scan->active.next, struct active, link)->offset;
+}
+
+/* By one worker at a time; the others go on. */
+static void co_checkpoint(struct scan *scan)
+{
+    const struct job_load *load = scan->load;
+    uint64_t now = load->co_checkpoint ? rt_now_ns() : 0;
+    if (!load->co_checkpoint)
+        return;
+    rt_mutex_lock(&scan->guard);
+    bool mine =
+        !scan->checking && scan->error == 0 && now - scan->checked_ns >= load->checkpoint_ns;
+    uint64_t offset = mine ? done_offset(scan) : 0;
+    if (mine) {
+        scan->checking = true;
+        scan->checked_ns = now;
+    }
+    rt_mutex_unlock(&scan->guard);
+    if (!mine)
+        return;
+    int r = load->co_checkpoint(load->checkpoint_arg, offset, &scan->failed_check);
+    if (r < 0)
+        scan_fail(scan, r, NULL, offset);
+    rt_mutex_lock(&scan->guard);
+    scan->checking = false;
+    rt_mutex_unlock(&scan->guard);
+}
+
 /* @return false at the end, or where the scan has ended. */
-static bool co_take(struct scan *scan, struct scan_piece *piece)
+static bool co_take(struct scan *scan, struct scan_piece *piece, struct active *active)
 {
     int r = 0;
     co_mutex_lock(&scan->lock);
@@ -128,7 +169,11 @@ static bool co_take(struct scan *scan, struct scan_piece *piece)
                              : align_down(scan->cursor, scan->piece_bytes) + scan->piece_bytes;
         uint64_t end = MIN(scan->extent_end, limit);
         *piece = (struct scan_piece){scan->cursor, end - scan->cursor, scan->extent_zero};
+        rt_mutex_lock(&scan->guard);
+        active->offset = piece->offset;
+        list_push_back(&scan->active, &active->link);
         scan->cursor = end;
+        rt_mutex_unlock(&scan->guard);
     }
     co_mutex_unlock(&scan->lock);
     return more && r == 0;
@@ -141,8 +186,14 @@ static void co_worker(void *arg)
     autofree uint8_t *buffer = aligned_alloc(BUFFER_ALIGNMENT, scan->buffers * scan->piece_bytes);
     if (!buffer)
         scan_fail(scan, -ENOMEM, NULL, 0);
-    while (buffer && co_take(scan, &piece))
+    struct active active;
+    while (buffer && co_take(scan, &piece, &active)) {
         scan->co_piece(scan, &piece, buffer);
+        rt_mutex_lock(&scan->guard);
+        list_del(&active.link); /* after a failure nobody asks any more */
+        rt_mutex_unlock(&scan->guard);
+        co_checkpoint(scan);
+    }
     co_group_done(&scan->workers);
 }
 
@@ -184,6 +235,10 @@ static int verdict(const struct scan *scan, const char *verb_of_others, struct h
 {
     if (scan->error == 0)
         return 0;
+    if (scan->failed_check.code && err) {
+        *err = scan->failed_check;
+        return scan->error;
+    }
     if (!scan->error_node)
         return hws_fail_errno(err, -scan->error, "at %llu of %llu bytes",
                               (unsigned long long)scan->done,
@@ -202,6 +257,8 @@ int co_scan(struct scan *scan, const char *verb_of_others, struct hws_error *err
     scan->cursor = scan->extent_end = scan->start;
     co_mutex_init(&scan->lock);
     rt_mutex_init(&scan->guard);
+    list_init(&scan->active);
+    scan->checked_ns = rt_now_ns();
     co_group_init(&scan->workers);
     unsigned started = start_workers(scan, queues);
     co_group_add(&scan->workers, 1);

@@ -11,6 +11,7 @@
 #define JOB_COPY_SCAN_H
 
 #include "block/block.h"
+#include "base/list.h"
 #include "job/copy/copy.h"
 #include "rt/sync.h"
 #include <stdatomic.h>
@@ -50,6 +51,10 @@ struct scan {
     uint64_t error_offset;
     const struct block_node *error_node; /* NULL: stopped, or no memory */
     _Atomic bool ended;
+    struct list active;  /* pieces being worked on, ascending; guarded by `guard` */
+    uint64_t checked_ns; /* when the last checkpoint began */
+    bool checking;
+    struct hws_error failed_check;
     struct co_group workers;
 };
 
