@@ -32,10 +32,10 @@ static int co_compare_images(void *arg, struct hws_error *err)
 {
     struct comparison *c = arg;
     struct block_node *a, *b;
-    int r = co_call_open(c->a, 0, &a, err);
+    int r = co_call_open_pass(c->a, 0, &a, err);
     if (r < 0)
         return r;
-    r = co_call_open(c->b, 0, &b, err);
+    r = co_call_open_pass(c->b, 0, &b, err);
     if (r == 0)
         r = co_call_close(b, co_compare_open(c, a, b, err), err);
     return co_call_close(a, r, err);

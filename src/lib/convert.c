@@ -28,6 +28,7 @@ struct conversion {
     struct hws_converted *ret;
     char *path;                /* of the target's file; NULL where it is no file of this host */
     char *temporary;           /* beside it; NULL: the target is made under its own name */
+    char *data_file;           /* of a target that failed; made for it */
     char *description;         /* what is created and opened */
     struct resume resume;      /* where how->resume */
     struct block_node *target; /* while it is filled */
@@ -263,6 +264,9 @@ static int co_open_and_fill(struct conversion *c, struct hws_error *err)
     /* What a call before this one wrote behind what is durable may be anything. */
     bool is_zero = (c->temporary && !c->resume.found) || c->how->target_is_zero;
     r = co_fill(c, to, is_zero, err);
+    const struct block_node *data = block_child(to, BLOCK_DATA);
+    if (r < 0 && data && c->temporary)
+        c->data_file = strdup(block_filename(data));
     return co_call_close(to, r, err);
 }
 
@@ -353,6 +357,17 @@ static int co_create_target(struct conversion *c, struct hws_error *err)
     return r == 0 && c->how->resume ? co_resume_note(&c->resume, 0, err) : r;
 }
 
+/* What was made for a target that did not come about. A device stays. */
+static void co_remove_made(const struct conversion *c, int r, struct hws_error *err)
+{
+    struct stat data;
+    if (co_unlink(c->temporary, NULL) < 0)
+        (void)hws_wrap(err, r, "'%.200s' is left", c->temporary);
+    if (c->data_file && stat(c->data_file, &data) == 0 && S_ISREG(data.st_mode) &&
+        co_unlink(c->data_file, NULL) < 0)
+        (void)hws_wrap(err, r, "'%.200s' is left", c->data_file);
+}
+
 static int co_make(struct conversion *c, struct hws_error *err)
 {
     if (c->how->existing)
@@ -367,8 +382,8 @@ static int co_make(struct conversion *c, struct hws_error *err)
         r = co_rename(c->temporary, c->path, err);
     if (r == 0 && c->how->resume)
         co_resume_end(&c->resume);
-    if (r < 0 && c->temporary && !c->how->resume && co_unlink(c->temporary, NULL) < 0)
-        (void)hws_wrap(err, r, "'%.200s' is left", c->temporary);
+    if (r < 0 && c->temporary && !c->how->resume)
+        co_remove_made(c, r, err);
     return r;
 }
 
@@ -439,6 +454,7 @@ int hws_convert(const struct hws_image *from, const struct hws_image *to,
     resume_free(&c.resume);
     free(c.path);
     free(c.temporary);
+    free(c.data_file);
     free(c.description);
     return r;
 }
