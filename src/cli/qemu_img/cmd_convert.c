@@ -166,8 +166,6 @@ static int run(struct qi_conversion *c, int argc, char **argv)
         return 1;
     if (optind + 2 > argc)
         return qi_error("Must specify image file name");
-    if (c->salvage || c->bitmaps || c->target_is_zero || c->rate)
-        return qi_error("-r, --salvage, --bitmaps and --target-is-zero are not supported");
     if (c->existing && c->text)
         return qi_error("-o has no effect when skipping image creation");
     c->sources = argv + optind;

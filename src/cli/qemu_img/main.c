@@ -12,6 +12,10 @@ static const struct command {
 } commands[] = {
     {"amend", qi_amend,
      "[--image-opts] [-p] [-q] [-f fmt] [-t cache] [--force] -o options filename"},
+    {"bench", qi_bench,
+     "[-c count] [-d depth] [-f fmt] [--flush-interval=flush_interval] [-i aio] [--no-drain] [-o "
+     "offset] [--pattern=pattern] [-q] [-s buffer_size] [-S step_size] [-t cache] [-w] [-U] "
+     "filename"},
     {"bitmap", qi_bitmap,
      "(--merge SOURCE | --add | --remove | --clear | --enable | --disable)... [-b source_file [-F "
      "source_fmt]] [-g granularity] [--image-opts | -f fmt] filename bitmap"},
@@ -28,6 +32,9 @@ static const struct command {
      "snapshot_param] [-S sparse_size] [-m num_coroutines] [-W] filename output_filename"},
     {"create", qi_create,
      "[-q] [-f fmt] [-b backing_file [-F backing_fmt]] [-u] [-o options] filename [size]"},
+    {"dd", qi_dd,
+     "[--image-opts] [-U] [-f fmt] [-O output_fmt] [bs=block_size] [count=blocks] [skip=blocks] "
+     "if=input of=output"},
     {"info", qi_info, "[--image-opts] [-f fmt] [--output=ofmt] [--backing-chain] [-U] filename"},
     {"map", qi_map,
      "[--image-opts] [-f fmt] [--start-offset=offset] [--max-length=len] [--output=ofmt] [-U] "
