@@ -77,6 +77,7 @@ static void drop_bits(struct block_bitmap *b)
     free(b->summary);
     b->word = b->summary = NULL;
     b->capacity_words = 0;
+    atomic_store(&b->loaded, false);
 }
 
 static int fail_reserve(const struct block_bitmap *b, int r, uint64_t size_bytes,
@@ -191,6 +192,7 @@ static int co_add_bits(struct block_bitmap *b, struct hws_error *err)
         return fail_reserve(b, r, block_size(b->node), err);
     if (b->persistent)
         r = b->node->driver->co_bitmap_add(b->node, b, err);
+    atomic_store(&b->loaded, r == 0);
     if (r == 0 && b->enabled)
         block_bitmap_track(b);
     return r;
@@ -240,6 +242,20 @@ int co_block_bitmap_remove(struct block_bitmap *b, struct hws_error *err)
 
 /* ---- changing ---- */
 
+/* One at a time: whoever comes meanwhile waits for all the bits. */
+static int co_load(struct block_bitmap *b, struct hws_error *err)
+{
+    int r = block_bitmap_make_bits(b);
+    if (r < 0)
+        return fail_reserve(b, r, block_size(b->node), err);
+    r = b->node->driver->co_bitmap_load(b->node, b, err);
+    if (r < 0)
+        drop_bits(b);
+    else
+        atomic_store_explicit(&b->loaded, true, memory_order_release);
+    return r;
+}
+
 int co_block_bitmap_load(struct block_bitmap *b, struct hws_error *err)
 {
     if (b->inconsistent)
@@ -247,14 +263,11 @@ int co_block_bitmap_load(struct block_bitmap *b, struct hws_error *err)
                         "'%.200s': the bitmap '%.200s' was not stored by the program that used it "
                         "last: it is inconsistent, and can only be removed",
                         b->node->filename, b->name);
-    if (b->word)
+    if (atomic_load_explicit(&b->loaded, memory_order_acquire))
         return 0;
-    int r = block_bitmap_make_bits(b);
-    if (r < 0)
-        return fail_reserve(b, r, block_size(b->node), err);
-    r = b->node->driver->co_bitmap_load(b->node, b, err);
-    if (r < 0)
-        drop_bits(b);
+    co_mutex_lock(&b->node->core->bitmap_loading);
+    int r = atomic_load(&b->loaded) ? 0 : co_load(b, err);
+    co_mutex_unlock(&b->node->core->bitmap_loading);
     return r;
 }
 

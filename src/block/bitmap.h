@@ -48,15 +48,16 @@ struct block_bitmap {
     char *name; /* NULL: nobody finds it, and no format stores it */
     unsigned granularity_bits;
     bool persistent;
-    bool enabled;      /* follows changes; a persistent one from the image's first change on */
-    bool inconsistent; /* was not stored by whoever used it last: its bits mean nothing */
-    bool changed;      /* differs from what the format has stored */
-    void *stored;      /* the format's own */
+    bool enabled; /* follows changes; a persistent one from the image's first change on */
+    _Atomic bool inconsistent; /* was not stored by whoever used it last: its bits mean nothing */
+    bool changed;              /* differs from what the format has stored */
+    void *stored;              /* the format's own */
 
     uint64_t bits; /* grains, the last one may be cut short by the end of the node */
     uint64_t capacity_words;
     _Atomic uint64_t *word;    /* bit i: word[i / 64] >> i % 64. NULL: not loaded */
     _Atomic uint64_t *summary; /* never cleared while the node may be written */
+    _Atomic bool loaded;       /* the bits are all there */
     bool tracked;
     struct block_bitmap *_Atomic next_tracked;
 };

@@ -92,6 +92,7 @@ struct block_core {
 
     struct list bitmaps;                  /* of struct block_bitmap; bitmap.c */
     uint64_t bitmap_bytes;                /* of the bits in memory */
+    struct co_mutex bitmap_loading;       /* of their bits */
     struct block_bitmap *_Atomic tracked; /* those that follow changes now */
 
     struct rt_mutex corrupt_guard; /* and the making of `tracked` */

@@ -45,6 +45,7 @@ void node_free(struct block_node *node)
     struct block_core *core = node->core;
     if (core) {
         bitmaps_free(node);
+        co_mutex_destroy(&core->bitmap_loading);
         list_del(&core->pending);
         bounce_destroy(&core->bounce);
         serial_destroy(&core->serial);

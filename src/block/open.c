@@ -51,6 +51,7 @@ static struct block_core *new_core(const struct place *place)
     list_init(&core->flush.requests);
     core->flush.dirty = true; /* what others wrote before counts as written */
     list_init(&core->bitmaps);
+    co_mutex_init(&core->bitmap_loading);
     rt_mutex_init(&core->corrupt_guard);
     rt_mutex_init(&core->shortcut_guard);
     return core;
