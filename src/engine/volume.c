@@ -87,10 +87,17 @@ static int co_open_patiently(struct volume *volume, bool inherits, struct block_
     return r;
 }
 
+/* Where something goes on after this process: a device that outlives it, or, where there is none,
+ * clients over the network, who come back. What a FUSE device had goes with it. */
+static bool has_use_for_keep(const struct volume_config *config)
+{
+    return !config->read_only && (config->via == DEVICE_NONE || device_way_outlives(config->via));
+}
+
 static int co_open_keep(struct volume *volume, bool inherits, struct hws_error *err)
 {
     const char *path = volume->config.keep;
-    if (!path || volume->config.read_only || !device_way_outlives(volume->config.via))
+    if (!path || !has_use_for_keep(&volume->config))
         return 0;
     const uint64_t deadline = rt_now_ns() + LOCK_PATIENCE_NS;
     int r;

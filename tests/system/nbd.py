@@ -13,12 +13,19 @@ OPTION = b"IHAVEOPT"
 
 
 class Engine:
-    def __init__(self, *words):
+    def __init__(self, *words, volume=None):
+        """Of an image as @words say, or of a @volume as configurations have them."""
         self.socket = os.path.abspath("nbd.sock")
         self.control = os.path.abspath("control.sock")
-        self.process = subprocess.Popen(
-            [HAWSER, "serve", f"--nbd=unix:{self.socket}", f"--socket={self.control}", "--name=disk",
-             "--log-level=warning", *words], stderr=subprocess.PIPE, text=True)
+        if volume:
+            words = ["--config=engine.json"]
+            with open("engine.json", "w") as file:
+                json.dump({"socket": self.control, "log-level": "warning",
+                           "nbd": {"listen": [f"unix:{self.socket}"]}, "volumes": [{"name": "disk", **volume}]}, file)
+        else:
+            words = [f"--nbd=unix:{self.socket}", f"--socket={self.control}", "--name=disk",
+                     "--log-level=warning", *words]
+        self.process = subprocess.Popen([HAWSER, "serve", *words], stderr=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 30
         while not os.path.exists(self.control):
             assert self.process.poll() is None, self.process.stderr.read()
@@ -31,10 +38,10 @@ class Engine:
     def uri(self, name="disk"):
         return f"nbd+unix:///{name}?socket={self.socket}"
 
-    def call(self, method):
+    def call(self, method, **params):
         with socket.socket(socket.AF_UNIX) as s:
             s.connect(self.control)
-            s.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode() + b"\n")
+            s.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n")
             return json.loads(s.makefile().readline())["result"]
 
     def connect(self):
@@ -42,6 +49,12 @@ class Engine:
         s.settimeout(30)
         s.connect(self.socket)
         return s
+
+    def kill(self):
+        self.process.kill()
+        self.process.communicate(timeout=30)
+        os.unlink(self.socket)
+        os.unlink(self.control)
 
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGTERM)
@@ -249,6 +262,33 @@ def test_a_client_may_vanish_at_any_byte():
             assert time.monotonic() < deadline, "connections are left"
             time.sleep(0.05)
     run("qemu-img", "check", "-q", name)
+
+
+def test_a_keep_outlives_a_kill():
+    """Clients come back, so what was answered and not flushed must be there: also what was written since an
+    internal snapshot, which lies at new places."""
+    need_tool("qemu-img", "qemu-io")
+    name, keep = image("4M"), os.path.abspath("keep")
+    volume = {"image": os.path.abspath(name), "format": "qcow2", "via": "none", "keep": keep}
+    for byte in range(1, 4):
+        engine = Engine(volume=volume)
+        engine.call("internal-snapshot", action="create", name=f"before-{byte}")
+        with engine.connect() as s:
+            negotiate(s)
+            for at in range(0, 2 << 20, 512 << 10):
+                s.sendall(request(1, at, at, 65536) + bytes([byte]) * 65536)
+                assert answer(s) == (0, at)
+            engine.kill()
+        assert os.path.exists(keep)
+    with Engine(volume=volume) as engine:
+        for at in range(0, 2 << 20, 512 << 10):
+            run("qemu-io", "-r", "-f", "raw", "-c", f"read -P 3 {at} 65536", engine.uri())
+    assert not os.path.exists(keep)
+    run("qemu-img", "check", "-q", "-r", "leaks", name)
+    for byte in range(1, 4):
+        run("qemu-img", "convert", "-l", f"before-{byte}", "-O", "raw", name, "before.raw")
+        with open("before.raw", "rb") as file:
+            assert file.read(65536) == bytes([byte - 1]) * 65536, byte
 
 
 def test_addresses_that_are_none():
