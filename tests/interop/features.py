@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Images with what only qemu's tools make, read and written by hawser: internal snapshots, compressed
-clusters, dirty images with lazy refcounts, bitmaps; killed writers, and longer runs of mixed operations. SPDX-License-Identifier: Apache-2.0
+clusters, dirty images with lazy refcounts; killed writers, and longer runs of mixed operations. SPDX-License-Identifier: Apache-2.0
 """
 import signal
 import sys
@@ -161,29 +161,6 @@ def killed(case, cluster_size, tool, options):
     check_all(case, reference)
 
 
-# ---- bitmaps ------------------------------------------------------------------------------------------------
-
-def bitmaps(case, cluster_size):
-    """Persistent bitmaps are counted by the check. A write by us makes them stale, as the format wants, and
-    their clusters leaks; freed, the image is clean for both."""
-    size = 64 * cluster_size
-    reference = create(case, size, cluster_size=cluster_size)
-    case.qemu_img("bitmap", "--add", "-g", "4096", IMAGE, "one")
-    case.qemu_img("bitmap", "--add", "--disable", IMAGE, "two")
-    Writer(case, "qemu", IMAGE, cluster_size, reference).run(10)
-    check_all(case, reference)
-    case.hio(IMAGE, ["read 0 512"], "-f", "qcow2", "-R")
-    check_all(case, reference)
-    Writer(case, HIO, IMAGE, cluster_size, reference).run(10)
-    case.same_content(IMAGE, reference)
-    case.hio_check(IMAGE, expect=3)
-    case.qemu_img("check", "-f", "qcow2", IMAGE, expect=3)
-    case.run(case.tools.hio, "-f", "qcow2", "--check=leaks", IMAGE)
-    check_all(case, reference)
-    Writer(case, "qemu", IMAGE, cluster_size, reference).run(10)
-    check_all(case, reference)
-
-
 # ---- longer runs ------------------------------------------------------------------------------------------------
 
 def long_run(case, cluster_size, options, tool):
@@ -233,7 +210,6 @@ def main():
     for size in (512, 65536):
         for killer in ("qemu", "hawser"):
             cases.append((f"dirty-{size}-{killer}", lambda c, s=size, k=killer: dirty(c, s, k)))
-        cases.append((f"bitmaps-{size}", lambda c, s=size: bitmaps(c, s)))
     cases.append(("long-none", lambda c: long_run(c, 65536, {}, ("hio", "-c", "none"))))
     cases.append(("parallel-none", lambda c: parallel(c, 65536, {}, ("hio", "-c", "none"))))
     return run_cases(tools, cases)
