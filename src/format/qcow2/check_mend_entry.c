@@ -93,7 +93,10 @@ static void drop_standard(struct checker *c, struct check_entry *e)
     e->value &= ~reserved_bits(c);
     uint64_t offset = e->value & QCOW2_OFFSET_MASK, down = align_down(offset, c->cluster_size);
     uint64_t cluster = down >> c->cluster_bits;
-    if (offset == 0)
+    /* The first cluster of a data file lies at 0; the flag alone tells it from one that is not
+     * there.
+     */
+    if (offset == 0 && !(c->external_data && e->guest == 0))
         e->value &= ~QCOW2_COPIED;
     if (offset == 0 || c->external_data)
         return;
