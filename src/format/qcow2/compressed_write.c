@@ -307,6 +307,8 @@ int qcow2_co_write_compressed(struct block_node *node, uint64_t offset, struct s
     int r = 0;
     if (!atomic_load_explicit(&q->writable_prepared, memory_order_acquire))
         r = qcow2_co_prepare_write(q);
+    if (r == 0)
+        r = atomic_load_explicit(&q->broken, memory_order_relaxed);
     if (r < 0)
         return r;
     struct encoding *e = take_encoding(q);

@@ -20,6 +20,8 @@
 #define SECTOR         512u
 #define EXTENSION_HEAD sizeof(struct qcow2_disk_extension)
 #define PAYLOAD        sizeof(struct qcow2_disk_bitmaps_extension)
+/* Nothing was written. No write says so, as one does of a full disk (ENOSPC). */
+#define NO_ROOM (-E2BIG)
 
 struct area {
     struct qcow2 *q;
@@ -103,7 +105,7 @@ static int co_move_name(struct area *a, size_t wanted)
     size_t to = align_up(MAX(wanted, old + bytes), SECTOR);
     if (a->limit == a->q->cluster_size || to > a->q->cluster_size ||
         bytes > a->q->cluster_size - to)
-        return -ENOSPC;
+        return NO_ROOM;
     memmove(a->bytes + to, a->bytes + old, bytes);
     int r = co_write(a, to, to + MAX(bytes, (size_t)1));
     if (r < 0)
@@ -200,7 +202,7 @@ int qcow2_co_bitmaps_switch(struct qcow2 *q, const struct qcow2_bitmaps_place *p
     if (r == 0)
         r = co_change(&a, place);
     free(a.bytes);
-    if (r == -ENOSPC && !q->bitmaps.valid)
+    if (r == NO_ROOM && !q->bitmaps.valid)
         return hws_fail(err, ENOSPC,
                         "'%.200s': the header cluster (%llu bytes) has no room for bitmaps: use "
                         "larger clusters",

@@ -181,7 +181,9 @@ int qcow2_co_reload(struct qcow2 *q, struct hws_error *err)
 
 static int co_prepare_metadata_locked(struct qcow2 *q)
 {
-    int r = co_load_reftable(q, NULL);
+    int r = atomic_load(&q->broken);
+    if (r == 0)
+        r = co_load_reftable(q, NULL);
     uint64_t wanted = r == 0 ? qcow2_keep_mark(q) : 0;
     if (q->bitmaps.valid)
         wanted |= QCOW2_AUTOCLEAR_BITMAPS;
@@ -213,8 +215,10 @@ int qcow2_co_prepare_metadata(struct qcow2 *q)
 
 static int co_prepare_locked(struct qcow2 *q)
 {
+    /* A broken one stays as it is, the host bytes that discards empty included: what the disk names
+     * may be a snapshot's. */
     if (atomic_load(&q->writable_prepared))
-        return 0;
+        return atomic_load(&q->broken);
     int r = co_prepare_metadata_locked(q);
     if (r == 0)
         r = qcow2_co_bitmaps_begin(q, false);
