@@ -49,11 +49,15 @@ int co_block_resize(struct block_node *node, uint64_t size_bytes, struct hws_err
     if (r < 0)
         return r;
     r = node->driver->co_resize(node, size_bytes, err);
-    if (r < 0)
+    node_mark_dirty(node);
+    if (r < 0) {
+        /* Some of what it was to cut off may read as zeroes now. */
+        if (size_bytes < old_size)
+            node_note_change(node, size_bytes, old_size - size_bytes);
         return err && err->code ? r : hws_wrap(err, r, "resizing '%.200s'", node->filename);
+    }
     atomic_store(&node->size_bytes, size_bytes);
     bitmaps_resize(node, size_bytes);
-    node_mark_dirty(node);
     return size_bytes > old_size ? co_zero_growth(node, old_size, size_bytes, err) : 0;
 }
 

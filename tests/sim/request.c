@@ -170,7 +170,8 @@ void co_world_resize(struct world *world, uint64_t sectors)
         cut = guest_write_begin(world->guest, sectors, old_sectors - sectors, true);
     struct guest_write write = guest_resize_begin(world->guest, sectors);
     uint64_t from = MIN(old_sectors, sectors), to = MAX(old_sectors, sectors);
-    guest_bitmap_resized(world->guest, from, to, false);
+    if (sectors > old_sectors)
+        guest_bitmap_resized(world->guest, from, to, false);
     int result = co_root_resize(world->root, sectors * GUEST_SECTOR_BYTES, &err);
     if (result < 0 && !world->tolerant)
         world_fail(world, "resize to %llu sectors: %s", (unsigned long long)sectors, err.text);
