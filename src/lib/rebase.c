@@ -78,7 +78,9 @@ static int co_move(const struct rebasing *r, struct block_node *top, struct bloc
 {
     struct job_load load = {.progress = r->how->progress, .progress_arg = r->how->progress_arg};
     const char *image = overlay_node_path(top);
-    int result = co_call_refuse_snapshots(top, "another one", "make a copy with 'convert'", err);
+    int result = 0;
+    if (backing || block_child(top, BLOCK_BACKING))
+        result = co_call_refuse_snapshots(top, "another one", "make a copy with 'convert'", err);
     if (result < 0)
         return result;
     for (struct block_node *n = backing; n; n = block_child(n, BLOCK_BACKING)) {

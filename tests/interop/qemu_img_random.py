@@ -55,6 +55,7 @@ class Sequence:
         self.twins, self.rng = twins, rng
         self.format = {}  # of the images that there are
         self.below = {}  # their backing files
+        self.snapshots = set()
         for folder in twins.folders.values():
             os.mkdir(os.path.join(folder, "dir"))
 
@@ -166,7 +167,8 @@ class Sequence:
         rng, name = self.rng, self.any_image("qcow2")
         others = self.may_back(name)
         words = ["rebase", *self.format_option(name)]
-        if rng.random() < 0.3:
+        # Snapshots would change with what is below them: rebase and commit refuse that here.
+        if name in self.snapshots or rng.random() < 0.3:
             words.append("-u")
         if rng.random() < 0.2:
             words.append("-p")
@@ -182,13 +184,15 @@ class Sequence:
     def commit(self):
         name = self.any_image("qcow2")
         words = ["commit", *self.format_option(name)]
-        if self.rng.random() < 0.3:
+        if self.snapshots or self.rng.random() < 0.3:
             words.append("-d")
         self.change([*words, name])
 
     def snapshot(self):
         rng, name = self.rng, self.any_image("qcow2")
         action = rng.choice(["-c", "-c", "-a", "-d"])
+        if action == "-c":
+            self.snapshots.add(name)
         self.change(["snapshot", action, rng.choice(["one", "two", "1", "2"]), name])
 
     def look(self):
