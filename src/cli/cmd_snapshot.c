@@ -284,7 +284,7 @@ const struct cli_command cli_snapshot_command = {
     .summary = "Take snapshots, by overlays or inside an image, and go back to them",
     .synopsis =
         "[OPTION...] NAME|DEVICE|IMAGE OVERLAY\n--revert [OPTION...] NAME|DEVICE|IMAGE [LAYER]\n"
-        "--list|--create NAME|--apply NAME|--delete NAME [OPTION...] NAME|DEVICE|IMAGE",
+        "-l|-c NAME|-a NAME|-d NAME [OPTION...] NAME|DEVICE|IMAGE",
     .description =
         "Makes the qcow2 image OVERLAY with the present image as its backing file. The present "
         "image is the "
