@@ -31,6 +31,7 @@ struct sweep sweep_begin(int argc, char **argv, uint64_t count_default)
     sweep.count = div_round_up(sweep.count, 2); /* they take several times as long */
 #endif
     const char *seeds = getenv("HAWSER_SIM_SEEDS");
+    sweep.by_default = argc == 1 && !(seeds && *seeds);
     if (seeds && *seeds)
         sweep.count = number(seeds);
     if (argc > 1) {

@@ -18,6 +18,7 @@ struct sweep {
     uint64_t first, count; /* seeds */
     uint64_t only;         /* operation; 0: all */
     bool trace;
+    bool by_default; /* nobody said which seeds */
 };
 
 /** Reads the arguments and registers the drivers. */
