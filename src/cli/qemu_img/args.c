@@ -1,13 +1,24 @@
 /*
  * Options, taken by getopt_long() as qemu-img takes them: letters in a bunch, values behind a
- * letter or after it, long names cut short, operands and options in any order.
+ * letter or after it, long names cut short, operands and options in any order. Each command has a
+ * table of its options; the row of an option says which field of the command's struct it sets, or
+ * which function takes it where its place among the others counts.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cli/qemu_img/qemu_img.h"
 
+#define ROWS_MAX  32
+#define ROW_FIRST 256 /* what getopt_long() returns for the long name of the first row */
+
+/* The rows in getopt's language. */
+struct words {
+    char letters[2 * ROWS_MAX + 3];
+    struct option longs[ROWS_MAX + 2];
+};
+
 /* Objects that another build of qemu-img knows; each is refused by its name. */
-int qi_refuse_object(const char *text)
+int qi_refuse_object(void *command, const struct qi_arg *arg, char *text)
 {
     char type[64];
     size_t length = strcspn(text, ",");
@@ -22,28 +33,85 @@ int qi_refuse_object(const char *text)
     return qi_error("Parameter 'qom-type' does not accept value '%s'", type);
 }
 
-int qi_next(struct qi_args *args)
+static void spell(const struct qi_args *args, struct words *words)
 {
-    if (!*args->all_letters)
-        snprintf(args->all_letters, sizeof(args->all_letters), ":h%s", args->letters);
-    int c = getopt_long(args->argc, args->argv, args->all_letters, args->longs, NULL);
-    switch (c) {
-    case 'h':
-        qi_help();
-        args->exit_code = 0;
-        return QI_EXIT;
-    case '?':
-        args->exit_code = qi_usage("unrecognized option '%s'", args->argv[optind - 1]);
-        return QI_EXIT;
-    case ':':
-        args->exit_code = qi_usage("missing argument for option '%s'", args->argv[optind - 1]);
-        return QI_EXIT;
-    case QI_OBJECT:
-        args->exit_code = qi_refuse_object(optarg);
-        return QI_EXIT;
-    default:
-        return c;
+    char *letter = words->letters;
+    struct option *next = words->longs;
+    assert(args->count <= ROWS_MAX);
+    if (!args->getopt_tells)
+        *letter++ = ':';
+    *letter++ = 'h';
+    *next++ = (struct option){"help", no_argument, NULL, 'h'};
+    for (unsigned i = 0; i < args->count; i++) {
+        const struct qi_arg *row = &args->rows[i];
+        bool value = row->kind >= QI_ARG_TEXT;
+        if (row->letter)
+            *letter++ = row->letter;
+        if (row->letter && value)
+            *letter++ = ':';
+        if (row->name)
+            *next++ = (struct option){row->name, value ? required_argument : no_argument, NULL,
+                                      ROW_FIRST + (int)i};
     }
+    *letter = '\0';
+    *next = (struct option){0};
+}
+
+/* The row of what getopt_long() found, which is one of those that it was given. */
+static const struct qi_arg *find_row(const struct qi_args *args, int option)
+{
+    if (option >= ROW_FIRST)
+        return &args->rows[option - ROW_FIRST];
+    const struct qi_arg *row = args->rows;
+    while (row->letter != option)
+        row++;
+    return row;
+}
+
+static int take(const struct qi_arg *row, void *command, char *value)
+{
+    void *field = (char *)command + row->offset;
+    switch (row->kind) {
+    case QI_ARG_NOTHING:
+        return 0;
+    case QI_ARG_FLAG:
+        *(bool *)field = true;
+        return 0;
+    case QI_ARG_BITS:
+        *(unsigned *)field |= row->bits;
+        return 0;
+    case QI_ARG_TEXT:
+        *(const char **)field = value;
+        return 0;
+    case QI_ARG_JOINED:
+        return qi_join_options(field, value);
+    case QI_ARG_SIZE:
+        return qi_size_argument(row->what, value, row->min, row->max, field);
+    case QI_ARG_DO:
+    case QI_ARG_TAKE:
+        return row->call(command, row, value);
+    }
+    return 0;
+}
+
+int qi_take(const struct qi_args *args, void *command, int argc, char **argv)
+{
+    struct words words = {0};
+    int code = 0;
+    spell(args, &words);
+    for (int c;
+         code == 0 && (c = getopt_long(argc, argv, words.letters, words.longs, NULL)) != -1;) {
+        if (c == '?' && !args->getopt_tells)
+            return qi_usage("unrecognized option '%s'", argv[optind - 1]);
+        if (c == ':')
+            return qi_usage("missing argument for option '%s'", argv[optind - 1]);
+        if (c == 'h' || c == '?') {
+            qi_help();
+            return 0;
+        }
+        code = take(find_row(args, c), command, optarg);
+    }
+    return code ? code : QI_GO;
 }
 
 bool qi_cache_known(const char *name, enum qi_cache_use use)
@@ -53,9 +121,12 @@ bool qi_cache_known(const char *name, enum qi_cache_use use)
     for (unsigned i = 0; i < ARRAY_LEN(names); i++)
         if (strcmp(name, names[i]) == 0)
             return true;
-    qi_error(use == QI_CACHE_SOURCE ? "Invalid source cache option: %s"
-                                    : "Invalid cache option: %s",
-             name);
+    if (use == QI_CACHE_BENCH)
+        qi_error("Invalid cache mode");
+    else
+        qi_error(use == QI_CACHE_SOURCE ? "Invalid source cache option: %s"
+                                        : "Invalid cache option: %s",
+                 name);
     return false;
 }
 

@@ -83,8 +83,6 @@ static int amend_image(const struct amend *how, const char *name)
     return r;
 }
 
-enum { IMAGE_OPTS = 256, FORCE };
-
 static int amend_help(const struct amend *how, const char *name)
 {
     const char *format = how->format;
@@ -116,44 +114,22 @@ static int run(struct amend *how, int argc, char **argv)
     return r;
 }
 
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_OPTS(struct amend),
+    QI_NOTHING("force", 0), /* of encryption keys, which are not here */
+    QI_OPTIONS(struct amend, text),
+    QI_FLAG(struct amend, quiet, NULL, 'q'),
+    QI_WORD(struct amend, format, NULL, 'f'),
+    QI_WORD(struct amend, cache, NULL, 't'),
+    QI_FLAG(struct amend, progress, NULL, 'p'),
+};
+
 int qi_amend(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"force", no_argument, NULL, FORCE},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "o:qf:t:p", longs, 0, ""};
     struct amend how = {.cache = "writeback"};
-    int r = 0;
-    for (int o; r == 0 && (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            free(how.text);
-            return args.exit_code;
-        case 'o':
-            r = qi_join_options(&how.text, optarg);
-            break;
-        case 'q':
-            how.quiet = true;
-            break;
-        case 'f':
-            how.format = optarg;
-            break;
-        case 't':
-            how.cache = optarg;
-            break;
-        case 'p':
-            how.progress = true;
-            break;
-        case FORCE: /* of encryption keys, which are not here */
-            break;
-        case IMAGE_OPTS:
-            how.reach |= QI_IMAGE_OPTS;
-            break;
-        }
-    }
-    if (r == 0)
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r == QI_GO)
         r = run(&how, argc, argv);
     free(how.text);
     return r;

@@ -23,7 +23,7 @@ static int take_number(const char *what, const char *text, long max, unsigned lo
     return 0;
 }
 
-static int take_aio(const char *text)
+static int take_aio(void *command, const struct qi_arg *arg, char *text)
 {
     if (strcmp(text, "io_uring") == 0)
         return 0;
@@ -32,81 +32,63 @@ static int take_aio(const char *text)
     return qi_error("Invalid aio option: %s", text);
 }
 
-enum { IMAGE_OPTS = 256, FLUSH_INTERVAL, PATTERN, NO_DRAIN };
-
-static int take_value(struct bench *how, int option)
+static int take_count(void *command, const struct qi_arg *arg, char *text)
 {
-    unsigned long number = 0;
-    uint64_t size = 0;
-    int r = 0;
-    switch (option) {
-    case 'c':
-        r = take_number("request count", optarg, INT32_MAX, &number);
-        how->bench.count = number;
-        break;
-    case 'd':
-        r = take_number("queue depth", optarg, INT32_MAX, &number);
-        how->bench.depth = (unsigned)number;
-        break;
-    case FLUSH_INTERVAL:
-        r = take_number("flush interval", optarg, INT32_MAX, &number);
-        how->bench.flush_interval = number;
-        break;
-    case PATTERN:
-        r = take_number("pattern byte", optarg, 0xff, &number);
-        how->bench.pattern = (unsigned char)number;
-        break;
-    case 's':
-        r = qi_size_argument("buffer size", optarg, 1, INT32_MAX, &size);
-        how->bench.buffer_bytes = (uint32_t)size;
-        break;
-    case 'S':
-        return qi_size_argument("step_size", optarg, 1, INT32_MAX, &how->bench.step_bytes);
-    case 'o':
-        return qi_size_argument("offset", optarg, 0, INT64_MAX, &how->bench.offset);
-    case 'i':
-        return take_aio(optarg);
-    }
+    struct bench *how = command;
+    unsigned long number;
+    int r = take_number("request count", text, INT32_MAX, &number);
+    how->bench.count = number;
     return r;
 }
 
-static void take_flag(struct bench *how, int option)
+static int take_depth(void *command, const struct qi_arg *arg, char *text)
 {
-    switch (option) {
-    case 'f':
-        how->format = optarg;
-        break;
-    case 't':
-        how->cache = optarg;
-        break;
-    case 'n':
-        how->native = true;
-        break;
-    case 'w':
-        how->bench.write = true;
-        how->reach |= QI_WRITE;
-        break;
-    case 'U':
-        how->reach |= QI_FORCE_SHARE;
-        break;
-    case IMAGE_OPTS:
-        how->reach |= QI_IMAGE_OPTS;
-        break;
-    case NO_DRAIN:
-        how->bench.no_drain = true;
-        break;
-    }
+    struct bench *how = command;
+    unsigned long number;
+    int r = take_number("queue depth", text, INT32_MAX, &number);
+    how->bench.depth = (unsigned)number;
+    return r;
+}
+
+static int take_flush_interval(void *command, const struct qi_arg *arg, char *text)
+{
+    struct bench *how = command;
+    unsigned long number;
+    int r = take_number("flush interval", text, INT32_MAX, &number);
+    how->bench.flush_interval = number;
+    return r;
+}
+
+static int take_pattern(void *command, const struct qi_arg *arg, char *text)
+{
+    struct bench *how = command;
+    unsigned long number;
+    int r = take_number("pattern byte", text, 0xff, &number);
+    how->bench.pattern = (unsigned char)number;
+    return r;
+}
+
+static int take_buffer(void *command, const struct qi_arg *arg, char *text)
+{
+    struct bench *how = command;
+    uint64_t size = 0;
+    int r = qi_size_argument("buffer size", text, 1, INT32_MAX, &size);
+    how->bench.buffer_bytes = (uint32_t)size;
+    return r;
+}
+
+static int take_write(void *command, const struct qi_arg *arg, char *value)
+{
+    struct bench *how = command;
+    how->bench.write = true;
+    how->reach |= QI_WRITE;
+    return 0;
 }
 
 static int check(const struct bench *how)
 {
-    static const char *const caches[] = {"none",         "off",        "writeback",
-                                         "writethrough", "directsync", "unsafe"};
-    bool known = false;
-    for (unsigned i = 0; i < ARRAY_LEN(caches); i++)
-        known |= strcmp(caches[i], how->cache) == 0;
-    if (!known)
-        return qi_error("Invalid cache mode");
+    if (!qi_cache_known(how->cache, QI_CACHE_BENCH))
+        return 1;
     if (how->bench.depth == 0)
         return qi_error("Invalid queue depth specified");
     if (!how->bench.write && how->bench.flush_interval)
@@ -150,26 +132,32 @@ static int run(struct bench *how, const char *name)
     return 0;
 }
 
+static const struct qi_arg rows[] = {
+    QI_TAKE("flush-interval", 0, take_flush_interval),
+    QI_TAKE("pattern", 0, take_pattern),
+    QI_FLAG(struct bench, bench.no_drain, "no-drain", 0),
+    QI_OPTS(struct bench),
+    QI_SHARE(struct bench),
+    QI_TAKE(NULL, 'c', take_count),
+    QI_TAKE(NULL, 'd', take_depth),
+    QI_WORD(struct bench, format, NULL, 'f'),
+    QI_FLAG(struct bench, native, NULL, 'n'),
+    QI_TAKE(NULL, 'i', take_aio),
+    QI_BYTES(struct bench, bench.offset, NULL, 'o', "offset", 0, INT64_MAX),
+    QI_NOTHING(NULL, 'q'),
+    QI_TAKE(NULL, 's', take_buffer),
+    QI_BYTES(struct bench, bench.step_bytes, NULL, 'S', "step_size", 1, INT32_MAX),
+    QI_WORD(struct bench, cache, NULL, 't'),
+    QI_DO(NULL, 'w', take_write),
+};
+
 int qi_bench(int argc, char **argv)
 {
-    static const struct option longs[] = {
-        {"help", no_argument, NULL, 'h'},
-        {"flush-interval", required_argument, NULL, FLUSH_INTERVAL},
-        {"pattern", required_argument, NULL, PATTERN},
-        {"no-drain", no_argument, NULL, NO_DRAIN},
-        {"image-opts", no_argument, NULL, IMAGE_OPTS},
-        {"force-share", no_argument, NULL, 'U'},
-        {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "c:d:f:ni:o:qs:S:t:wU", longs, 0, ""};
     struct bench how = {.cache = "writeback",
                         .bench = {.count = 75000, .depth = 64, .buffer_bytes = 4096}};
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        if (o == QI_EXIT)
-            return args.exit_code;
-        take_flag(&how, o);
-        if (take_value(&how, o))
-            return 1;
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (optind != argc - 1)
         return qi_usage("Expecting one image file name");
     if (how.format && how.reach & QI_IMAGE_OPTS)

@@ -68,40 +68,18 @@ static int run(struct bitmap *how, const char *name)
     return 0;
 }
 
-enum { ADD = 256, REMOVE, CLEAR, ENABLE, DISABLE, MERGE, IMAGE_OPTS };
-
-static int add_action(struct bitmap *how, int option)
+/* --add and the others, done in the order in which they stand; a row's bits are the kind. */
+static int add_action(void *command, const struct qi_arg *arg, char *value)
 {
+    struct bitmap *how = command;
     if (how->count == ACTIONS_MAX)
         return qi_error("more than %d actions", ACTIONS_MAX);
     struct hws_bitmap_action *action = &how->action[how->count++];
-    action->kind = (enum hws_bitmap_kind)(option - ADD);
-    action->from = option == MERGE ? optarg : NULL;
-    how->adds |= option == ADD;
-    how->merges |= option == MERGE;
+    action->kind = (enum hws_bitmap_kind)arg->bits;
+    action->from = value;
+    how->adds |= action->kind == HWS_BITMAP_ADD;
+    how->merges |= action->kind == HWS_BITMAP_MERGE;
     return 0;
-}
-
-static int take_option(struct bitmap *how, int option)
-{
-    switch (option) {
-    case 'b':
-        how->source = optarg;
-        return 0;
-    case 'f':
-        how->format = optarg;
-        return 0;
-    case 'F':
-        how->source_format = optarg;
-        return 0;
-    case 'g':
-        return qi_size_argument("granularity", optarg, 1, INT64_MAX, &how->granularity);
-    case IMAGE_OPTS:
-        how->reach |= QI_IMAGE_OPTS;
-        return 0;
-    default:
-        return add_action(how, option);
-    }
 }
 
 static int check(const struct bitmap *how, int operands)
@@ -120,29 +98,32 @@ static int check(const struct bitmap *how, int operands)
     return operands == 2 ? 0 : qi_error("Expecting filename and bitmap name");
 }
 
+#define ACTION(n, k, b)                                     \
+    {                                                       \
+        .name = n, .kind = k, .bits = b, .call = add_action \
+    }
+
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_OPTS(struct bitmap),
+    ACTION("add", QI_ARG_DO, HWS_BITMAP_ADD),
+    ACTION("remove", QI_ARG_DO, HWS_BITMAP_REMOVE),
+    ACTION("clear", QI_ARG_DO, HWS_BITMAP_CLEAR),
+    ACTION("enable", QI_ARG_DO, HWS_BITMAP_ENABLE),
+    ACTION("disable", QI_ARG_DO, HWS_BITMAP_DISABLE),
+    ACTION("merge", QI_ARG_TAKE, HWS_BITMAP_MERGE),
+    QI_BYTES(struct bitmap, granularity, "granularity", 'g', "granularity", 1, INT64_MAX),
+    QI_WORD(struct bitmap, source, "source-file", 'b'),
+    QI_WORD(struct bitmap, source_format, "source-format", 'F'),
+    QI_WORD(struct bitmap, format, NULL, 'f'),
+};
+
 int qi_bitmap(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"add", no_argument, NULL, ADD},
-                                          {"remove", no_argument, NULL, REMOVE},
-                                          {"clear", no_argument, NULL, CLEAR},
-                                          {"enable", no_argument, NULL, ENABLE},
-                                          {"disable", no_argument, NULL, DISABLE},
-                                          {"merge", required_argument, NULL, MERGE},
-                                          {"granularity", required_argument, NULL, 'g'},
-                                          {"source-file", required_argument, NULL, 'b'},
-                                          {"source-format", required_argument, NULL, 'F'},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "b:f:F:g:", longs, 0, ""};
     struct bitmap how = {0};
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        if (o == QI_EXIT)
-            return args.exit_code;
-        if (take_option(&how, o))
-            return 1;
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (check(&how, argc - optind))
         return 1;
     how.name = argv[optind + 1];

@@ -8,7 +8,7 @@
 #define NOT_SUPPORTED 63
 
 struct check {
-    const char *format, *cache;
+    const char *format, *cache, *output;
     unsigned reach, repair;
     bool json, quiet;
 };
@@ -115,64 +115,39 @@ static int run(const struct check *check, const char *name)
     return verdict(&found);
 }
 
-enum { OUTPUT = 256, IMAGE_OPTS };
-
-static int take_repair(const char *text, unsigned *ret)
+static int take_repair(void *command, const struct qi_arg *arg, char *text)
 {
+    struct check *check = command;
+    check->reach |= QI_WRITE;
     if (strcmp(text, "leaks") == 0)
-        *ret = HWS_REPAIR_LEAKS;
+        check->repair = HWS_REPAIR_LEAKS;
     else if (strcmp(text, "all") == 0)
-        *ret = HWS_REPAIR_LEAKS | HWS_REPAIR_ERRORS;
+        check->repair = HWS_REPAIR_LEAKS | HWS_REPAIR_ERRORS;
     else
         return qi_usage("Unknown option value for -r (expecting 'leaks' or 'all'): %s", text);
     return 0;
 }
 
+static const struct qi_arg rows[] = {
+    QI_WORD(struct check, format, "format", 'f'),
+    QI_TAKE("repair", 'r', take_repair),
+    QI_WORD(struct check, output, "output", 0),
+    QI_OBJECT,
+    QI_OPTS(struct check),
+    QI_SHARE(struct check),
+    QI_WORD(struct check, cache, NULL, 'T'),
+    QI_FLAG(struct check, quiet, NULL, 'q'),
+};
+
 int qi_check(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"format", required_argument, NULL, 'f'},
-                                          {"repair", required_argument, NULL, 'r'},
-                                          {"output", required_argument, NULL, OUTPUT},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"force-share", no_argument, NULL, 'U'},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "f:r:T:qU", longs, 0, ""};
     struct check check = {.cache = "writeback"};
-    const char *output = NULL;
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            return args.exit_code;
-        case 'f':
-            check.format = optarg;
-            break;
-        case 'r':
-            if (take_repair(optarg, &check.repair))
-                return 1;
-            check.reach |= QI_WRITE;
-            break;
-        case 'T':
-            check.cache = optarg;
-            break;
-        case 'q':
-            check.quiet = true;
-            break;
-        case 'U':
-            check.reach |= QI_FORCE_SHARE;
-            break;
-        case OUTPUT:
-            output = optarg;
-            break;
-        case IMAGE_OPTS:
-            check.reach |= QI_IMAGE_OPTS;
-            break;
-        }
-    }
+    int r = qi_take(QI_ARGS(rows), &check, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (optind != argc - 1)
         return qi_usage("Expecting one image file name");
-    int json = qi_output(output);
+    int json = qi_output(check.output);
     if (json < 0)
         return 1;
     check.json = json;

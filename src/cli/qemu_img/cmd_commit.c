@@ -79,47 +79,24 @@ static int run(const struct commit *how, const char *name)
     return 0;
 }
 
-enum { IMAGE_OPTS = 256 };
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_OPTS(struct commit),
+    QI_WORD(struct commit, format, NULL, 'f'),
+    QI_WORD(struct commit, cache, NULL, 't'),
+    QI_WORD(struct commit, base, NULL, 'b'),
+    QI_FLAG(struct commit, keep, NULL, 'd'),
+    QI_FLAG(struct commit, progress, NULL, 'p'),
+    QI_FLAG(struct commit, quiet, NULL, 'q'),
+    QI_BYTES(struct commit, rate, NULL, 'r', "rate limit", 0, INT64_MAX),
+};
 
 int qi_commit(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "f:t:b:dpqr:", longs, 0, ""};
     struct commit how = {.cache = "writeback"};
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            return args.exit_code;
-        case 'f':
-            how.format = optarg;
-            break;
-        case 't':
-            how.cache = optarg;
-            break;
-        case 'b':
-            how.base = optarg;
-            break;
-        case 'd':
-            how.keep = true;
-            break;
-        case 'p':
-            how.progress = true;
-            break;
-        case 'q':
-            how.quiet = true;
-            break;
-        case 'r':
-            if (qi_size_argument("rate limit", optarg, 0, INT64_MAX, &how.rate))
-                return 1;
-            break;
-        case IMAGE_OPTS:
-            how.reach |= QI_IMAGE_OPTS;
-            break;
-        }
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (optind != argc - 1)
         return qi_usage("Expecting one image file name");
     if (how.format && how.reach & QI_IMAGE_OPTS)

@@ -138,47 +138,24 @@ static int run(const struct compare *how, char **names)
     return exit_code;
 }
 
-enum { IMAGE_OPTS = 256 };
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_OPTS(struct compare),
+    QI_SHARE(struct compare),
+    QI_WORD(struct compare, format[0], NULL, 'f'),
+    QI_WORD(struct compare, format[1], NULL, 'F'),
+    QI_WORD(struct compare, cache, NULL, 'T'),
+    QI_FLAG(struct compare, progress, NULL, 'p'),
+    QI_FLAG(struct compare, quiet, NULL, 'q'),
+    QI_FLAG(struct compare, strict, NULL, 's'),
+};
 
 int qi_compare(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"force-share", no_argument, NULL, 'U'},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "f:F:T:pqsU", longs, 0, ""};
     struct compare how = {.cache = "writeback"};
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            return args.exit_code;
-        case 'f':
-            how.format[0] = optarg;
-            break;
-        case 'F':
-            how.format[1] = optarg;
-            break;
-        case 'T':
-            how.cache = optarg;
-            break;
-        case 'p':
-            how.progress = true;
-            break;
-        case 'q':
-            how.quiet = true;
-            break;
-        case 's':
-            how.strict = true;
-            break;
-        case 'U':
-            how.reach |= QI_FORCE_SHARE;
-            break;
-        case IMAGE_OPTS:
-            how.reach |= QI_IMAGE_OPTS;
-            break;
-        }
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (optind != argc - 2)
         return qi_usage("Expecting two image file names");
     if ((how.format[0] || how.format[1]) && how.reach & QI_IMAGE_OPTS) {

@@ -11,56 +11,11 @@
 
 /* ---- the command line ---- */
 
-enum { IMAGE_OPTS = 256, TARGET_IMAGE_OPTS, TARGET_IS_ZERO, SALVAGE, BITMAPS, SKIP_BROKEN };
-
-static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                      {"object", required_argument, NULL, QI_OBJECT},
-                                      {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                      {"force-share", no_argument, NULL, 'U'},
-                                      {"target-image-opts", no_argument, NULL, TARGET_IMAGE_OPTS},
-                                      {"target-is-zero", no_argument, NULL, TARGET_IS_ZERO},
-                                      {"salvage", no_argument, NULL, SALVAGE},
-                                      {"bitmaps", no_argument, NULL, BITMAPS},
-                                      {"skip-broken-bitmaps", no_argument, NULL, SKIP_BROKEN},
-                                      {NULL, 0, NULL, 0}};
-
-/* Options without a value. @return false where @option is none. */
-static bool take_flag(struct qi_conversion *c, int option)
-{
-    const struct {
-        int option;
-        bool *flag;
-    } flags[] = {
-        {'c', &c->compress},
-        {'n', &c->existing},
-        {'p', &c->progress},
-        {'q', &c->quiet},
-        {'C', &c->offload},
-        {'W', &c->any_order},
-        {TARGET_IMAGE_OPTS, &c->target_opts},
-        {TARGET_IS_ZERO, &c->target_is_zero},
-        {SALVAGE, &c->salvage},
-        {BITMAPS, &c->bitmaps},
-        {SKIP_BROKEN, &c->skip_broken},
-    };
-    for (unsigned i = 0; i < ARRAY_LEN(flags); i++)
-        if (flags[i].option == option) {
-            *flags[i].flag = true;
-            return true;
-        }
-    if (option == 'U')
-        c->reach |= QI_FORCE_SHARE;
-    else if (option == IMAGE_OPTS)
-        c->reach |= QI_IMAGE_OPTS;
-    else
-        return false;
-    return true;
-}
-
 #define SPARSE_MAX (16u * 1024 * 1024)
 
-static int take_sparse(struct qi_conversion *c, const char *text)
+static int take_sparse(void *command, const struct qi_arg *arg, char *text)
 {
+    struct qi_conversion *c = command;
     const char *what = "buffer size for sparse output";
     if (qi_size_argument(what, text, 0, INT64_MAX, &c->sparse))
         return 1;
@@ -72,8 +27,9 @@ static int take_sparse(struct qi_conversion *c, const char *text)
                     what, SPARSE_MAX);
 }
 
-static int take_coroutines(struct qi_conversion *c, const char *text)
+static int take_coroutines(void *command, const struct qi_arg *arg, char *text)
 {
+    struct qi_conversion *c = command;
     char *end;
     long count = strtol(text, &end, 10);
     if (end == text || *end || count < 1 || count > 16)
@@ -83,43 +39,40 @@ static int take_coroutines(struct qi_conversion *c, const char *text)
     return 0;
 }
 
-/* Options with a value. @return 0, or 1 told. */
-static int take_value(struct qi_conversion *c, int option, char *value)
+static int take_snapshot(void *command, const struct qi_arg *arg, char *text)
 {
-    switch (option) {
-    case 'f':
-        c->format = value;
-        return 0;
-    case 'O':
-        c->target_format = value;
-        return 0;
-    case 'B':
-        c->backing = value;
-        return 0;
-    case 'F':
-        c->backing_format = value;
-        return 0;
-    case 't':
-        c->target_cache = value;
-        return 0;
-    case 'T':
-        c->source_cache = value;
-        return 0;
-    case 'o':
-        return qi_join_options(&c->text, value);
-    case 'l':
-        c->has_snapshot = true;
-        return qi_snapshot_param(value, &c->snapshot);
-    case 'S':
-        return take_sparse(c, value);
-    case 'm':
-        return take_coroutines(c, value);
-    case 'r':
-        return qi_size_argument("rate limit", value, 0, INT64_MAX, &c->rate);
-    default:
-        return 0;
-    }
+    struct qi_conversion *c = command;
+    c->has_snapshot = true;
+    return qi_snapshot_param(text, &c->snapshot);
 }
+
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_OPTS(struct qi_conversion),
+    QI_SHARE(struct qi_conversion),
+    QI_FLAG(struct qi_conversion, target_opts, "target-image-opts", 0),
+    QI_FLAG(struct qi_conversion, target_is_zero, "target-is-zero", 0),
+    QI_FLAG(struct qi_conversion, salvage, "salvage", 0),
+    QI_FLAG(struct qi_conversion, bitmaps, "bitmaps", 0),
+    QI_FLAG(struct qi_conversion, skip_broken, "skip-broken-bitmaps", 0),
+    QI_FLAG(struct qi_conversion, compress, NULL, 'c'),
+    QI_WORD(struct qi_conversion, format, NULL, 'f'),
+    QI_TAKE(NULL, 'l', take_snapshot),
+    QI_TAKE(NULL, 'm', take_coroutines),
+    QI_FLAG(struct qi_conversion, existing, NULL, 'n'),
+    QI_OPTIONS(struct qi_conversion, text),
+    QI_FLAG(struct qi_conversion, progress, NULL, 'p'),
+    QI_FLAG(struct qi_conversion, quiet, NULL, 'q'),
+    QI_BYTES(struct qi_conversion, rate, NULL, 'r', "rate limit", 0, INT64_MAX),
+    QI_WORD(struct qi_conversion, target_cache, NULL, 't'),
+    QI_WORD(struct qi_conversion, backing, NULL, 'B'),
+    QI_FLAG(struct qi_conversion, offload, NULL, 'C'),
+    QI_WORD(struct qi_conversion, backing_format, NULL, 'F'),
+    QI_WORD(struct qi_conversion, target_format, NULL, 'O'),
+    QI_TAKE(NULL, 'S', take_sparse),
+    QI_WORD(struct qi_conversion, source_cache, NULL, 'T'),
+    QI_FLAG(struct qi_conversion, any_order, NULL, 'W'),
+};
 
 /* What does not go together, in the order in which qemu-img looks. @return 0, or 1 told. */
 static int check_options(const struct qi_conversion *c)
@@ -139,18 +92,6 @@ static int check_options(const struct qi_conversion *c)
         return qi_error("Cannot enable copy offloading when -S is used");
     if (c->offload && c->salvage)
         return qi_error("Cannot use copy offloading in salvaging mode");
-    return 0;
-}
-
-static int parse(struct qi_conversion *c, int argc, char **argv)
-{
-    struct qi_args args = {argc, argv, "cf:l:m:no:pqr:t:B:CF:O:S:T:UW", longs, 0, ""};
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        if (o == QI_EXIT)
-            return args.exit_code ? args.exit_code : QI_EXIT;
-        if (!take_flag(c, o) && take_value(c, o, optarg))
-            return 1;
-    }
     return 0;
 }
 
@@ -177,10 +118,10 @@ static int run(struct qi_conversion *c, int argc, char **argv)
 int qi_convert(int argc, char **argv)
 {
     struct qi_conversion c = {.source_cache = "writeback", .target_cache = "unsafe"};
-    int r = parse(&c, argc, argv);
-    if (r == 0)
+    int r = qi_take(QI_ARGS(rows), &c, argc, argv);
+    if (r == QI_GO)
         r = run(&c, argc, argv);
     free(c.text);
     qi_snapshot_key_free(&c.snapshot);
-    return r == QI_EXIT ? 0 : r;
+    return r;
 }

@@ -210,42 +210,23 @@ static int create_help(const struct creation *c, int argc)
                  : qi_error("Unknown file format '%s'", c->format);
 }
 
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_WORD(struct creation, backing_format, NULL, 'F'),
+    QI_WORD(struct creation, backing, NULL, 'b'),
+    QI_WORD(struct creation, format, NULL, 'f'),
+    QI_OPTIONS(struct creation, text),
+    QI_FLAG(struct creation, quiet, NULL, 'q'),
+    QI_FLAG(struct creation, unsafe, NULL, 'u'),
+};
+
 int qi_create(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "F:b:f:o:qu", longs, 0, ""};
     struct creation c = {.format = "raw"};
-    int r = 0;
-    for (int o; r == 0 && (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            free(c.text);
-            return args.exit_code;
-        case 'F':
-            c.backing_format = optarg;
-            break;
-        case 'b':
-            c.backing = optarg;
-            break;
-        case 'f':
-            c.format = optarg;
-            break;
-        case 'o':
-            r = qi_join_options(&c.text, optarg);
-            break;
-        case 'q':
-            c.quiet = true;
-            break;
-        case 'u':
-            c.unsafe = true;
-            break;
-        }
-    }
-    if (r == 0 && c.text && qi_wants_help(c.text)) {
+    int r = qi_take(QI_ARGS(rows), &c, argc, argv);
+    if (r == QI_GO && c.text && qi_wants_help(c.text)) {
         r = create_help(&c, argc);
-    } else if (r == 0) {
+    } else if (r == QI_GO) {
         r = take_operands(&c, argc, argv);
         if (r == 0)
             r = run(&c);

@@ -115,35 +115,20 @@ static int run(const struct dd *how)
     return r;
 }
 
-enum { IMAGE_OPTS = 256 };
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_OPTS(struct dd),
+    QI_SHARE(struct dd),
+    QI_WORD(struct dd, format, NULL, 'f'),
+    QI_WORD(struct dd, target_format, NULL, 'O'),
+};
 
 int qi_dd(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"force-share", no_argument, NULL, 'U'},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "f:O:U", longs, 0, ""};
     struct dd how = {.target_format = "raw", .block = 512};
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            return args.exit_code;
-        case 'f':
-            how.format = optarg;
-            break;
-        case 'O':
-            how.target_format = optarg;
-            break;
-        case 'U':
-            how.reach |= QI_FORCE_SHARE;
-            break;
-        case IMAGE_OPTS:
-            how.reach |= QI_IMAGE_OPTS;
-            break;
-        }
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     for (; optind < argc; optind++)
         if (take_operand(&how, argv[optind]))
             return 1;

@@ -8,7 +8,7 @@
 #define LAYERS_MAX 4096
 
 struct info {
-    const char *format;
+    const char *format, *output;
     unsigned reach;
     bool json, chain;
 };
@@ -180,52 +180,31 @@ static void print_layers(const struct info *how, json_t *layers)
     }
 }
 
-enum { OUTPUT = 256, CHAIN, IMAGE_OPTS };
+static const struct qi_arg rows[] = {
+    QI_WORD(struct info, format, "format", 'f'),
+    QI_WORD(struct info, output, "output", 0),
+    QI_FLAG(struct info, chain, "backing-chain", 0),
+    QI_OBJECT,
+    QI_OPTS(struct info),
+    QI_SHARE(struct info),
+};
 
 int qi_info(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"format", required_argument, NULL, 'f'},
-                                          {"output", required_argument, NULL, OUTPUT},
-                                          {"backing-chain", no_argument, NULL, CHAIN},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"force-share", no_argument, NULL, 'U'},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "f:U", longs, 0, ""};
     struct info how = {0};
-    const char *output = NULL;
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            return args.exit_code;
-        case 'f':
-            how.format = optarg;
-            break;
-        case 'U':
-            how.reach |= QI_FORCE_SHARE;
-            break;
-        case OUTPUT:
-            output = optarg;
-            break;
-        case CHAIN:
-            how.chain = true;
-            break;
-        case IMAGE_OPTS:
-            how.reach |= QI_IMAGE_OPTS;
-            break;
-        }
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (optind != argc - 1)
         return qi_usage("Expecting one image file name");
-    int json = qi_output(output);
+    int json = qi_output(how.output);
     if (json < 0)
         return 1;
     how.json = json;
     if (how.format && how.reach & QI_IMAGE_OPTS)
         return qi_error("--image-opts and --format are mutually exclusive");
     json_t *layers = json_array();
-    int r = tell_layers(&how, argv[optind], layers);
+    r = tell_layers(&how, argv[optind], layers);
     if (r == 0)
         print_layers(&how, layers);
     json_decref(layers);

@@ -6,7 +6,7 @@
 #include "cli/qemu_img/qemu_img.h"
 
 struct map {
-    const char *format;
+    const char *format, *output;
     unsigned reach;
     bool json;
     uint64_t start, length;
@@ -131,51 +131,25 @@ static int run(const struct map *how, const char *name)
     return walk.failed;
 }
 
-enum { OUTPUT = 256, IMAGE_OPTS };
+static const struct qi_arg rows[] = {
+    QI_WORD(struct map, format, "format", 'f'),
+    QI_WORD(struct map, output, "output", 0),
+    QI_OBJECT,
+    QI_OPTS(struct map),
+    QI_SHARE(struct map),
+    QI_BYTES(struct map, start, "start-offset", 's', "start offset", 0, INT64_MAX),
+    QI_BYTES(struct map, length, "max-length", 'l', "max length", 0, INT64_MAX),
+};
 
 int qi_map(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"format", required_argument, NULL, 'f'},
-                                          {"output", required_argument, NULL, OUTPUT},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"force-share", no_argument, NULL, 'U'},
-                                          {"start-offset", required_argument, NULL, 's'},
-                                          {"max-length", required_argument, NULL, 'l'},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "f:s:l:U", longs, 0, ""};
     struct map how = {.length = UINT64_MAX};
-    const char *output = NULL;
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            return args.exit_code;
-        case 'f':
-            how.format = optarg;
-            break;
-        case 'U':
-            how.reach |= QI_FORCE_SHARE;
-            break;
-        case OUTPUT:
-            output = optarg;
-            break;
-        case IMAGE_OPTS:
-            how.reach |= QI_IMAGE_OPTS;
-            break;
-        case 's':
-            if (qi_size_argument("start offset", optarg, 0, INT64_MAX, &how.start))
-                return 1;
-            break;
-        case 'l':
-            if (qi_size_argument("max length", optarg, 0, INT64_MAX, &how.length))
-                return 1;
-            break;
-        }
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (optind != argc - 1)
         return qi_usage("Expecting one image file name");
-    int json = qi_output(output);
+    int json = qi_output(how.output);
     if (json < 0)
         return 1;
     how.json = json;

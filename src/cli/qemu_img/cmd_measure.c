@@ -6,7 +6,7 @@
 #include "cli/qemu_img/qemu_img.h"
 
 struct measure {
-    const char *format, *target_format;
+    const char *format, *target_format, *output;
     char *text;
     struct qi_snapshot_key snapshot;
     bool has_snapshot;
@@ -86,40 +86,11 @@ static int run(const struct measure *how, const char *name)
     return r;
 }
 
-enum { OUTPUT = 256, IMAGE_OPTS, SIZE };
-
-/* @return 0, 1 told, or QI_EXIT. */
-static int take_option(struct measure *how, int option, const char **output)
+static int take_snapshot(void *command, const struct qi_arg *arg, char *text)
 {
-    switch (option) {
-    case 'f':
-        how->format = optarg;
-        return 0;
-    case 'l':
-        how->has_snapshot = true;
-        return qi_snapshot_param(optarg, &how->snapshot);
-    case 'o':
-        return qi_join_options(&how->text, optarg);
-    case 'O':
-        how->target_format = optarg;
-        return 0;
-    case 'U':
-        how->reach |= QI_FORCE_SHARE;
-        return 0;
-    case IMAGE_OPTS:
-        how->reach |= QI_IMAGE_OPTS;
-        return 0;
-    case OUTPUT:
-        *output = optarg;
-        return 0;
-    case SIZE:
-        return qi_size_argument("image size", optarg, 0, INT64_MAX, &how->size);
-    case QI_OBJECT:
-        return qi_refuse_object(optarg);
-    default: /* qemu-img prints its help for this command, and is content */
-        qi_help();
-        return QI_EXIT;
-    }
+    struct measure *how = command;
+    how->has_snapshot = true;
+    return qi_snapshot_param(text, &how->snapshot);
 }
 
 static int check(const struct measure *how, int operands)
@@ -137,30 +108,37 @@ static int check(const struct measure *how, int operands)
     return 0;
 }
 
+static const struct qi_arg rows[] = {
+    QI_OPTS(struct measure),
+    QI_OBJECT,
+    QI_WORD(struct measure, output, "output", 0),
+    QI_BYTES(struct measure, size, "size", 0, "image size", 0, INT64_MAX),
+    QI_SHARE(struct measure),
+    QI_WORD(struct measure, format, NULL, 'f'),
+    QI_TAKE(NULL, 'l', take_snapshot),
+    QI_OPTIONS(struct measure, text),
+    QI_WORD(struct measure, target_format, NULL, 'O'),
+};
+
+static int check_and_run(struct measure *how, int argc, char **argv)
+{
+    int json = qi_output(how->output);
+    how->json = json == 1;
+    if (json < 0 || check(how, argc - optind))
+        return 1;
+    return run(how, optind < argc ? argv[optind] : NULL);
+}
+
 int qi_measure(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"output", required_argument, NULL, OUTPUT},
-                                          {"size", required_argument, NULL, SIZE},
-                                          {"force-share", no_argument, NULL, 'U'},
-                                          {NULL, 0, NULL, 0}};
+    /* qemu-img prints its help for an unknown option of this command, and is content. */
+    static const struct qi_args args = {rows, ARRAY_LEN(rows), .getopt_tells = true};
     struct measure how = {.target_format = "raw", .size = HWS_SIZE_UNSET};
-    const char *output = NULL;
-    int r = 0;
-    argv[0] = (char *)"measure"; /* getopt_long() tells of wrong options itself here */
-    for (int o; r == 0 && (o = getopt_long(argc, argv, "hf:l:o:O:U", longs, NULL)) != -1;)
-        r = take_option(&how, o, &output);
-    int json = r == 0 ? qi_output(output) : 0;
-    if (r == 0 && json < 0)
-        r = 1;
-    how.json = json == 1;
-    if (r == 0)
-        r = check(&how, argc - optind);
-    if (r == 0)
-        r = run(&how, optind < argc ? argv[optind] : NULL);
+    argv[0] = (char *)"measure";
+    int r = qi_take(&args, &how, argc, argv);
+    if (r == QI_GO)
+        r = check_and_run(&how, argc, argv);
     free(how.text);
     qi_snapshot_key_free(&how.snapshot);
-    return r == QI_EXIT ? 0 : r;
+    return r;
 }

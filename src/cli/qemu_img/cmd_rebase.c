@@ -81,53 +81,26 @@ static int run(const struct rebase *how, const char *name)
     return r;
 }
 
-enum { IMAGE_OPTS = 256 };
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_OPTS(struct rebase),
+    QI_SHARE(struct rebase),
+    QI_WORD(struct rebase, format, NULL, 'f'),
+    QI_WORD(struct rebase, backing_format, NULL, 'F'),
+    QI_WORD(struct rebase, backing, NULL, 'b'),
+    QI_FLAG(struct rebase, unsafe, NULL, 'u'),
+    QI_FLAG(struct rebase, progress, NULL, 'p'),
+    QI_WORD(struct rebase, cache, NULL, 't'),
+    QI_WORD(struct rebase, source_cache, NULL, 'T'),
+    QI_FLAG(struct rebase, quiet, NULL, 'q'),
+};
 
 int qi_rebase(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"force-share", no_argument, NULL, 'U'},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "f:F:b:upt:T:qU", longs, 0, ""};
     struct rebase how = {.cache = "writeback", .source_cache = "writeback"};
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            return args.exit_code;
-        case 'f':
-            how.format = optarg;
-            break;
-        case 'F':
-            how.backing_format = optarg;
-            break;
-        case 'b':
-            how.backing = optarg;
-            break;
-        case 'u':
-            how.unsafe = true;
-            break;
-        case 'p':
-            how.progress = true;
-            break;
-        case 't':
-            how.cache = optarg;
-            break;
-        case 'T':
-            how.source_cache = optarg;
-            break;
-        case 'q':
-            how.quiet = true;
-            break;
-        case 'U':
-            how.reach |= QI_FORCE_SHARE;
-            break;
-        case IMAGE_OPTS:
-            how.reach |= QI_IMAGE_OPTS;
-            break;
-        }
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (optind != argc - 1)
         return qi_usage("Expecting one image file name");
     if (!how.unsafe && !how.backing)

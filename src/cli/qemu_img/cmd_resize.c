@@ -75,55 +75,37 @@ static int run(const struct resize *how, const char *name)
     return 0;
 }
 
-static int check_preallocation(const char *mode)
+static int take_preallocation(void *command, const struct qi_arg *arg, char *mode)
 {
     static const char *const modes[] = {"off", "metadata", "falloc", "full"};
+    struct resize *how = command;
+    how->preallocation = mode;
     for (unsigned i = 0; i < ARRAY_LEN(modes); i++)
         if (strcmp(mode, modes[i]) == 0)
             return 0;
     return qi_error("Invalid preallocation mode '%s'", mode);
 }
 
-enum { IMAGE_OPTS = 256, PREALLOCATION, SHRINK };
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_OPTS(struct resize),
+    QI_TAKE("preallocation", 0, take_preallocation),
+    QI_FLAG(struct resize, shrink, "shrink", 0),
+    QI_WORD(struct resize, format, NULL, 'f'),
+    QI_FLAG(struct resize, quiet, NULL, 'q'),
+};
 
 int qi_resize(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"preallocation", required_argument, NULL, PREALLOCATION},
-                                          {"shrink", no_argument, NULL, SHRINK},
-                                          {NULL, 0, NULL, 0}};
     /* The size is the last word, whatever it looks like: "-1G" is no option. */
     if (argc < 3 && !(argc == 2 && (!strcmp(argv[1], "-h") || !strcmp(argv[1], "--help"))))
         return qi_usage("Not enough arguments");
     const char *size = argc > 2 ? argv[--argc] : "";
     argv[argc] = argc > 1 && *size ? NULL : argv[argc];
-    struct qi_args args = {argc, argv, "f:q", longs, 0, ""};
     struct resize how = {.reach = QI_WRITE};
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            return args.exit_code;
-        case 'f':
-            how.format = optarg;
-            break;
-        case 'q':
-            how.quiet = true;
-            break;
-        case IMAGE_OPTS:
-            how.reach |= QI_IMAGE_OPTS;
-            break;
-        case PREALLOCATION:
-            if (check_preallocation(optarg))
-                return 1;
-            how.preallocation = optarg;
-            break;
-        case SHRINK:
-            how.shrink = true;
-            break;
-        }
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (optind != argc - 1)
         return qi_usage("Expecting image file name and size");
     if (how.format && how.reach & QI_IMAGE_OPTS)

@@ -79,40 +79,33 @@ static int run(const struct snapshot *how, const char *name)
     return r < 0 ? tell(how, &operand, &err) : 0;
 }
 
-enum { IMAGE_OPTS = 256 };
+static int take_action(void *command, const struct qi_arg *arg, char *value)
+{
+    struct snapshot *how = command;
+    if (how->action)
+        return qi_usage("Cannot mix '-l', '-a', '-c', '-d'");
+    how->action = arg->letter;
+    how->name = value;
+    return 0;
+}
+
+static const struct qi_arg rows[] = {
+    QI_OBJECT,
+    QI_OPTS(struct snapshot),
+    QI_SHARE(struct snapshot),
+    QI_DO(NULL, 'l', take_action),
+    QI_TAKE(NULL, 'a', take_action),
+    QI_TAKE(NULL, 'c', take_action),
+    QI_TAKE(NULL, 'd', take_action),
+    QI_NOTHING(NULL, 'q'),
+};
 
 int qi_snapshot(int argc, char **argv)
 {
-    static const struct option longs[] = {{"help", no_argument, NULL, 'h'},
-                                          {"object", required_argument, NULL, QI_OBJECT},
-                                          {"image-opts", no_argument, NULL, IMAGE_OPTS},
-                                          {"force-share", no_argument, NULL, 'U'},
-                                          {NULL, 0, NULL, 0}};
-    struct qi_args args = {argc, argv, "la:c:d:qU", longs, 0, ""};
     struct snapshot how = {0};
-    for (int o; (o = qi_next(&args)) != QI_DONE;) {
-        switch (o) {
-        case QI_EXIT:
-            return args.exit_code;
-        case 'l':
-        case 'a':
-        case 'c':
-        case 'd':
-            if (how.action)
-                return qi_usage("Cannot mix '-l', '-a', '-c', '-d'");
-            how.action = o;
-            how.name = optarg;
-            break;
-        case 'U':
-            how.reach |= QI_FORCE_SHARE;
-            break;
-        case IMAGE_OPTS:
-            how.reach |= QI_IMAGE_OPTS;
-            break;
-        case 'q': /* there is nothing that it would silence */
-            break;
-        }
-    }
+    int r = qi_take(QI_ARGS(rows), &how, argc, argv);
+    if (r != QI_GO)
+        return r;
     if (optind != argc - 1)
         return qi_usage("Expecting one image file name");
     return run(&how, argv[optind]);

@@ -7,7 +7,7 @@
  * qemu_img.py holds both side by side.
  *
  *     main.c       the table of subcommands        operand.c  names of images, --image-opts
- *     args.c       options as getopt takes them    explain.c  why an image did not open
+ *     args.c       options, from tables            explain.c  why an image did not open
  *     size.c       sizes, read and printed         json.c     JSON and indented text
  *     create_options.c   -o                        progress.c (12.34/100%)
  *     cmd_*.c      one file a subcommand
@@ -40,29 +40,96 @@ void qi_help(void);
 
 /* ---- args.c ---- */
 
-#define QI_OBJECT 900 /* the long option --object, refused by qi_next() */
-#define QI_DONE   (-1)
-#define QI_EXIT   (-2)
-
-struct qi_args {
-    int argc;
-    char **argv;
-    const char *letters; /* of getopt_long(), without the leading ":h" */
-    const struct option *longs;
-    int exit_code; /* after QI_EXIT */
-    char all_letters[64];
+enum qi_arg_kind {
+    QI_ARG_NOTHING, /* there is nothing that it would change */
+    QI_ARG_FLAG,    /* a bool becomes true */
+    QI_ARG_BITS,    /* bits are set in an unsigned */
+    QI_ARG_DO,      /* call() without a value */
+    /* With a value: */
+    QI_ARG_TEXT,   /* a const char *; the last one counts */
+    QI_ARG_JOINED, /* of -o: a char *, each appended; free() */
+    QI_ARG_SIZE,   /* a uint64_t from min to max; told with `what` */
+    QI_ARG_TAKE,   /* call() with the value */
 };
 
+/* One option of a command: its long name, its letter, and where in the command's struct it goes. */
+struct qi_arg {
+    const char *name; /* or NULL */
+    char letter;      /* or 0 */
+    enum qi_arg_kind kind;
+    size_t offset;
+    unsigned bits;
+    const char *what;
+    uint64_t min, max;
+    /** @return 0, or the exit code: told. */
+    int (*call)(void *command, const struct qi_arg *arg, char *value);
+};
+
+/* The offset of a field, which is of type @as or does not compile. */
+#define QI_FIELD(command, field, as) \
+    (offsetof(command, field) +      \
+     0 * sizeof(char[__builtin_types_compatible_p(typeof(((command *)0)->field), as) ? 1 : -1]))
+
+#define QI_NOTHING(n, c)                               \
+    {                                                  \
+        .name = n, .letter = c, .kind = QI_ARG_NOTHING \
+    }
+#define QI_FLAG(command, field, n, c)                                                         \
+    {                                                                                         \
+        .name = n, .letter = c, .kind = QI_ARG_FLAG, .offset = QI_FIELD(command, field, bool) \
+    }
+#define QI_BITS(command, field, n, c, b)                                                           \
+    {                                                                                              \
+        .name = n, .letter = c, .kind = QI_ARG_BITS, .offset = QI_FIELD(command, field, unsigned), \
+        .bits = b                                                                                  \
+    }
+#define QI_WORD(command, field, n, c)                    \
+    {                                                    \
+        .name = n, .letter = c, .kind = QI_ARG_TEXT,     \
+        .offset = QI_FIELD(command, field, const char *) \
+    }
+#define QI_BYTES(command, field, n, c, w, low, high)                                               \
+    {                                                                                              \
+        .name = n, .letter = c, .kind = QI_ARG_SIZE, .offset = QI_FIELD(command, field, uint64_t), \
+        .what = w, .min = low, .max = high                                                         \
+    }
+#define QI_DO(n, c, f)                                       \
+    {                                                        \
+        .name = n, .letter = c, .kind = QI_ARG_DO, .call = f \
+    }
+#define QI_TAKE(n, c, f)                                       \
+    {                                                          \
+        .name = n, .letter = c, .kind = QI_ARG_TAKE, .call = f \
+    }
+/* What many commands have. */
+#define QI_OPTIONS(command, field)                                                       \
+    {                                                                                    \
+        .letter = 'o', .kind = QI_ARG_JOINED, .offset = QI_FIELD(command, field, char *) \
+    }
+#define QI_OPTS(command)  QI_BITS(command, reach, "image-opts", 0, QI_IMAGE_OPTS)
+#define QI_SHARE(command) QI_BITS(command, reach, "force-share", 'U', QI_FORCE_SHARE)
+#define QI_OBJECT         QI_TAKE("object", 0, qi_refuse_object)
+
+/* All options of a command; --help comes by itself. */
+struct qi_args {
+    const struct qi_arg *rows;
+    unsigned count;
+    bool getopt_tells; /* of wrong options, in the C library's words, and then help is printed */
+};
+#define QI_ARGS(rows) (&(const struct qi_args){rows, ARRAY_LEN(rows), false})
+
+#define QI_GO         (-1)
+
 /**
- * The next option as getopt_long() gives it, with optarg and optind; QI_DONE behind the last one.
- * QI_EXIT: told everything already, the command ends with exit_code.
+ * Takes the options of the command line into @command, in their order; optind is then that of the
+ * first operand. @return QI_GO, or the exit code with which the command ends: all is told.
  */
-int qi_next(struct qi_args *args);
+int qi_take(const struct qi_args *args, void *command, int argc, char **argv);
 
 /** --object: refuses @text by its type. @return 1. */
-int qi_refuse_object(const char *text);
+int qi_refuse_object(void *command, const struct qi_arg *arg, char *text);
 
-enum qi_cache_use { QI_CACHE_TARGET, QI_CACHE_SOURCE };
+enum qi_cache_use { QI_CACHE_TARGET, QI_CACHE_SOURCE, QI_CACHE_BENCH };
 /** Is @name a cache mode? If not, says so. */
 bool qi_cache_known(const char *name, enum qi_cache_use use);
 /** "--output": 0 human, 1 JSON, -1 told as unknown. */
