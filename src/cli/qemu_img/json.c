@@ -122,7 +122,9 @@ static void print_object(json_t *object, int indent)
     size_t count = sorted(object, members);
     putchar('{');
     for (size_t i = 0; i < count; i++) {
-        autofree char *key = json_dumps(json_string(members[i].key), JSON_ENCODE_ANY);
+        json_t *name = json_string(members[i].key);
+        autofree char *key = json_dumps(name, JSON_ENCODE_ANY);
+        json_decref(name);
         new_line(indent + 1);
         printf("%s: ", key ? key : "\"\"");
         print_value(members[i].value, indent + 1);
