@@ -27,7 +27,7 @@ import qemu_img_cases as cases
 import qemu_img_random
 from common import SKIP, TIMEOUT_S, Failure, Tools
 
-SEEDS = int(os.environ.get("HAWSER_SEEDS", "12"))
+SEEDS = int(os.environ.get("HAWSER_SEEDS", "6"))
 STEPS = 14
 ENVIRONMENT = dict(os.environ, LC_ALL="C", TZ="UTC")
 
