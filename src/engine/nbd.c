@@ -12,6 +12,7 @@ struct nbd {
     struct nbd_server *server;
     struct nbd_export *export[ENGINE_VOLUMES_MAX]; /* of the volume at this index, or NULL */
     json_t *listen;                                /* of the configuration; borrowed */
+    unsigned listening;                            /* addresses in use, from the first on */
 };
 
 struct nbd_options {
@@ -54,12 +55,15 @@ static int co_listen(struct nbd *nbd, struct hws_error *err)
             r = hws_fail(err, EINVAL, "nbd: an address is a text");
         if (r == 0)
             r = nbd_listen(json_string_value(address), &fd, err);
-        if (r == 0)
+        if (r == 0) {
+            nbd->listening++;
             r = co_nbd_server_listen(nbd->server, fd, err);
+        }
     }
     return r;
 }
 
+/* Those that are ours: one that somebody else listens at was never bound. */
 static void unlink_sockets(const struct nbd *nbd)
 {
     size_t i;
@@ -67,7 +71,7 @@ static void unlink_sockets(const struct nbd *nbd)
     json_array_foreach(nbd->listen, i, address)
     {
         const char *text = json_string_value(address);
-        if (text && !strncmp(text, "unix:", 5))
+        if (i < nbd->listening && !strncmp(text, "unix:", 5))
             (void)unlink(text + 5);
     }
 }

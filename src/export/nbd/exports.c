@@ -6,23 +6,23 @@
 #include "export/nbd/internal.h"
 #include <sys/socket.h>
 
+/* Caller holds server->lock. */
 static struct nbd_export *find(struct nbd_server *server, const char *name, size_t length)
 {
-    struct nbd_export *first = NULL;
     list_for_each (link, &server->exports) {
         struct nbd_export *export = list_entry(link, struct nbd_export, link);
         if (strlen(export->name) == length && !memcmp(export->name, name, length))
             return export;
-        if (!first)
-            first = export;
     }
-    return length == 0 ? first : NULL;
+    return NULL;
 }
 
 struct nbd_export *nbd_export_use(struct nbd_server *server, const char *name, size_t length)
 {
     rt_mutex_lock(&server->lock);
     struct nbd_export *export = find(server, name, length);
+    if (!export && length == 0 && !list_empty(&server->exports))
+        export = list_entry(server->exports.next, struct nbd_export, link);
     if (export && (export->removed ||
                    (export->connections_max && export->connections >= export->connections_max)))
         export = NULL;
@@ -78,13 +78,14 @@ int co_nbd_export_add(struct nbd_server *server, struct block_root *root,
     export->description = options->description ? strdup(options->description) : NULL;
     export->read_only = options->read_only || block_is_read_only(block_root_node(root));
     export->connections_max = options->connections;
+    uint32_t cluster = block_cluster_bytes(block_root_node(root));
+    export->preferred_bytes = MIN(MAX(cluster, 4096u), (uint32_t)(64 * KiB));
     if (!export->name || (options->description && !export->description)) {
         free_export(export);
         return hws_fail(err, ENOMEM, "out of memory");
     }
     rt_mutex_lock(&server->lock);
-    struct nbd_export *other =
-        length || list_empty(&server->exports) ? find(server, options->name, length) : NULL;
+    struct nbd_export *other = find(server, options->name, length);
     if (!other)
         list_push_back(&server->exports, &export->link);
     rt_mutex_unlock(&server->lock);

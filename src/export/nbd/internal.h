@@ -28,6 +28,7 @@
 #define NBD_CHUNK_BYTES   (64 * KiB) /* received at a time */
 #define NBD_PAYLOAD_MAX   (32 * MiB) /* of one read or write */
 #define NBD_PIECE_BYTES   (2 * MiB)  /* longer reads and writes are done in pieces of this */
+#define NBD_STATUS_BYTES  (64 * KiB) /* of a block status reply, all contexts together */
 #define NBD_REQUESTS_MAX  256u       /* in flight on a connection; then it is not read from */
 #define NBD_IN_FLIGHT_MAX (16 * MiB) /* bytes of them, likewise */
 #define NBD_HANDSHAKE_NS  ((uint64_t)15 * 1000000000) /* for the whole negotiation */
@@ -53,16 +54,9 @@ struct nbd_pool {
     struct nbd_chunk *chunk;
     unsigned chunks;
     struct nbd_request *request;
-    bool trimming; /* a coroutine waits to give back what is not used */
-    bool used;     /* since it began to wait */
-    bool ending;   /* guarded by `lock`; the rest is the lane's */
-    struct rt_mutex lock;
-    struct co_waitq woken;
+    bool watched; /* the lane will give back what is not used */
+    bool used;    /* since it looked last */
 };
-
-void nbd_pool_init(struct nbd_pool *pool);
-/** Nothing waits in the pool any more. Any thread. */
-void nbd_pool_end(struct nbd_pool *pool);
 
 /** @bytes at most NBD_PIECE_BYTES or NBD_PAYLOAD_MAX; page-aligned. NULL when out of memory. */
 void *nbd_buffer_get(struct nbd_pool *pool, size_t bytes);
@@ -71,6 +65,8 @@ struct nbd_chunk *nbd_chunk_get(struct nbd_pool *pool);
 void nbd_chunk_put(struct nbd_pool *pool, struct nbd_chunk *chunk);
 struct nbd_request *nbd_request_get(struct nbd_pool *pool);
 void nbd_request_put(struct nbd_pool *pool, struct nbd_request *request);
+/** Gives back all but a few small ones. */
+void nbd_pool_trim(struct nbd_pool *pool);
 void nbd_pool_free(struct nbd_pool *pool);
 
 /* ---- server ---- */
@@ -80,7 +76,18 @@ struct nbd_lane {
     struct rt_queue *queue;
     unsigned connections; /* guarded by server->lock */
     struct nbd_pool pool;
+    struct rt_mutex lock;
+    struct co_waitq woken;
+    struct list ended; /* connections to be freed */
+    bool ending;
 };
+
+/** The coroutine of a lane: frees what has ended, and memory that rests. */
+void co_nbd_lane(void *arg);
+/** The pool has something to give back, later. On the lane's thread. */
+void nbd_lane_watch_pool(struct nbd_lane *lane);
+/** Ends co_nbd_lane(). Any thread. */
+void nbd_lane_end(struct nbd_lane *lane);
 
 struct nbd_server {
     struct rt_mutex lock;
@@ -97,6 +104,7 @@ struct nbd_export {
     struct nbd_server *server;
     struct block_root *root;
     char *name, *description;
+    uint32_t preferred_bytes; /* of requests, as clients are told */
     bool read_only, removed;
     unsigned connections, connections_max;
     _Atomic uint64_t requests;
@@ -118,7 +126,8 @@ struct nbd_context {
 };
 
 struct nbd_connection {
-    struct list link; /* in server->connections */
+    struct list link;  /* in server->connections */
+    struct list ended; /* in lane->ended */
     struct nbd_lane *lane;
     struct nbd_export *export; /* NULL during negotiation, until one is chosen */
     int fd;
@@ -146,9 +155,10 @@ struct nbd_connection {
 
     /* sending */
     struct list replies;
-    size_t sent;              /* bytes of the first one that are gone */
-    bool sending;             /* a coroutine waits for room in the socket */
-    bool negotiating, ending; /* the coroutine that does it is there */
+    size_t sent;      /* bytes of the first one that are gone */
+    bool sending;     /* a coroutine waits for room in the socket */
+    bool negotiating; /* the coroutine that does it is there */
+    bool ending;      /* it waits to be freed */
     struct rt_later flush;
 };
 
@@ -157,8 +167,9 @@ HWS_MUST_CHECK int co_nbd_negotiate(struct nbd_connection *connection);
 
 /** The coroutine of a new connection. */
 void co_nbd_connection(void *arg);
-/** Something of the connection has ended: frees it where that was the last thing. */
+/** Something of the connection has ended: where that was the last thing, the lane frees it. */
 void nbd_connection_touch(struct nbd_connection *connection);
+void co_nbd_connection_free(struct nbd_connection *connection);
 /** No request is taken any more; what was taken is answered. */
 void nbd_connection_close(struct nbd_connection *connection);
 

@@ -54,12 +54,6 @@ static int co_text_info(struct nbd_negotiation *n, uint32_t option, uint16_t typ
     return co_nbd_option_reply(n, option, NBD_REP_INFO, &info, sizeof(info.type) + length);
 }
 
-static uint32_t preferred_bytes(const struct nbd_export *export)
-{
-    uint32_t cluster = block_cluster_bytes(block_root_node(export->root));
-    return MIN(MAX(cluster, 4096u), (uint32_t)(64 * KiB));
-}
-
 static int co_send_info(struct nbd_negotiation *n, uint32_t option, const struct nbd_export *export,
                         struct cursor *wanted)
 {
@@ -67,7 +61,7 @@ static int co_send_info(struct nbd_negotiation *n, uint32_t option, const struct
         be16_of(NBD_INFO_EXPORT), be64_of(block_root_size(export->root)),
         be16_of(nbd_export_flags(export, has_structured(n->connection)))};
     struct nbd_info_block_size sizes = {be16_of(NBD_INFO_BLOCK_SIZE), be32_of(1),
-                                        be32_of(preferred_bytes(export)), be32_of(NBD_PAYLOAD_MAX)};
+                                        be32_of(export->preferred_bytes), be32_of(NBD_PAYLOAD_MAX)};
     int r = 0;
     while (cursor_left(wanted) && r == 0) {
         uint16_t type = cursor_be16(wanted);

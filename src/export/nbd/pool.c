@@ -2,7 +2,7 @@
  * What a thread keeps for its next requests: buffers by size, chunks, request structs. Fresh memory
  * costs a page fault a page, several times what reading the page costs.
  *
- * What was not used for a second is given back.
+ * What was not used for a while is given back (lane.c).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -13,7 +13,6 @@
 #define KEEP_CHUNKS 16u
 /* And afterwards. */
 #define REST_CLASS 1 /* the smallest ones only */
-#define REST_NS    ((uint64_t)1000000000)
 
 static unsigned class_of(size_t bytes)
 {
@@ -49,28 +48,18 @@ static void free_chunks(struct nbd_pool *pool)
     }
 }
 
-static void co_trim(void *arg)
+void nbd_pool_trim(struct nbd_pool *pool)
 {
-    struct nbd_pool *pool = arg;
-    rt_mutex_lock(&pool->lock);
-    do {
-        pool->used = false;
-        while (!pool->ending &&
-               co_waitq_wait_until(&pool->woken, &pool->lock, rt_now_ns() + REST_NS))
-            ;
-    } while (pool->used && !pool->ending);
-    rt_mutex_unlock(&pool->lock);
     for (unsigned class = REST_CLASS; class < NBD_POOL_CLASSES; class ++)
         free_class(pool, class);
     free_chunks(pool);
-    pool->trimming = false;
 }
 
 static void note_use(struct nbd_pool *pool)
 {
     pool->used = true;
-    if (!pool->trimming && !pool->ending)
-        pool->trimming = rt_spawn(NULL, co_trim, pool) == 0;
+    if (unlikely(!pool->watched))
+        nbd_lane_watch_pool(container_of(pool, struct nbd_lane, pool));
 }
 
 void *nbd_buffer_get(struct nbd_pool *pool, size_t bytes)
@@ -155,20 +144,6 @@ void nbd_request_put(struct nbd_pool *pool, struct nbd_request *request)
     pool->request = request;
 }
 
-void nbd_pool_init(struct nbd_pool *pool)
-{
-    rt_mutex_init(&pool->lock);
-    co_waitq_init(&pool->woken);
-}
-
-void nbd_pool_end(struct nbd_pool *pool)
-{
-    rt_mutex_lock(&pool->lock);
-    pool->ending = true;
-    co_waitq_wake_all(&pool->woken);
-    rt_mutex_unlock(&pool->lock);
-}
-
 void nbd_pool_free(struct nbd_pool *pool)
 {
     for (unsigned class = 0; class < NBD_POOL_CLASSES; class ++)
@@ -179,5 +154,4 @@ void nbd_pool_free(struct nbd_pool *pool)
         pool->request = request->next;
         free(request);
     }
-    rt_mutex_destroy(&pool->lock);
 }

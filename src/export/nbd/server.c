@@ -4,7 +4,7 @@
  *   accepted -> negotiating (a coroutine) -> transmission (transmission.c) -> closing -> freed
  *
  * A connection is freed when its reader, its requests and its sender have ended: whoever of them
- * ends calls nbd_connection_touch().
+ * ends calls nbd_connection_touch(), and the lane does the rest (lane.c).
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -28,10 +28,11 @@ struct nbd_listener {
 
 /* ---- connections ---- */
 
-static void free_connection(struct nbd_connection *c)
+void co_nbd_connection_free(struct nbd_connection *c)
 {
     struct nbd_lane *lane = c->lane;
     struct nbd_server *server = lane->server;
+    co_watch_stop(steal_ptr(&c->watch));
     if (c->export)
         nbd_export_leave(c->export);
     free(c->contexts_export);
@@ -46,25 +47,6 @@ static void free_connection(struct nbd_connection *c)
     rt_mutex_unlock(&server->lock);
     list_del(&c->flush.link);
     free(c);
-}
-
-static void co_end(void *arg)
-{
-    struct nbd_connection *c = arg;
-    co_watch_stop(steal_ptr(&c->watch));
-    free_connection(c);
-}
-
-void nbd_connection_touch(struct nbd_connection *c)
-{
-    if (!c->closing || c->reading || c->negotiating || c->sending || c->in_flight || c->ending)
-        return;
-    c->ending = true;
-    if (rt_spawn(NULL, co_end, c) < 0) {
-        /* Whoever ends next, or the stop of the server, tries again. */
-        c->ending = false;
-        log_error("nbd: out of memory while a connection is closed");
-    }
 }
 
 void co_nbd_connection(void *arg)
@@ -105,7 +87,8 @@ void nbd_server_adopt(struct nbd_server *server, int fd)
     c->fd = fd;
     c->negotiating = true;
     rt_mutex_lock(&server->lock);
-    bool refused = server->stopping || server->connection_count >= server->connections_max;
+    unsigned there = server->connection_count;
+    bool refused = server->stopping || there >= server->connections_max;
     if (!refused) {
         c->lane = choose_lane(server);
         c->lane->connections++;
@@ -114,7 +97,7 @@ void nbd_server_adopt(struct nbd_server *server, int fd)
     }
     rt_mutex_unlock(&server->lock);
     if (refused) {
-        log_warning("nbd: a connection is refused: there are %u", server->connection_count);
+        log_warning("nbd: a connection is refused: there are %u", there);
         close(fd);
         free(c);
     } else if (rt_spawn(c->lane->queue, co_nbd_connection, c) < 0) {
@@ -189,9 +172,11 @@ int co_nbd_server_listen(struct nbd_server *server, int fd, struct hws_error *er
 static void co_stop_lanes(struct nbd_server *server)
 {
     for (unsigned i = 0; i < server->lanes; i++) {
-        nbd_pool_end(&server->lane[i].pool);
-        co_queue_stop(server->lane[i].queue);
-        nbd_pool_free(&server->lane[i].pool);
+        struct nbd_lane *lane = &server->lane[i];
+        nbd_lane_end(lane);
+        co_queue_stop(lane->queue);
+        nbd_pool_free(&lane->pool);
+        rt_mutex_destroy(&lane->lock);
     }
     rt_mutex_destroy(&server->lock);
     free(server);
@@ -219,13 +204,18 @@ int co_nbd_server_start(const struct nbd_server_options *options, struct nbd_ser
         char name[16];
         snprintf(name, sizeof(name), "nbd-%u", i);
         lane->server = server;
-        nbd_pool_init(&lane->pool);
+        rt_mutex_init(&lane->lock);
+        co_waitq_init(&lane->woken);
+        list_init(&lane->ended);
         int r = rt_queue_start(rt_current(), name, &lane->queue, err);
+        if (r == 0) {
+            server->lanes++;
+            r = rt_spawn(lane->queue, co_nbd_lane, lane);
+        }
         if (r < 0) {
             co_stop_lanes(server);
-            return r;
+            return err && err->code ? r : hws_fail_errno(err, -r, "NBD server");
         }
-        server->lanes++;
     }
     *ret = server;
     return 0;

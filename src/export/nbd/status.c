@@ -6,9 +6,6 @@
 #include "block/bitmap.h"
 #include "export/nbd/internal.h"
 
-/* Of all contexts together. */
-#define REPLY_BYTES (64 * KiB)
-
 struct extents {
     const struct nbd_request *request;
     uint8_t *at, *end; /* room for the next one */
@@ -101,13 +98,13 @@ static int co_context(struct nbd_request *q, unsigned index, uint8_t **at, uint8
 int co_nbd_block_status(struct nbd_request *q)
 {
     unsigned count = q->connection->context_count;
-    q->buffer_bytes = REPLY_BYTES;
-    q->buffer = nbd_buffer_get(&q->connection->lane->pool, REPLY_BYTES);
+    q->buffer_bytes = NBD_STATUS_BYTES;
+    q->buffer = nbd_buffer_get(&q->connection->lane->pool, NBD_STATUS_BYTES);
     if (!q->buffer)
         return -ENOMEM;
     uint8_t *at = q->buffer;
     int r = 0;
     for (unsigned i = 0; i < count && r == 0; i++)
-        r = co_context(q, i, &at, q->buffer + REPLY_BYTES / count * (i + 1));
+        r = co_context(q, i, &at, q->buffer + NBD_STATUS_BYTES / count * (i + 1));
     return r;
 }

@@ -306,6 +306,22 @@ static int co_take_body(struct nbd_connection *c, struct nbd_request *q, int res
     return r;
 }
 
+/* Buffers that it may take at a time. */
+static uint64_t memory_of(const struct nbd_request *q)
+{
+    switch (q->command) {
+    case NBD_CMD_READ:
+    case NBD_CMD_WRITE:
+        return MIN(q->length, (uint64_t)NBD_PAYLOAD_MAX);
+    case NBD_CMD_CACHE:
+        return MIN(q->length, (uint64_t)NBD_PIECE_BYTES);
+    case NBD_CMD_BLOCK_STATUS:
+        return NBD_STATUS_BYTES;
+    default:
+        return 0;
+    }
+}
+
 /* @return 0, -ESHUTDOWN at a polite end, -errno. */
 static int co_take_request(struct nbd_connection *c)
 {
@@ -321,9 +337,7 @@ static int co_take_request(struct nbd_connection *c)
         nbd_request_put(&c->lane->pool, q);
         return r;
     }
-    q->charged = q->command == NBD_CMD_READ || q->command == NBD_CMD_WRITE
-                     ? MIN(q->length, (uint64_t)NBD_PAYLOAD_MAX)
-                     : 0;
+    q->charged = memory_of(q);
     r = co_wait_for_room(c, q->charged);
     c->in_flight++;
     c->in_flight_bytes += q->charged;
@@ -355,7 +369,7 @@ static void co_reader(void *arg)
         nbd_connection_close(c);
         co_watch_stop(steal_ptr(&c->watch));
     }
-    if (c->chunk && (r != -EAGAIN || buffered(c) == 0))
+    if (c->chunk) /* nothing is in it, or nobody will look at it */
         nbd_chunk_put(&c->lane->pool, steal_ptr(&c->chunk));
     c->reading = false;
     nbd_connection_touch(c);
