@@ -7,7 +7,7 @@
  *
  * An enabled bitmap is set by every change of the node that goes through the core (write,
  * write-zeroes, discard, compressed write, copy), after the driver has returned and before the
- * request completes, failed requests included. So who takes the bits away and then reads the data
+ * request completes, failed requests included. So who clears the bits and then reads the data
  * never misses a change: it has either the new bytes, or the bit again. Setting takes no lock, and
  * where a grain is dirty already one load.
  *
@@ -15,7 +15,7 @@
  * to the node's format, which finds it at open, loads its bits when they are needed, and stores it
  * when the node is closed, becomes read-only, or co_block_bitmaps_store() is called.
  *
- * Who may call. Setting, reading and clearing bits: any thread, at any time. All that adds,
+ * Who may call. Setting and reading bits: any thread, at any time. All that clears, adds,
  * removes, enables, disables, stores or resizes: the coroutine that controls the graph, with the
  * node idle (drained).
  *
@@ -125,9 +125,8 @@ HWS_MUST_CHECK int co_block_bitmap_count(struct block_bitmap *bitmap, uint64_t *
 /** Makes the bits present; those of an inconsistent bitmap: -EUCLEAN. */
 HWS_MUST_CHECK int co_block_bitmap_load(struct block_bitmap *bitmap, struct hws_error *err);
 
-/** Marks a byte range dirty, or clean (only whole grains inside it). The bits are loaded. */
+/** Marks a byte range dirty. The bits are loaded. */
 void block_bitmap_set(struct block_bitmap *bitmap, uint64_t offset, uint64_t length);
-void block_bitmap_reset(struct block_bitmap *bitmap, uint64_t offset, uint64_t length);
 
 /* ---- of a root's image, for its exports: any queue, held off by a drain ---- */
 

@@ -50,21 +50,6 @@ void block_bitmap_set(struct block_bitmap *b, uint64_t offset, uint64_t length)
         set_word(b, word, mask_of(word, first, last));
 }
 
-void block_bitmap_reset(struct block_bitmap *b, uint64_t offset, uint64_t length)
-{
-    uint64_t grain = 1ull << b->granularity_bits, end = offset + length;
-    uint64_t first = div_round_up(offset, grain), stop = end >> b->granularity_bits;
-    if (end >= block_size(b->node)) /* the end of the node counts as aligned */
-        stop = b->bits;
-    if (first >= stop)
-        return;
-    for (uint64_t word = first / 64; word <= (stop - 1) / 64; word++) {
-        uint64_t mask = mask_of(word, first, stop - 1);
-        if (atomic_load(&b->word[word]) & mask)
-            atomic_fetch_and(&b->word[word], ~mask);
-    }
-}
-
 void bitmaps_note(struct block_bitmap *first, uint64_t offset, uint64_t length)
 {
     for (struct block_bitmap *b = first; b; b = atomic_load(&b->next_tracked))

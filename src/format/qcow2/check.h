@@ -22,11 +22,8 @@
 #include "format/qcow2/check_map.h"
 #include "format/qcow2/qcow2.h"
 
-/* Limits on what may be claimed, beside those of layout.h; the first two are QEMU's. */
-#define CHECK_BITMAPS_MAX            65535
-#define CHECK_BITMAP_DIRECTORY_MAX   (64 * MiB)
-#define CHECK_BITMAP_TABLE_BYTES_MAX (32 * MiB)
-#define CHECK_CRYPT_BYTES_MAX        (64 * MiB)
+/* What may be claimed for an encryption header. */
+#define CHECK_CRYPT_BYTES_MAX (64 * MiB)
 
 /* Bits of a standard L2 entry that mean nothing: 1-8 and 56-61. */
 #define QCOW2_L2_RESERVED 0x3f000000000001feull

@@ -10,13 +10,9 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/cursor.h"
+#include "format/qcow2/bitmap.h"
 #include "format/qcow2/check.h"
 #include <inttypes.h>
-
-/* Bits 1-8 and 56-63 of a table entry mean nothing; bit 0 says "all ones" where there is no offset.
- */
-#define TABLE_RESERVED 0xff000000000001feull
-#define ALL_ONES       1ull
 
 /* Where the bitmaps cannot be used as they are; a repair gives them up. */
 static int give_up(struct checker *c)
@@ -29,8 +25,8 @@ static int give_up(struct checker *c)
 /* @return 0, 1 where the entry has to go, or -errno. */
 static int walk_entry(struct checker *c, uint64_t entry, uint64_t whence)
 {
-    uint64_t target = entry & QCOW2_OFFSET_MASK;
-    if (entry & (TABLE_RESERVED | (target ? ALL_ONES : 0))) {
+    uint64_t target = entry & QCOW2_BITMAP_TABLE_OFFSET;
+    if (entry & (QCOW2_BITMAP_TABLE_RESERVED | (target ? QCOW2_BITMAP_TABLE_ONES : 0))) {
         check_corruption(
             c, "bitmap table entry at offset %#" PRIx64 ": reserved bits are set (%#" PRIx64 ")",
             whence, entry);
@@ -50,7 +46,7 @@ static int co_walk_table(struct checker *c, uint64_t offset, uint32_t entries, u
     bool changed = false, zero;
     if (entries == 0)
         return 0;
-    if (bytes > CHECK_BITMAP_TABLE_BYTES_MAX) {
+    if (bytes > QCOW2_BITMAP_TABLE_BYTES_MAX) {
         check_corruption(c,
                          "bitmap directory entry at offset %#" PRIx64
                          ": bitmap table size %u is more than the limit",
@@ -71,7 +67,7 @@ static int co_walk_table(struct checker *c, uint64_t offset, uint32_t entries, u
         if (result < 0)
             return result;
         if (result > 0)
-            store_be64(at, ALL_ONES);
+            store_be64(at, QCOW2_BITMAP_TABLE_ONES);
         changed |= result > 0;
     }
     if (!c->mend || !changed)
@@ -115,8 +111,8 @@ int co_check_bitmaps(struct checker *c)
 {
     if (c->bitmap_count == 0)
         return 0;
-    if (c->bitmap_count > CHECK_BITMAPS_MAX || c->bitmap_directory_size == 0 ||
-        c->bitmap_directory_size > CHECK_BITMAP_DIRECTORY_MAX) {
+    if (c->bitmap_count > QCOW2_BITMAPS_MAX || c->bitmap_directory_size == 0 ||
+        c->bitmap_directory_size > QCOW2_BITMAP_DIRECTORY_MAX) {
         check_corruption(
             c, "bitmaps header extension: %u bitmaps in a directory of %" PRIu64 " bytes cannot be",
             c->bitmap_count, c->bitmap_directory_size);

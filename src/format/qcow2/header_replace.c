@@ -225,9 +225,8 @@ int qcow2_co_change_backing(struct block_node *node, const char *file, const cha
         r = qcow2_header_copy(&q->header, h);
         if (r == 0)
             r = set_backing(h, file, format);
-        r = r < 0
-                ? hws_fail(err, -r, "'%.200s': no room for the backing file's name", node->filename)
-                : qcow2_co_header_replace(q, h, err);
+        r = r < 0 ? hws_fail_errno(err, -r, "'%.200s': recording its backing file", node->filename)
+                  : qcow2_co_header_replace(q, h, err);
         co_mutex_unlock(&q->alloc_lock);
         qcow2_header_free(h);
     }

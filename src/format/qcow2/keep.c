@@ -201,8 +201,6 @@ int qcow2_co_keep_settle(struct qcow2 *q)
     uint64_t before = q->header.autoclear_features;
     q->header.autoclear_features &= ~MARK_BITS;
     int r = qcow2_co_header_store(q);
-    if (r == 0)
-        r = co_block_flush(q->file);
     if (r < 0) {
         q->header.autoclear_features = before;
         return r;
@@ -223,8 +221,6 @@ int qcow2_co_keep_give_up(struct qcow2 *q)
                 q->node->filename);
     q->header.autoclear_features = before & ~MARK_BITS;
     int r = qcow2_co_header_store(q);
-    if (r == 0)
-        r = co_block_flush(q->file);
     if (r < 0)
         q->header.autoclear_features = before;
     return r;

@@ -272,7 +272,7 @@ static inline unsigned qcow2_subcluster_index(const struct qcow2 *q, uint64_t gu
 
 /* ---- header and life (tables.c, qcow2.c) ---- */
 
-/** Writes the fixed header fields from q->header into the file (one sector; not synced). */
+/** Writes the fixed header fields from q->header into the file: one sector, durably. */
 HWS_MUST_CHECK int qcow2_co_header_store(struct qcow2 *q);
 /**
  * Puts @h, a changed qcow2_header_copy() of q->header, into the file and in q->header's place,

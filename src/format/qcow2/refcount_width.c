@@ -192,8 +192,6 @@ static int co_go_over(struct qcow2 *q, struct widening *w)
     (void)!qcow2_guard_make(q);
     rt_mutex_unlock(&q->lock);
     int r = qcow2_co_header_store(q);
-    if (r == 0)
-        r = co_block_flush(q->file);
     if (r < 0)
         atomic_store(&q->broken, r); /* which structures the disk names is open */
     rt_mutex_lock(&q->lock);

@@ -206,8 +206,6 @@ static int co_switch_header(struct qcow2 *q, const struct growth *g)
     (void)!qcow2_guard_make(q);
     rt_mutex_unlock(&q->lock);
     int r = qcow2_co_header_store(q);
-    if (r == 0)
-        r = co_block_flush(q->file);
     if (r < 0) {
         atomic_store(&q->broken, r);
         return r;

@@ -70,8 +70,6 @@ static int co_l1_switch(struct qcow2 *q, struct longer_l1 *l1)
     l1->table = old_table;
     l1->dirty = old_dirty;
     int r = qcow2_co_header_store(q);
-    if (r == 0)
-        r = co_block_flush(q->file);
     if (r < 0)
         atomic_store(&q->broken, r);
     return r;
@@ -179,8 +177,6 @@ static int co_size_store(struct qcow2 *q, uint64_t size)
     uint64_t old_size = q->header.size;
     q->header.size = size;
     int r = qcow2_co_header_store(q);
-    if (r == 0)
-        r = co_block_flush(q->file);
     if (r < 0)
         q->header.size =
             old_size; /* the longer device reads as zeroes behind this: either will do */

@@ -66,13 +66,9 @@ static int co_size_cut(struct qcow2 *q, uint64_t size)
     co_mutex_lock(&q->alloc_lock);
     q->header.size = size;
     int r = qcow2_co_header_store(q);
-    if (r == 0)
-        r = co_block_flush(q->file);
     if (r < 0) {
         q->header.size = old_size;
         int undone = qcow2_co_header_store(q);
-        if (undone == 0)
-            undone = co_block_flush(q->file);
         if (undone < 0)
             atomic_store(&q->broken, r);
     }

@@ -300,8 +300,6 @@ static int co_switch(struct change *c)
     rt_mutex_unlock(&q->lock);
     int r = qcow2_co_header_store(q);
     if (r == 0)
-        r = co_block_flush(q->file);
-    if (r == 0)
         return 0;
     atomic_store(&q->broken, r);
     rt_mutex_lock(&q->lock);

@@ -44,7 +44,8 @@ int qcow2_co_header_store(struct qcow2 *q)
     if (r < 0)
         return r;
     qcow2_header_store_fixed(&q->header, sector);
-    return co_block_write(q->file, 0, list, 0);
+    r = co_block_write(q->file, 0, list, 0);
+    return r < 0 ? r : co_block_flush(q->file);
 }
 
 void qcow2_set_geometry(struct qcow2 *q)
@@ -197,8 +198,6 @@ static int co_prepare_metadata_locked(struct qcow2 *q)
         uint64_t before = q->header.autoclear_features;
         q->header.autoclear_features = wanted;
         r = qcow2_co_header_store(q);
-        if (r == 0)
-            r = co_block_flush(q->file);
         if (r < 0)
             q->header.autoclear_features = before;
     }
@@ -237,8 +236,6 @@ static int co_set_dirty(struct qcow2 *q, bool dirty)
         return 0;
     q->header.incompatible_features = features;
     int r = qcow2_co_header_store(q);
-    if (r == 0)
-        r = co_block_flush(q->file);
     if (r < 0)
         q->header.incompatible_features = before;
     return r;
