@@ -114,6 +114,13 @@ int qi_take(const struct qi_args *args, void *command, int argc, char **argv)
     return code ? code : QI_GO;
 }
 
+int qi_two_formats(const char *format, unsigned reach)
+{
+    return format && reach & QI_IMAGE_OPTS
+               ? qi_error("--image-opts and --format are mutually exclusive")
+               : 0;
+}
+
 bool qi_cache_known(const char *name, enum qi_cache_use use)
 {
     static const char *const names[] = {"none",         "off",        "writeback",

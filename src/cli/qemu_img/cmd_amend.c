@@ -102,8 +102,8 @@ static int run(struct amend *how, int argc, char **argv)
 {
     if (!how->text)
         return qi_usage("Must specify options (-o)");
-    if (how->format && how->reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how->format, how->reach))
+        return 1;
     if (qi_wants_help(how->text))
         return amend_help(how, optind < argc ? argv[optind] : NULL);
     if (optind != argc - 1)

@@ -160,7 +160,7 @@ int qi_bench(int argc, char **argv)
         return r;
     if (optind != argc - 1)
         return qi_usage("Expecting one image file name");
-    if (how.format && how.reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how.format, how.reach))
+        return 1;
     return check(&how) ? 1 : run(&how, argv[optind]);
 }

@@ -84,8 +84,8 @@ static int add_action(void *command, const struct qi_arg *arg, char *value)
 
 static int check(const struct bitmap *how, int operands)
 {
-    if (how->format && how->reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how->format, how->reach))
+        return 1;
     if (!how->count)
         return qi_error("Need at least one of --add, --remove, --clear, --enable, --disable, or "
                         "--merge");

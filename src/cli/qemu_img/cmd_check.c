@@ -153,7 +153,7 @@ int qi_check(int argc, char **argv)
     check.json = json;
     if (!qi_cache_known(check.cache, QI_CACHE_SOURCE))
         return 1;
-    if (check.format && check.reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(check.format, check.reach))
+        return 1;
     return run(&check, argv[optind]);
 }

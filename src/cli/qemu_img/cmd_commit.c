@@ -99,8 +99,8 @@ int qi_commit(int argc, char **argv)
         return r;
     if (optind != argc - 1)
         return qi_usage("Expecting one image file name");
-    if (how.format && how.reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how.format, how.reach))
+        return 1;
     if (!qi_cache_known(how.cache, QI_CACHE_TARGET))
         return 1;
     return run(&how, argv[optind]);

@@ -158,9 +158,7 @@ int qi_compare(int argc, char **argv)
         return r;
     if (optind != argc - 2)
         return qi_usage("Expecting two image file names");
-    if ((how.format[0] || how.format[1]) && how.reach & QI_IMAGE_OPTS) {
-        qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how.format[0] ? how.format[0] : how.format[1], how.reach))
         return CANNOT_OPEN;
-    }
     return run(&how, argv + optind);
 }

@@ -77,15 +77,15 @@ static const struct qi_arg rows[] = {
 /* What does not go together, in the order in which qemu-img looks. @return 0, or 1 told. */
 static int check_options(const struct qi_conversion *c)
 {
-    bool source_opts = c->reach & QI_IMAGE_OPTS;
     if (c->target_opts && !c->existing)
         return qi_error("--target-image-opts requires use of -n flag");
     if (c->target_is_zero && !c->existing)
         return qi_error("--target-is-zero requires use of -n flag");
     if (c->skip_broken && !c->bitmaps)
         return qi_error("Use of --skip-broken-bitmaps requires --bitmaps");
-    if ((source_opts && c->format) || (c->target_opts && c->target_format))
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(c->format, c->reach) ||
+        qi_two_formats(c->target_format, c->target_opts ? QI_IMAGE_OPTS : 0))
+        return 1;
     if (c->offload && c->compress)
         return qi_error("Cannot enable copy offloading when -c is used");
     if (c->offload && c->has_sparse)

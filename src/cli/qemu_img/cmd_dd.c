@@ -134,7 +134,7 @@ int qi_dd(int argc, char **argv)
             return 1;
     if (!how.input || !how.output)
         return qi_error("Must specify both input and output files");
-    if (how.format && how.reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how.format, how.reach))
+        return 1;
     return run(&how);
 }

@@ -201,8 +201,8 @@ int qi_info(int argc, char **argv)
     if (json < 0)
         return 1;
     how.json = json;
-    if (how.format && how.reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how.format, how.reach))
+        return 1;
     json_t *layers = json_array();
     r = tell_layers(&how, argv[optind], layers);
     if (r == 0)

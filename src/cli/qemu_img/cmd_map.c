@@ -153,7 +153,7 @@ int qi_map(int argc, char **argv)
     if (json < 0)
         return 1;
     how.json = json;
-    if (how.format && how.reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how.format, how.reach))
+        return 1;
     return run(&how, argv[optind]);
 }

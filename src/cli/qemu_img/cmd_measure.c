@@ -103,8 +103,8 @@ static int check(const struct measure *how, int operands)
         return qi_error("Either --size N or one filename must be specified.");
     if (operands && how->size != HWS_SIZE_UNSET)
         return qi_error("--size N cannot be used together with a filename.");
-    if (how->format && how->reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how->format, how->reach))
+        return 1;
     return 0;
 }
 

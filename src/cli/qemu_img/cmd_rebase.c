@@ -105,7 +105,7 @@ int qi_rebase(int argc, char **argv)
         return qi_usage("Expecting one image file name");
     if (!how.unsafe && !how.backing)
         return qi_usage("Must specify backing file (-b) or use unsafe mode (-u)");
-    if (how.format && how.reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how.format, how.reach))
+        return 1;
     return run(&how, argv[optind]);
 }

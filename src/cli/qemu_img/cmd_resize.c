@@ -108,7 +108,7 @@ int qi_resize(int argc, char **argv)
         return r;
     if (optind != argc - 1)
         return qi_usage("Expecting image file name and size");
-    if (how.format && how.reach & QI_IMAGE_OPTS)
-        return qi_error("--image-opts and --format are mutually exclusive");
+    if (qi_two_formats(how.format, how.reach))
+        return 1;
     return take_size(&how, size) ? 1 : run(&how, argv[optind]);
 }

@@ -129,6 +129,9 @@ int qi_take(const struct qi_args *args, void *command, int argc, char **argv);
 /** --object: refuses @text by its type. @return 1. */
 int qi_refuse_object(void *command, const struct qi_arg *arg, char *text);
 
+/** --image-opts says the format, too: with -f it is told and @return 1, else 0. */
+int qi_two_formats(const char *format, unsigned reach);
+
 enum qi_cache_use { QI_CACHE_TARGET, QI_CACHE_SOURCE, QI_CACHE_BENCH };
 /** Is @name a cache mode? If not, says so. */
 bool qi_cache_known(const char *name, enum qi_cache_use use);
