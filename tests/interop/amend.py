@@ -6,25 +6,14 @@ import json
 import sys
 
 sys.dont_write_bytecode = True
-from common import Failure, Reference, Tools, Writer, run_cases
+from common import Failure, Reference, Tools, Writer, make_image, run_cases
 
-IMAGE, BASE = "image.qcow2", "base.raw"
+IMAGE = "image.qcow2"
 HIO = ("hio", "-r", "uring")
 
 
 def make(case, size, cluster_size, options, backing):
-    text = ",".join(f"{k}={v}" for k, v in {"cluster_size": cluster_size, **options}.items())
-    data = bytearray(size)
-    if backing:
-        below = case.random.randbytes(size * 2 // 3)
-        with open(case.path(BASE), "wb") as file:
-            file.write(below)
-        case.commands.append(f"head -c {len(below)} /dev/urandom > {BASE}")
-        data[:len(below)] = below
-        case.qemu_img("create", "-q", "-f", "qcow2", "-o", text, "-b", BASE, "-F", "raw", IMAGE, str(size))
-    else:
-        case.qemu_img("create", "-q", "-f", "qcow2", "-o", text, IMAGE, str(size))
-    return Reference(data)
+    return make_image(case, size, {"cluster_size": cluster_size, **options}, size * 2 // 3 if backing else 0)
 
 
 def info(case):

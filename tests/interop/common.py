@@ -226,6 +226,22 @@ class Reference:
                 raise Failure(f"{image}: offset {at:#x} holds {byte:#x}, {wanted:#x} was written")
 
 
+def make_image(case, size, options, below=0):
+    """image.qcow2 by qemu-img, over a raw file of @below random bytes where that is not 0. What it reads as."""
+    text = ",".join(f"{k}={v}" for k, v in options.items())
+    data = bytearray(size)
+    backing = []
+    if below:
+        content = case.random.randbytes(below)
+        with open(case.path("base.raw"), "wb") as file:
+            file.write(content)
+        case.commands.append(f"head -c {below} /dev/urandom > base.raw")
+        data[:below] = content[:size]
+        backing = ["-b", "base.raw", "-F", "raw"]
+    case.qemu_img("create", "-q", "-f", "qcow2", "-o", text, *backing, "image.qcow2", str(size))
+    return Reference(data)
+
+
 def random_range(rng, size, cluster_size):
     """A range that likes the edges of clusters, sometimes sector-sized, sometimes several clusters."""
     if size == 0:

@@ -6,26 +6,15 @@ import os
 import sys
 
 sys.dont_write_bytecode = True
-from common import Failure, Reference, Tools, Writer, run_cases
+from common import Failure, Tools, Writer, make_image, run_cases
 
-IMAGE, BASE = "image.qcow2", "base.raw"
+IMAGE = "image.qcow2"
 HIO = ("hio", "-r", "uring")
 
 
 def make(case, size, cluster_size, options, backing):
-    text = ",".join(f"{k}={v}" for k, v in {"cluster_size": cluster_size, **options}.items())
-    data = bytearray(size)
-    if backing:
-        # Longer than the image: what is cut off and grown again must not show it.
-        below = case.random.randbytes(size + 3 * cluster_size)
-        with open(case.path(BASE), "wb") as file:
-            file.write(below)
-        case.commands.append(f"head -c {len(below)} /dev/urandom > {BASE}")
-        data[:] = below[:size]
-        case.qemu_img("create", "-q", "-f", "qcow2", "-o", text, "-b", BASE, "-F", "raw", IMAGE, str(size))
-    else:
-        case.qemu_img("create", "-q", "-f", "qcow2", "-o", text, IMAGE, str(size))
-    return Reference(data)
+    # Longer than the image: what is cut off and grown again must not show it.
+    return make_image(case, size, {"cluster_size": cluster_size, **options}, size + 3 * cluster_size if backing else 0)
 
 
 def step(case, tool, size, reference):

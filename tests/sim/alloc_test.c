@@ -2,64 +2,24 @@
  * The k-th allocation of a scenario fails, for every k, once or from then on: the program must
  * reach its end without a crash, a hang or a leak, and the image must be whole afterwards.
  *
- * The linker routes malloc(), calloc(), realloc() and aligned_alloc() of the engine through this
- * file
- * (--wrap). The simulator and the harness take memory by reallocarray(), which stays as it is, and
- * so do the libraries.
+ * The linker routes malloc(), calloc(), realloc() and aligned_alloc() of the engine through
+ * alloc_fail.c (--wrap). The simulator and the harness take memory by reallocarray(), which stays
+ * as it is, and so do the libraries.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "alloc_fail.h"
 #include "oracle.h"
 #include "sweep.h"
 
 #define SEEDS_DEFAULT 3
 
-static bool failing, sticky;
-static uint64_t allocations, fail_at;
-
-static bool fails(void)
-{
-    if (!failing)
-        return false;
-    uint64_t k = ++allocations;
-    return k == fail_at || (sticky && k > fail_at);
-}
-
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *old, size_t bytes);
-void *__real_aligned_alloc(size_t alignment, size_t bytes);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_realloc(void *old, size_t bytes);
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
-
-void *__wrap_malloc(size_t bytes)
-{
-    return fails() ? NULL : __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t count, size_t bytes)
-{
-    return fails() ? NULL : __real_calloc(count, bytes);
-}
-
-void *__wrap_realloc(void *old, size_t bytes)
-{
-    return fails() ? NULL : __real_realloc(old, bytes);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes)
-{
-    return fails() ? NULL : __real_aligned_alloc(alignment, bytes);
-}
-
 /* The queues of a phase are the harness's own. */
 static void co_scenario(void *arg)
 {
-    failing = true;
+    alloc_fail.counting = true;
     co_world_scenario(arg);
-    failing = false;
+    alloc_fail.counting = false;
 }
 
 static void verify(const struct sweep *sweep, const struct world *run)
@@ -84,14 +44,15 @@ static bool fail_once(const struct sweep *sweep, const struct world *base, uint6
         world_fail(base, "cannot make the simulator");
     world.guest = guest_clone(base->guest);
     world.tolerant = true;
-    snprintf(note, sizeof(note), "%llu%s", (unsigned long long)at, sticky ? "   (sticky)" : "");
+    snprintf(note, sizeof(note), "%llu%s", (unsigned long long)at,
+             alloc_fail.sticky ? "   (sticky)" : "");
     world_note(&world, sweep->program, note);
     if (sweep->trace)
         fprintf(stderr, "---- allocation %s\n", note);
-    allocations = 0;
-    fail_at = at;
+    alloc_fail.count = 0;
+    alloc_fail.fail_at = at;
     world_run(&world, co_scenario);
-    bool reached = allocations >= at;
+    bool reached = alloc_fail.count >= at;
     verify(sweep, &world);
     guest_free(world.guest);
     rt_free(world.rt);
@@ -112,7 +73,7 @@ static uint64_t run_seed(const struct sweep *sweep, uint64_t seed)
     base.steps = 10;
     base.phases = 2;
     for (unsigned kind = 0; kind < 2; kind++) {
-        sticky = kind == 1;
+        alloc_fail.sticky = kind == 1;
         uint64_t k = sweep->only ? sweep->only : 1;
         for (; fail_once(sweep, &base, k) && !sweep->only; k++)
             runs++;

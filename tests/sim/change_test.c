@@ -10,13 +10,14 @@
  * before; what a smaller size was to cut off may read as zeroes. A run that nothing disturbs
  * succeeds, and leaves no leak.
  *
- * The linker routes the engine's allocations through this file (--wrap); the simulator's and the
+ * The linker routes the engine's allocations through alloc_fail.c (--wrap); the simulator's and the
  * harness's own go another way.
  *
  *   PROGRAM [NAME [KIND K]]    one change, and of its sweep only one point
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "alloc_fail.h"
 #include "base/log.h"
 #include "base/random.h"
 #include "block/block.h"
@@ -66,46 +67,6 @@ struct run {
     uint64_t leaks;
     uint8_t *content; /* what the guest reads at first */
 };
-
-/* ---- failing allocations ---- */
-
-static bool failing, sticky;
-static uint64_t allocations, fail_at;
-
-static bool fails(void)
-{
-    uint64_t k = failing ? ++allocations : 0;
-    return failing && fail_at && (k == fail_at || (sticky && k > fail_at));
-}
-
-void *__real_malloc(size_t bytes);
-void *__real_calloc(size_t count, size_t bytes);
-void *__real_realloc(void *old, size_t bytes);
-void *__real_aligned_alloc(size_t alignment, size_t bytes);
-void *__wrap_malloc(size_t bytes);
-void *__wrap_calloc(size_t count, size_t bytes);
-void *__wrap_realloc(void *old, size_t bytes);
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes);
-
-void *__wrap_malloc(size_t bytes)
-{
-    return fails() ? NULL : __real_malloc(bytes);
-}
-
-void *__wrap_calloc(size_t count, size_t bytes)
-{
-    return fails() ? NULL : __real_calloc(count, bytes);
-}
-
-void *__wrap_realloc(void *old, size_t bytes)
-{
-    return fails() ? NULL : __real_realloc(old, bytes);
-}
-
-void *__wrap_aligned_alloc(size_t alignment, size_t bytes)
-{
-    return fails() ? NULL : __real_aligned_alloc(alignment, bytes);
-}
 
 /* ---- telling ---- */
 
@@ -231,14 +192,14 @@ static void co_change(void *arg)
     struct run *run = arg;
     struct hws_error err = {0};
     struct block_node *node;
-    failing = true;
+    alloc_fail.counting = true;
     run->result = co_open_image(PATH, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, &node, &err);
     if (run->result == 0) {
         run->result = co_apply(run->change, node, &err);
         int closed = co_block_close(node, &err);
         run->result = run->result < 0 ? run->result : closed;
     }
-    failing = false;
+    alloc_fail.counting = false;
     if (run->result < 0 && !run->lenient)
         fail(run, "the change", err.text);
 }
@@ -349,14 +310,14 @@ static bool disturb(const struct run *base, struct sim_options *options, uint64_
     struct run run = *base;
     run.lenient = true;
     struct rt *rt = after(base, base->rt, options, false);
-    allocations = 0;
-    fail_at = alloc;
+    alloc_fail.count = 0;
+    alloc_fail.fail_at = alloc;
     run_on(&run, rt, co_change);
-    fail_at = 0;
+    alloc_fail.fail_at = 0;
     for (uint64_t i = 0; options->crash_at && i < SURVIVORS; i++)
         verify(&run, rt, true, options->crash_at * 10 + i);
     verify(&run, rt, false, 1);
-    bool reached = alloc               ? allocations >= alloc
+    bool reached = alloc               ? alloc_fail.count >= alloc
                    : options->crash_at ? sim_crashed(rt)
                                        : sim_operations(rt) >= options->fail_at;
     rt_free(rt);
@@ -372,7 +333,7 @@ static bool disturb_at(const struct run *base, enum kind kind, uint64_t k)
     struct sim_options options = {.seed = k};
     bool alloc = kind == ALLOC || kind == ALLOC_STICKY;
     snprintf(note, sizeof(note), "%s %" PRIu64, kind_names[kind], k);
-    sticky = kind == ALLOC_STICKY;
+    alloc_fail.sticky = kind == ALLOC_STICKY;
     if (kind == CRASH) {
         options.crash_at = k;
     } else if (!alloc) {
