@@ -7,6 +7,23 @@ step() {
     printf '[%6.2f] %s\n' "$up" "$*"
 }
 
+# A command that fails unforeseen ends a script (set -e); this says which one. A script that has more
+# to show then defines on_failure.
+set -E
+trap 'told_failure $? "${BASH_SOURCE[0]##*/}" $LINENO "$BASH_COMMAND"' ERR
+told_failure() {
+    trap - ERR
+    echo "FAIL: $2, line $3: exit code $1 of: $4"
+    ! declare -F on_failure >/dev/null || on_failure
+}
+
+# quietly COMMAND...: what it prints is of interest only when it fails.
+quietly() {
+    local printed result=0
+    printed=$("$@" 2>&1) || result=$?
+    [ "$result" = 0 ] || { echo "$printed"; fail "exit code $result of: $*"; }
+}
+
 fail() {
     echo "FAIL: $*"
     exit 1
