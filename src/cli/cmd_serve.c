@@ -11,6 +11,9 @@ struct serve_options {
     struct cli_volume volume;
     const char *config, *socket, *path, *state_file;
     struct cli_list nbd;
+    const char *nbd_tls;
+    bool nbd_tls_optional, nbd_tls_any_client;
+    int nbd_tls_mode;
     int log_level;
     uint64_t ready_fd;
 };
@@ -44,6 +47,27 @@ static json_t *volume_config(const struct serve_options *options, const char *im
     if (allow)
         json_object_set_new(volume, "allow", allow);
     return volume;
+}
+
+static const char *const tls_choices[] = {"x509", "psk", NULL};
+
+/* Puts "tls" into the configuration of the NBD server. */
+static int add_tls(const struct serve_options *options, json_t *nbd, struct hws_error *err)
+{
+    if (!options->nbd_tls) {
+        if (options->nbd_tls_optional || options->nbd_tls_any_client || options->nbd_tls_mode >= 0)
+            return hws_fail(err, EINVAL, "say the folder of the credentials: --nbd-tls=FOLDER");
+        return 0;
+    }
+    if (!nbd)
+        return hws_fail(err, EINVAL, "--nbd-tls goes with --nbd");
+    json_t *tls = json_pack("{s:s}", "credentials", options->nbd_tls);
+    set_text(tls, "mode", cli_word(tls_choices, options->nbd_tls_mode));
+    if (options->nbd_tls_optional)
+        json_object_set_new(tls, "required", json_false());
+    if (options->nbd_tls_any_client)
+        json_object_set_new(tls, "verify-peer", json_false());
+    return json_object_set_new(nbd, "tls", tls) < 0 ? hws_fail(err, ENOMEM, "out of memory") : 0;
 }
 
 static const char *const level_choices[] = {"error", "warning", "info", "debug", NULL};
@@ -82,6 +106,9 @@ static int make_config(const struct serve_options *options, const char *image, j
     }
     if (listen)
         json_object_set_new(*ret, "nbd", json_pack("{s:o}", "listen", listen));
+    r = add_tls(options, listen ? json_object_get(*ret, "nbd") : NULL, err);
+    if (r < 0)
+        return r;
     if (options->ready_fd)
         json_object_set_new(*ret, "ready-fd", json_integer((json_int_t)options->ready_fd));
     return 0;
@@ -113,6 +140,16 @@ static const struct cli_option table[] = {
      .completes = CLI_COMPLETE_FILE},
     {"nbd", 0, CLI_LIST, offsetof(struct serve_options, nbd), "ADDRESS",
      "serve over NBD at unix:PATH or tcp:HOST:PORT, by the volume's name (may be repeated)"},
+    {"nbd-tls", 0, CLI_TEXT, offsetof(struct serve_options, nbd_tls), "FOLDER",
+     "NBD clients must use TLS; the credentials are in FOLDER: server-cert.pem, server-key.pem and "
+     "ca-cert.pem, or keys.psk",
+     .completes = CLI_COMPLETE_FOLDER},
+    {"nbd-tls-optional", 0, CLI_FLAG, offsetof(struct serve_options, nbd_tls_optional), NULL,
+     "NBD clients may use TLS, and need not"},
+    {"nbd-tls-any-client", 0, CLI_FLAG, offsetof(struct serve_options, nbd_tls_any_client), NULL,
+     "NBD clients need no certificate; without it one of ca-cert.pem's"},
+    {"nbd-tls-mode", 0, CLI_CHOICE, offsetof(struct serve_options, nbd_tls_mode), "MODE",
+     "which credentials to use, where FOLDER has both", tls_choices},
     {"log-level", 0, CLI_CHOICE, offsetof(struct serve_options, log_level), "LEVEL",
      "how much to log (info if not given)", level_choices},
     CLI_VOLUME_OPTIONS(struct serve_options),

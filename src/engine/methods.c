@@ -246,6 +246,15 @@ static int co_revert_method(struct engine *engine, const void *arg, json_t **ret
 
 static const struct option_desc volume_only_params[] = {PARAM_VOLUME, OPTION_END};
 
+static int co_tls_reload_method(struct engine *engine, const void *params, json_t **ret,
+                                struct hws_error *err)
+{
+    int r = co_nbd_tls_reload(engine, err);
+    if (r == 0)
+        *ret = nbd_state(engine);
+    return r;
+}
+
 static int co_flush_method(struct engine *engine, const void *arg, json_t **ret,
                            struct hws_error *err)
 {
@@ -350,6 +359,8 @@ static const struct method methods[] = {
      internal_params, sizeof(struct internal_params), true, co_internal_method},
     {"revert", "gives up what was written since a snapshot", revert_params,
      sizeof(struct volume_params), true, co_revert_method},
+    {"nbd-tls-reload", "reads the credentials of the NBD server's TLS again, for new clients",
+     no_params, 0, true, co_tls_reload_method},
     {"stop", "takes the devices away, flushes and ends the engine", stop_params,
      sizeof(struct volume_params), false, co_stop_method},
     {"replace", "runs another program in this one's place, with the devices in use", replace_params,

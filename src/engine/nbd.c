@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "engine/nbd.h"
+#include "engine/nbd_tls.h"
 #include "export/nbd/nbd.h"
 
 #define LISTEN_MAX 16
@@ -13,6 +14,7 @@ struct nbd {
     struct nbd_export *export[ENGINE_VOLUMES_MAX]; /* of the volume at this index, or NULL */
     json_t *listen;                                /* of the configuration; borrowed */
     unsigned listening;                            /* addresses in use, from the first on */
+    json_t *tls;                                   /* what `status` tells of it, or NULL */
 };
 
 struct nbd_options {
@@ -91,7 +93,7 @@ static int co_remove_exports(struct engine *engine, struct nbd *nbd, bool force,
 
 int co_nbd_start(struct engine *engine, struct hws_error *err)
 {
-    static const char *const by_hand[] = {"listen", NULL};
+    static const char *const by_hand[] = {"listen", "tls", NULL};
     const json_t *config = engine->config->nbd;
     struct nbd_options options = {0};
     if (!config)
@@ -111,8 +113,25 @@ int co_nbd_start(struct engine *engine, struct hws_error *err)
         return r;
     }
     engine->nbd = nbd;
-    r = co_add_exports(engine, nbd, err);
+    if (json_object_get(config, "tls"))
+        r = co_nbd_tls_reload(engine, err);
+    if (r == 0)
+        r = co_add_exports(engine, nbd, err);
     return r < 0 ? r : co_listen(nbd, err);
+}
+
+int co_nbd_tls_reload(struct engine *engine, struct hws_error *err)
+{
+    const json_t *config = engine->config->nbd ? json_object_get(engine->config->nbd, "tls") : NULL;
+    json_t *state;
+    if (!engine->nbd || !config)
+        return hws_fail(err, ENOENT, "this engine has no NBD server with TLS");
+    int r = co_nbd_tls_apply(config, engine->nbd->server, &state, err);
+    if (r < 0)
+        return r;
+    json_decref(engine->nbd->tls);
+    engine->nbd->tls = state;
+    return 0;
 }
 
 int co_nbd_stop(struct engine *engine, bool force, struct hws_error *err)
@@ -128,6 +147,7 @@ int co_nbd_stop(struct engine *engine, bool force, struct hws_error *err)
     co_nbd_server_stop(nbd->server);
     unlink_sockets(nbd);
     engine->nbd = NULL;
+    json_decref(nbd->tls);
     free(nbd);
     return 0;
 }
@@ -147,5 +167,8 @@ json_t *nbd_state(const struct engine *engine)
                                                  "connections", (int)info.connections, "requests",
                                                  (json_int_t)info.requests));
     }
-    return json_pack("{s:O, s:o}", "listen", nbd->listen, "exports", exports);
+    json_t *state = json_pack("{s:O, s:o}", "listen", nbd->listen, "exports", exports);
+    if (nbd->tls)
+        json_object_set(state, "tls", nbd->tls);
+    return state;
 }

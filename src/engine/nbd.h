@@ -18,6 +18,9 @@ HWS_MUST_CHECK int co_nbd_start(struct engine *engine, struct hws_error *err);
 /** Ends it. -EBUSY while clients are connected, unless @force: all is as before. */
 HWS_MUST_CHECK int co_nbd_stop(struct engine *engine, bool force, struct hws_error *err);
 
+/** Reads the credentials again: new clients meet them. On failure those before stay in use. */
+HWS_MUST_CHECK int co_nbd_tls_reload(struct engine *engine, struct hws_error *err);
+
 /** For `status` and the state file; NULL where there is none. A new reference. */
 json_t *nbd_state(const struct engine *engine);
 

@@ -6,14 +6,13 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "export/nbd/internal.h"
+#include "export/nbd/stream.h"
 #include <poll.h>
-#include <sys/socket.h>
 
 /* A client that asks for more than this is up to no good. */
 #define OPTIONS_MAX 256
 
-static int co_wait(struct nbd_negotiation *n, unsigned events)
+int co_nbd_wait(struct nbd_negotiation *n, unsigned events)
 {
     uint64_t now = rt_now_ns();
     if (n->connection->closing)
@@ -26,15 +25,15 @@ static int co_wait(struct nbd_negotiation *n, unsigned events)
 
 int co_nbd_send_all(struct nbd_negotiation *n, const void *bytes, size_t length)
 {
-    const uint8_t *at = bytes;
-    while (length > 0) {
-        ssize_t sent = send(n->connection->fd, at, length, MSG_DONTWAIT | MSG_NOSIGNAL);
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)bytes, .iov_len = length};
+    while (iov.iov_len > 0 || nbd_stream_unsent(n->connection)) {
+        ssize_t sent = nbd_stream_send(n->connection, &iov, iov.iov_len > 0);
         if (sent >= 0) {
-            at += sent;
-            length -= (size_t)sent;
+            iov.iov_base = (uint8_t *)iov.iov_base + sent;
+            iov.iov_len -= (size_t)sent;
             continue;
         }
-        int r = errno == EAGAIN ? co_wait(n, POLLOUT) : errno == EINTR ? 0 : -errno;
+        int r = sent == -EAGAIN ? co_nbd_wait(n, POLLOUT) : (int)sent;
         if (r < 0)
             return r;
     }
@@ -45,7 +44,8 @@ int co_nbd_receive(struct nbd_negotiation *n, void *bytes, size_t length)
 {
     uint8_t *at = bytes;
     while (length > 0) {
-        ssize_t got = recv(n->connection->fd, at, length, MSG_DONTWAIT);
+        bool more;
+        ssize_t got = nbd_stream_receive(n->connection, at, length, &more);
         if (got == 0)
             return -EPIPE;
         if (got > 0) {
@@ -53,7 +53,7 @@ int co_nbd_receive(struct nbd_negotiation *n, void *bytes, size_t length)
             length -= (size_t)got;
             continue;
         }
-        int r = errno == EAGAIN ? co_wait(n, POLLIN) : errno == EINTR ? 0 : -errno;
+        int r = got == -EAGAIN ? co_nbd_wait(n, POLLIN) : (int)got;
         if (r < 0)
             return r;
     }

@@ -78,7 +78,8 @@ struct nbd_lane {
     struct nbd_pool pool;
     struct rt_mutex lock;
     struct co_waitq woken;
-    struct list ended; /* connections to be freed */
+    struct co_mutex handshake; /* one TLS handshake's arithmetic at a time */
+    struct list ended;         /* connections to be freed */
     bool ending;
 };
 
@@ -93,6 +94,7 @@ struct nbd_server {
     struct rt_mutex lock;
     struct co_waitq changed; /* a connection or a listener ended */
     struct list exports, connections, listeners;
+    struct nbd_tls *tls; /* or NULL */
     unsigned connection_count, connections_max;
     bool stopping;
     unsigned lanes;
@@ -131,6 +133,7 @@ struct nbd_connection {
     struct nbd_lane *lane;
     struct nbd_export *export; /* NULL during negotiation, until one is chosen */
     int fd;
+    struct nbd_tls_session *tls; /* NULL: in the clear */
 
     /* negotiated */
     bool no_zeroes, structured, extended;
@@ -181,6 +184,8 @@ struct nbd_negotiation {
     bool fixed; /* the client knows error replies */
 };
 
+/** Until the socket has one of @events, at most to the negotiation's end. @return 0 or -errno. */
+HWS_MUST_CHECK int co_nbd_wait(struct nbd_negotiation *n, unsigned events);
 HWS_MUST_CHECK int co_nbd_send_all(struct nbd_negotiation *n, const void *bytes, size_t length);
 HWS_MUST_CHECK int co_nbd_receive(struct nbd_negotiation *n, void *bytes, size_t length);
 HWS_MUST_CHECK int co_nbd_option_reply(struct nbd_negotiation *n, uint32_t option, uint32_t type,
@@ -190,6 +195,10 @@ HWS_MUST_CHECK int co_nbd_option_error(struct nbd_negotiation *n, uint32_t optio
 /** OPT_LIST_META_CONTEXT and OPT_SET_META_CONTEXT. */
 HWS_MUST_CHECK int co_nbd_meta_context(struct nbd_negotiation *n, uint32_t option,
                                        const uint8_t *data, size_t length);
+/** OPT_STARTTLS, with @length bytes of data. */
+HWS_MUST_CHECK int co_nbd_starttls(struct nbd_negotiation *n, size_t length);
+/** Must the client begin TLS before anything else? */
+bool nbd_tls_is_wanted(struct nbd_connection *connection);
 /** Forgets the contexts that were chosen. */
 void nbd_contexts_clear(struct nbd_connection *connection);
 /** Handles one option. @return 0, 1: transmission begins, -errno: hang up. */

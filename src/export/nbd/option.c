@@ -151,6 +151,12 @@ int co_nbd_option(struct nbd_negotiation *n, uint32_t option, const uint8_t *dat
     struct nbd_connection *c = n->connection;
     if (!n->fixed && option != NBD_OPT_EXPORT_NAME)
         return -EPROTO; /* it could not take an error */
+    if (option == NBD_OPT_STARTTLS)
+        return co_nbd_starttls(n, length);
+    if (option != NBD_OPT_ABORT && nbd_tls_is_wanted(c))
+        return option == NBD_OPT_EXPORT_NAME
+                   ? -EPROTO
+                   : co_nbd_option_error(n, option, NBD_REP_ERR_TLS_REQD, "begin TLS first");
     switch (option) {
     case NBD_OPT_EXPORT_NAME:
         return c->extended ? -EPROTO : co_export_name(n, data, length);

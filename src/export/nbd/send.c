@@ -7,9 +7,8 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "export/nbd/internal.h"
+#include "export/nbd/stream.h"
 #include <poll.h>
-#include <sys/socket.h>
 
 #define PIECES_MAX 128
 
@@ -77,17 +76,13 @@ static void drop_all(struct nbd_connection *c)
 /* @return 0 when all is sent, -EAGAIN when the socket is full, or -errno. */
 static int send_some(struct nbd_connection *c, bool *ret_progress)
 {
-    while (!list_empty(&c->replies)) {
+    while (!list_empty(&c->replies) || nbd_stream_unsent(c)) {
         struct iovec iov[PIECES_MAX];
-        struct msghdr message = {.msg_iov = iov};
         unsigned count;
         size_t bytes = gather(c, iov, &count);
-        message.msg_iovlen = count;
-        ssize_t n = sendmsg(c->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0 && errno == EINTR)
-            continue;
+        ssize_t n = nbd_stream_send(c, iov, count);
         if (n < 0)
-            return -errno;
+            return (int)n;
         *ret_progress = true;
         consume(c, (size_t)n);
         if ((size_t)n < bytes)

@@ -9,7 +9,8 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/log.h"
-#include "export/nbd/internal.h"
+#include "export/nbd/stream.h"
+#include "export/nbd/tls.h"
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -33,6 +34,7 @@ void co_nbd_connection_free(struct nbd_connection *c)
     struct nbd_lane *lane = c->lane;
     struct nbd_server *server = lane->server;
     co_watch_stop(steal_ptr(&c->watch));
+    nbd_tls_session_free(steal_ptr(&c->tls));
     if (c->export)
         nbd_export_leave(c->export);
     free(c->contexts_export);
@@ -177,8 +179,10 @@ static void co_stop_lanes(struct nbd_server *server)
         co_queue_stop(lane->queue);
         nbd_pool_free(&lane->pool);
         rt_mutex_destroy(&lane->lock);
+        co_mutex_destroy(&lane->handshake);
     }
     rt_mutex_destroy(&server->lock);
+    nbd_tls_free(server->tls);
     free(server);
 }
 
@@ -206,6 +210,7 @@ int co_nbd_server_start(const struct nbd_server_options *options, struct nbd_ser
         lane->server = server;
         rt_mutex_init(&lane->lock);
         co_waitq_init(&lane->woken);
+        co_mutex_init(&lane->handshake);
         list_init(&lane->ended);
         int r = rt_queue_start(rt_current(), name, &lane->queue, err);
         if (r == 0) {

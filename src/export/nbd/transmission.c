@@ -12,9 +12,8 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "export/nbd/internal.h"
 #include "base/log.h"
-#include <sys/socket.h>
+#include "export/nbd/stream.h"
 
 /* Payload up to here is moved within chunks; longer one gets a buffer of its own. */
 #define IN_CHUNK_MAX (NBD_CHUNK_BYTES / 2)
@@ -46,15 +45,7 @@ static int co_wait_readable(struct nbd_connection *c)
 /* @return bytes > 0, -EAGAIN when there is nothing, -EPIPE at the end, -errno. */
 static ssize_t receive(struct nbd_connection *c, void *at, size_t room)
 {
-    ssize_t n;
-    c->readable = false;
-    do {
-        n = recv(c->fd, at, room, MSG_DONTWAIT);
-    } while (n < 0 && errno == EINTR);
-    if (n < 0)
-        return -errno;
-    if ((size_t)n == room)
-        c->readable = true; /* there may be more */
+    ssize_t n = nbd_stream_receive(c, at, room, &c->readable);
     return n ? n : -EPIPE;
 }
 
