@@ -9,6 +9,7 @@
 #include "cli/command.h"
 #include "cli/output.h"
 #include "cli/qemu_img/qemu_img.h"
+#include "cli/qemu_nbd/qemu_nbd.h"
 #include <sys/resource.h>
 
 extern const struct cli_command cli_create_command, cli_info_command, cli_check_command,
@@ -101,8 +102,11 @@ int main(int argc, char **argv)
 {
     raise_descriptor_limit();
     const char *slash = argc > 0 ? strrchr(argv[0], '/') : NULL;
-    if (argc > 0 && strcmp(slash ? slash + 1 : argv[0], "qemu-img") == 0)
+    const char *called = argc > 0 ? (slash ? slash + 1 : argv[0]) : "";
+    if (strcmp(called, "qemu-img") == 0)
         return close_output(qemu_img_main(argc, argv));
+    if (strcmp(called, "qemu-nbd") == 0)
+        return close_output(qemu_nbd_main(argc, argv));
     if (argc < 2) {
         cli_help(NULL, stderr);
         return CLI_USAGE;

@@ -190,4 +190,19 @@ char *attachment_leftover(const char *path);
  * code. */
 int engine_main(json_t *config, struct hws_error *err);
 
+/* How an engine behaves that a program runs for a purpose of its own; zeroes: as `hawser serve`. */
+struct engine_manner {
+    bool hangup_stops; /* SIGHUP ends it, too */
+    bool cut_clients;  /* the first signal ends it, whoever is served */
+    bool until_left;   /* it ends when its last NBD client has left */
+    bool clients_wait; /* NBD clients beyond the limit are served when others have left */
+    /** Once it serves; a failure ends it. On the control queue. NULL: nothing. */
+    int (*started)(void *arg, struct hws_error *err);
+    void *arg;
+};
+
+/** The same in another manner, without a keeper. @return 0 or -errno. */
+HWS_MUST_CHECK int engine_run(json_t *config, const struct engine_manner *manner,
+                              struct hws_error *err);
+
 #endif

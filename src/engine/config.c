@@ -13,7 +13,8 @@
 #include "base/log.h"
 #include "engine/target.h"
 
-static const char *const cache_names[] = {"writeback", "none", "writethrough", "unsafe", NULL};
+static const char *const cache_names[] = {"writeback", "none",       "writethrough",
+                                          "unsafe",    "directsync", NULL};
 static const char *const discard_names[] = {"unmap", "ignore", NULL};
 static const char *const detect_names[] = {"off", "on", "unmap", NULL};
 static const char *const level_names[] = {"error", "warning", "info", "debug", NULL};
@@ -33,6 +34,8 @@ static const struct option_desc volume_table[] = {
     {"detect-zeroes", OPTION_ENUM, VOLUME(detect_zeroes), "find zeroes in written data", "off",
      .choices = detect_names},
     {"read-only", OPTION_BOOL, VOLUME(read_only), "refuse writes"},
+    {"trust-names", OPTION_BOOL, VOLUME(trust_names), "open whatever the image names"},
+    {"probe-raw", OPTION_BOOL, VOLUME(probe_raw), "an image without a known header is raw"},
     {"queues", OPTION_UINT, VOLUME(queues), "queue threads; 0 for what measured best", "0",
      .max = 16},
     {"block-size", OPTION_UINT, VOLUME(block_bytes), "logical block size of the device", "512",

@@ -67,8 +67,8 @@ struct volume *engine_volume(struct engine *engine, const char *name, struct hws
     return NULL;
 }
 
-/* SIGHUP only says that the shell is gone; it also ends this coroutine once the engine has stopped.
- */
+/* SIGHUP by itself only says that the shell is gone; it also ends this coroutine once the engine
+ * has stopped. */
 static void co_watch_signals(void *arg)
 {
     struct engine *engine = arg;
@@ -81,10 +81,10 @@ static void co_watch_signals(void *arg)
             break;
         }
         if (read(engine->signal_fd, &info, sizeof(info)) != sizeof(info) ||
-            info.ssi_signo == SIGHUP)
+            (info.ssi_signo == SIGHUP && !engine->manner.hangup_stops))
             continue;
         log_info("signal %u", info.ssi_signo);
-        engine_ask_stop(engine, seen++ > 0);
+        engine_ask_stop(engine, seen++ > 0 || engine->manner.cut_clients);
     }
     rt_mutex_lock(&engine->guard);
     engine->signals_done = true;
@@ -170,7 +170,9 @@ static int co_start(struct engine *engine, struct hws_error *err)
         r = co_nbd_start(engine, err);
     if (r == 0 && config->socket)
         r = server_start(engine, config->socket, &engine->server, err);
-    return r == 0 ? engine_store_state(engine, err) : r;
+    if (r == 0)
+        r = engine_store_state(engine, err);
+    return r == 0 && engine->manner.started ? engine->manner.started(engine->manner.arg, err) : r;
 }
 
 /*
@@ -347,9 +349,10 @@ static int open_signals(void)
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-static int run_configured(struct engine_config *config, struct hws_error *err)
+static int run_configured(struct engine_config *config, const struct engine_manner *manner,
+                          struct hws_error *err)
 {
-    struct engine engine = {.config = config, .err = err};
+    struct engine engine = {.config = config, .manner = *manner, .err = err};
     engine.volumes = calloc(config->volume_count, sizeof(*engine.volumes));
     if (!engine.volumes)
         return hws_fail(err, ENOMEM, "out of memory");
@@ -463,7 +466,20 @@ int engine_main(json_t *object, struct hws_error *err)
     } else if (config->keeper_pipe) {
         keeper_set_pipe((int)config->keeper_pipe);
     }
-    r = run_configured(config, err);
+    r = run_configured(config, &(struct engine_manner){0}, err);
+    engine_config_free(config);
+    return r;
+}
+
+int engine_run(json_t *object, const struct engine_manner *manner, struct hws_error *err)
+{
+    struct engine_config *config;
+    process_prepare();
+    drivers_register();
+    int r = engine_config_parse(object, &config, err);
+    if (r < 0)
+        return r;
+    r = run_configured(config, manner, err);
     engine_config_free(config);
     return r;
 }

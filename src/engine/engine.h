@@ -26,6 +26,7 @@
 
 #include "block/block.h"
 #include "block/options.h"
+#include "engine/client.h"
 #include "host/process.h"
 #include "rt/sync.h"
 
@@ -59,7 +60,7 @@ struct volume_config {
     char *allow_list[ENGINE_ALLOW_MAX + 1];
     int via; /* DEVICE_... */
     int cache, discard, detect_zeroes;
-    bool read_only;
+    bool read_only, trust_names, probe_raw;
     uint64_t queues, block_bytes;
 };
 
@@ -93,6 +94,7 @@ struct engine_config {
 
 struct engine {
     struct engine_config *config;
+    struct engine_manner manner;
     enum engine_state state;
     struct co_mutex control; /* one structural change at a time */
     struct volume *volumes;  /* config->volume_count of them */

@@ -91,6 +91,13 @@ static int co_remove_exports(struct engine *engine, struct nbd *nbd, bool force,
     return r;
 }
 
+/* On the thread of the last connection. */
+static void all_left(void *arg)
+{
+    struct engine *engine = arg;
+    engine_ask_stop(engine, engine->manner.cut_clients);
+}
+
 int co_nbd_start(struct engine *engine, struct hws_error *err)
 {
     static const char *const by_hand[] = {"listen", "tls", NULL};
@@ -106,7 +113,12 @@ int co_nbd_start(struct engine *engine, struct hws_error *err)
         return r;
     nbd->listen = json_object_get(config, "listen");
     struct nbd_server_options server = {.threads = (unsigned)options.threads,
-                                        .connections = (unsigned)options.connections};
+                                        .connections = (unsigned)options.connections,
+                                        .clients_wait = engine->manner.clients_wait};
+    if (engine->manner.until_left) {
+        server.left = all_left;
+        server.left_arg = engine;
+    }
     r = co_nbd_server_start(&server, &nbd->server, err);
     if (r < 0) {
         free(nbd);

@@ -25,8 +25,11 @@ int co_volume_open_node(struct volume *volume, const char *text, const char *for
                         const char *const *allow, struct block_node **ret, struct hws_error *err)
 {
     const struct volume_config *config = &volume->config;
-    struct block_policy policy = {
-        .cache = (enum block_cache)config->cache, .allow = allow, .keep = volume->keep};
+    struct block_policy policy = {.cache = (enum block_cache)config->cache,
+                                  .allow = allow,
+                                  .keep = volume->keep,
+                                  .trust_names = config->trust_names,
+                                  .probe_raw = config->probe_raw};
     json_t *description;
     int r = block_describe(text, format, &description, err);
     if (r < 0)

@@ -132,7 +132,7 @@ static int check_and_run(struct measure *how, int argc, char **argv)
 int qi_measure(int argc, char **argv)
 {
     /* qemu-img prints its help for an unknown option of this command, and is content. */
-    static const struct qi_args args = {rows, ARRAY_LEN(rows), .getopt_tells = true};
+    static const struct qi_args args = {rows, ARRAY_LEN(rows), .getopt_told = qi_help};
     struct measure how = {.target_format = "raw", .size = HWS_SIZE_UNSET};
     argv[0] = (char *)"measure";
     int r = qi_take(&args, &how, argc, argv);

@@ -51,49 +51,12 @@ static const struct command {
      "[--image-opts] [-U] [-q] [-l | -a snapshot | -c snapshot | -d snapshot] filename"},
 };
 
-static void print_message(const char *prefix, const char *format, va_list arguments)
-{
-    fprintf(stderr, "qemu-img: %s", prefix);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-}
-
-int qi_error(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fflush(stdout);
-    print_message("", format, arguments);
-    va_end(arguments);
-    return 1;
-}
-
-int qi_usage(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fflush(stdout);
-    print_message("", format, arguments);
-    va_end(arguments);
-    fprintf(stderr, "Try 'qemu-img --help' for more information\n");
-    return 1;
-}
-
-void qi_warning(const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    fflush(stdout);
-    print_message("warning: ", format, arguments);
-    va_end(arguments);
-}
-
 static void print_version(void)
 {
     printf("qemu-img version " QI_VERSION " (hawser)\n");
 }
 
-void qi_help(void)
+int qi_help(void)
 {
     print_version();
     printf("usage: qemu-img [standard options] command [command options]\n"
@@ -109,7 +72,15 @@ void qi_help(void)
         "format.\n"
         "What differs from QEMU's tool: docs/qemu-img.md.\n\n"
         "Supported formats: file host_device null-aio null-co qcow2 raw\n");
+    return 0;
 }
+
+static const struct qi_tool tool = {
+    .name = "qemu-img",
+    .cannot_open = "Could not open",
+    .try_help = "Try 'qemu-img --help' for more information",
+    .help = qi_help,
+};
 
 int qemu_img_main(int argc, char **argv)
 {
@@ -117,6 +88,7 @@ int qemu_img_main(int argc, char **argv)
                                           {"version", no_argument, NULL, 'V'},
                                           {"trace", required_argument, NULL, 'T'},
                                           {NULL, 0, NULL, 0}};
+    qi_tool = &tool;
     if (argc < 2)
         return qi_usage("Not enough arguments");
     for (int c; (c = getopt_long(argc, argv, "+:hVT:", longs, NULL)) != -1;) {
@@ -124,8 +96,7 @@ int qemu_img_main(int argc, char **argv)
         case ':':
             return qi_usage("missing argument for option '%s'", argv[optind - 1]);
         case 'h':
-            qi_help();
-            return 0;
+            return qi_help();
         case 'V':
             print_version();
             return 0;

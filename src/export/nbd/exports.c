@@ -43,8 +43,11 @@ void nbd_export_leave(struct nbd_export *export)
 
 uint16_t nbd_export_flags(const struct nbd_export *export, bool structured)
 {
-    unsigned flags = NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA |
-                     NBD_FLAG_CAN_MULTI_CONN | NBD_FLAG_SEND_CACHE;
+    unsigned flags =
+        NBD_FLAG_HAS_FLAGS | NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_CACHE;
+    /* Where only one client is served at a time, a second connection of its would wait for ever. */
+    if (export->connections_max != 1 && export->server->connections_max != 1)
+        flags |= NBD_FLAG_CAN_MULTI_CONN;
     if (export->read_only)
         flags |= NBD_FLAG_READ_ONLY;
     else

@@ -97,6 +97,9 @@ struct nbd_server {
     struct nbd_tls *tls; /* or NULL */
     unsigned connection_count, connections_max;
     bool stopping;
+    bool clients_wait;
+    void (*left)(void *arg);
+    void *left_arg;
     unsigned lanes;
     struct nbd_lane lane[NBD_THREADS_MAX];
 };

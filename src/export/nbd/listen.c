@@ -4,6 +4,8 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "export/nbd/nbd.h"
+#include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -113,11 +115,35 @@ static int listen_tcp(const char *text, int *ret_fd, struct hws_error *err)
     return 0;
 }
 
+/* Whoever started this process listens already. */
+static int listen_fd(const char *text, int *ret_fd, struct hws_error *err)
+{
+    char *end;
+    errno = 0;
+    long fd = strtol(text, &end, 10);
+    int listens = 0;
+    socklen_t length = sizeof(listens);
+    if (errno || end == text || *end || fd < 3 || fd > INT_MAX)
+        return hws_fail(err, EINVAL, "'fd:%.80s': say a descriptor from 3 on", text);
+    if (getsockopt((int)fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &length) < 0)
+        return hws_fail_errno(err, errno, "descriptor %ld is no socket", fd);
+    int flags = fcntl((int)fd, F_GETFL);
+    if (!listens)
+        return hws_fail(err, EINVAL, "descriptor %ld does not listen", fd);
+    if (flags < 0 || fcntl((int)fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
+        fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+        return hws_fail_errno(err, errno, "descriptor %ld", fd);
+    *ret_fd = (int)fd;
+    return 0;
+}
+
 int nbd_listen(const char *address, int *ret_fd, struct hws_error *err)
 {
     if (!strncmp(address, "unix:", 5))
         return listen_unix(address + 5, ret_fd, err);
     if (!strncmp(address, "tcp:", 4))
         return listen_tcp(address + 4, ret_fd, err);
+    if (!strncmp(address, "fd:", 3))
+        return listen_fd(address + 3, ret_fd, err);
     return hws_fail(err, EINVAL, "'%.200s' is no address: say unix:PATH or tcp:HOST:PORT", address);
 }

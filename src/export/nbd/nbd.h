@@ -25,6 +25,11 @@ struct nbd_export;
 struct nbd_server_options {
     unsigned threads;     /* queue threads, 1..NBD_THREADS_MAX; 0: one a CPU, up to 4 */
     unsigned connections; /* at a time; 0: NBD_CONNECTIONS_DEFAULT */
+    bool clients_wait;    /* those beyond wait to be accepted; else they are refused */
+    /** Called on any thread when the last of all connections has ended, if it had chosen an export.
+     * It must not wait. NULL: nothing. */
+    void (*left)(void *arg);
+    void *left_arg;
 };
 
 HWS_MUST_CHECK int co_nbd_server_start(const struct nbd_server_options *options,
@@ -39,7 +44,8 @@ void co_nbd_server_stop(struct nbd_server *server);
 /**
  * A listening socket for "unix:PATH" or "tcp:HOST:PORT" ("tcp::PORT": all addresses of this host,
  * "[...]" around an IPv6 address). A unix socket gets mode 0600; one that nobody listens on any
- * more is replaced. @ret_fd owned by the caller.
+ * more is replaced. "fd:N" is the descriptor N, which listens already and passes to the caller.
+ * @ret_fd owned by the caller.
  */
 HWS_MUST_CHECK int nbd_listen(const char *address, int *ret_fd, struct hws_error *err);
 

@@ -35,7 +35,8 @@ void co_nbd_connection_free(struct nbd_connection *c)
     struct nbd_server *server = lane->server;
     co_watch_stop(steal_ptr(&c->watch));
     nbd_tls_session_free(steal_ptr(&c->tls));
-    if (c->export)
+    bool served = c->export != NULL;
+    if (served)
         nbd_export_leave(c->export);
     free(c->contexts_export);
     nbd_contexts_clear(c);
@@ -45,6 +46,8 @@ void co_nbd_connection_free(struct nbd_connection *c)
     lane->connections--;
     server->connection_count--;
     close(c->fd);
+    if (served && server->left && server->connection_count == 0 && !server->stopping)
+        server->left(server->left_arg);
     co_waitq_wake_all(&server->changed);
     rt_mutex_unlock(&server->lock);
     list_del(&c->flush.link);
@@ -115,11 +118,24 @@ void nbd_server_adopt(struct nbd_server *server, int fd)
 
 /* ---- listening ---- */
 
+/* Until there is room for one more, where clients wait for that. */
+static void co_wait_room(struct nbd_server *server)
+{
+    rt_mutex_lock(&server->lock);
+    while (server->clients_wait && !server->stopping &&
+           server->connection_count >= server->connections_max)
+        co_waitq_wait(&server->changed, &server->lock);
+    rt_mutex_unlock(&server->lock);
+}
+
 static void co_accept(void *arg)
 {
     struct nbd_listener *l = arg;
     struct nbd_server *server = l->server;
-    while (!server->stopping) {
+    for (;;) {
+        co_wait_room(server);
+        if (server->stopping)
+            break;
         int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             nbd_server_adopt(server, fd);
@@ -202,6 +218,9 @@ int co_nbd_server_start(const struct nbd_server_options *options, struct nbd_ser
     list_init(&server->exports);
     list_init(&server->connections);
     list_init(&server->listeners);
+    server->clients_wait = options->clients_wait;
+    server->left = options->left;
+    server->left_arg = options->left_arg;
     server->connections_max = options->connections ? options->connections : NBD_CONNECTIONS_DEFAULT;
     for (unsigned i = 0; i < threads; i++) {
         struct nbd_lane *lane = &server->lane[i];
@@ -239,6 +258,7 @@ void co_nbd_server_stop(struct nbd_server *server)
     rt_mutex_lock(&server->lock);
     assert(list_empty(&server->exports));
     server->stopping = true;
+    co_waitq_wake_all(&server->changed);
     list_for_each (link, &server->listeners)
         (void)shutdown(list_entry(link, struct nbd_listener, link)->fd, SHUT_RDWR);
     while (!list_empty(&server->listeners))

@@ -6,7 +6,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "cli/qemu_img/qemu_img.h"
+#include "cli/qemu/qemu.h"
 
 #define ROWS_MAX  32
 #define ROW_FIRST 256 /* what getopt_long() returns for the long name of the first row */
@@ -38,7 +38,7 @@ static void spell(const struct qi_args *args, struct words *words)
     char *letter = words->letters;
     struct option *next = words->longs;
     assert(args->count <= ROWS_MAX);
-    if (!args->getopt_tells)
+    if (!args->getopt_told)
         *letter++ = ':';
     *letter++ = 'h';
     *next++ = (struct option){"help", no_argument, NULL, 'h'};
@@ -83,8 +83,6 @@ static int take(const struct qi_arg *row, void *command, char *value)
     case QI_ARG_TEXT:
         *(const char **)field = value;
         return 0;
-    case QI_ARG_JOINED:
-        return qi_join_options(field, value);
     case QI_ARG_SIZE:
         return qi_size_argument(row->what, value, row->min, row->max, field);
     case QI_ARG_DO:
@@ -101,48 +99,14 @@ int qi_take(const struct qi_args *args, void *command, int argc, char **argv)
     spell(args, &words);
     for (int c;
          code == 0 && (c = getopt_long(argc, argv, words.letters, words.longs, NULL)) != -1;) {
-        if (c == '?' && !args->getopt_tells)
+        if (c == '?' && !args->getopt_told)
             return qi_usage("unrecognized option '%s'", argv[optind - 1]);
         if (c == ':')
             return qi_usage("missing argument for option '%s'", argv[optind - 1]);
         if (c == 'h' || c == '?') {
-            qi_help();
-            return 0;
+            return c == 'h' ? qi_tool->help() : args->getopt_told();
         }
         code = take(find_row(args, c), command, optarg);
     }
     return code ? code : QI_GO;
-}
-
-int qi_two_formats(const char *format, unsigned reach)
-{
-    return format && reach & QI_IMAGE_OPTS
-               ? qi_error("--image-opts and --format are mutually exclusive")
-               : 0;
-}
-
-bool qi_cache_known(const char *name, enum qi_cache_use use)
-{
-    static const char *const names[] = {"none",         "off",        "writeback",
-                                        "writethrough", "directsync", "unsafe"};
-    for (unsigned i = 0; i < ARRAY_LEN(names); i++)
-        if (strcmp(name, names[i]) == 0)
-            return true;
-    if (use == QI_CACHE_BENCH)
-        qi_error("Invalid cache mode");
-    else
-        qi_error(use == QI_CACHE_SOURCE ? "Invalid source cache option: %s"
-                                        : "Invalid cache option: %s",
-                 name);
-    return false;
-}
-
-int qi_output(const char *name)
-{
-    if (!name || strcmp(name, "human") == 0)
-        return 0;
-    if (strcmp(name, "json") == 0)
-        return 1;
-    qi_error("--output must be used with human or json as argument.");
-    return -1;
 }

@@ -5,7 +5,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "cli/qemu_img/qemu_img.h"
+#include "cli/qemu/qemu.h"
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -112,12 +112,12 @@ int qi_check_backing(const struct qi_operand *operand)
     char why[HWS_ERROR_TEXT_BYTES] = "";
     if (operand->file && strcmp(operand->driver, "qcow2") == 0)
         look_down(operand->file, "qcow2", why, sizeof(why));
-    return *why ? qi_error("Could not open '%s': %s", operand->text, why) : 0;
+    return *why ? qi_error("%s '%s': %s", qi_tool->cannot_open, operand->text, why) : 0;
 }
 
 int qi_explain(const struct qi_operand *operand, const struct hws_error *err)
 {
     char why[HWS_ERROR_TEXT_BYTES + 64];
     qi_reason(operand, err, why, sizeof(why));
-    return qi_error("Could not open '%s': %s", operand->text, why);
+    return qi_error("%s '%s': %s", qi_tool->cannot_open, operand->text, why);
 }

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "cli/qemu_img/qemu_img.h"
+#include "cli/qemu/qemu.h"
 #include <ctype.h>
 #include <math.h>
 

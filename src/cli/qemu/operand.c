@@ -8,7 +8,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "cli/qemu_img/qemu_img.h"
+#include "cli/qemu/qemu.h"
 #include <fcntl.h>
 #include <sys/stat.h>
 
@@ -75,7 +75,7 @@ static int refuse(const struct qi_operand *operand, int code, const char *format
     va_start(arguments, format);
     vsnprintf(why, sizeof(why), format, arguments);
     va_end(arguments);
-    qi_error("Could not open '%s': %s", operand->text, why);
+    qi_error("%s '%s': %s", qi_tool->cannot_open, operand->text, why);
     return -code;
 }
 
@@ -358,7 +358,7 @@ static int look(struct qi_operand *operand)
     struct stat st;
     bool write = operand->reach & QI_WRITE;
     autofd int fd = open(operand->file, (write ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 && errno != EISDIR)
+    if (fd < 0 && (write || errno != EISDIR))
         return refuse(operand, errno, "Could not open '%s': %s", operand->file, strerror(errno));
     if (fd < 0 || fstat(fd, &st) < 0 || S_ISDIR(st.st_mode))
         return refuse(operand, EISDIR, "'file' driver requires '%s' to be a regular file",

@@ -1,0 +1,470 @@
+#!/usr/bin/env python3
+"""The qemu-nbd personality held against qemu-nbd 7.2, side by side.
+
+  ending     command lines that end by themselves (qemu_nbd_cases.py): texts and exit codes
+  life       when each server ends, whom it serves, what it leaves: observed of both, and the same
+  generated  random options on twin images: what nbdinfo tells, what clients read after the same writes, and
+             the images afterwards; HAWSER_SEEDS widens them
+
+SPDX-License-Identifier: Apache-2.0
+"""
+import hashlib
+import json
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+import qemu_nbd_cases as cases
+from common import SKIP, TIMEOUT_S, Failure, Tools
+
+SEEDS = int(os.environ.get("HAWSER_SEEDS", "12"))
+ENVIRONMENT = dict(os.environ, LC_ALL="C", TZ="UTC")
+OPTION = b"IHAVEOPT"
+WHO = ("theirs", "ours")
+
+
+class Bench:
+    """A folder for each program, with the same images."""
+
+    def __init__(self, tools):
+        self.root = tempfile.mkdtemp(prefix="hawser-nbd-")
+        self.folders = {who: os.path.join(self.root, who) for who in WHO}
+        os.mkdir(os.path.join(self.root, "bin"))
+        ours = os.path.join(self.root, "bin", "qemu-nbd")
+        os.symlink(tools.hawser, ours)
+        self.programs = {"theirs": shutil.which("qemu-nbd"), "ours": ours}
+        os.mkdir(self.folders["theirs"])
+        for line in cases.FIXTURES:
+            self.tool("theirs", *shlex.split(line))
+        shutil.copytree(self.folders["theirs"], self.folders["ours"])
+
+    def close(self):
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def tool(self, who, *words, check=True):
+        result = subprocess.run(words, cwd=self.folders[who], capture_output=True, timeout=TIMEOUT_S,
+                                env=ENVIRONMENT, stdin=subprocess.DEVNULL)
+        if check and result.returncode:
+            raise Failure(f"{who}: {shlex.join(words)}: {result.stderr.decode()[:400]}")
+        return result
+
+    def run(self, who, *words):
+        """qemu-nbd, to its end. @return exit code, standard output and error."""
+        try:
+            result = subprocess.run([self.programs[who], *words], cwd=self.folders[who], capture_output=True,
+                                    timeout=30, env=ENVIRONMENT, stdin=subprocess.DEVNULL)
+        except subprocess.TimeoutExpired as late:
+            raise Failure(f"{who}: did not end: {shlex.join(words)}") from late
+        told = result.stderr.replace(self.programs[who].encode(), b"qemu-nbd")
+        return result.returncode, result.stdout, told.replace(self.folders[who].encode(), b"FOLDER")
+
+    def socket(self, who, name="socket"):
+        return os.path.join(self.folders[who], name)
+
+
+class Server:
+    """One running qemu-nbd of @who, at its unix socket."""
+
+    def __init__(self, bench, who, *words, env=None, wrap=()):
+        self.bench, self.who, self.path = bench, who, bench.socket(who)
+        self.process = subprocess.Popen([*wrap, bench.programs[who], *words], cwd=bench.folders[who],
+                                        stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                                        env=env or ENVIRONMENT, pass_fds=[3] if wrap else [])
+
+    @classmethod
+    def at_socket(cls, bench, who, *words):
+        server = cls(bench, who, "-k", bench.socket(who), *words)
+        server.await_path()
+        return server
+
+    def await_path(self):
+        deadline = time.monotonic() + 30
+        while not os.path.exists(self.path):
+            if self.process.poll() is not None:
+                raise Failure(f"{self.who}: ended: {self.process.stderr.read().decode()[:400]}")
+            if time.monotonic() > deadline:
+                raise Failure(f"{self.who}: does not listen")
+            time.sleep(0.01)
+
+    def __enter__(self):
+        return self
+
+    def uri(self, name=""):
+        return f"nbd+unix:///{name}?socket={self.path}"
+
+    def connect(self):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(20)
+        s.connect(self.path)
+        return s
+
+    def ends(self, within=20):
+        """@return its exit code, or None where it goes on."""
+        try:
+            return self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def signal(self, number):
+        self.process.send_signal(number)
+        return self.ends()
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+            if self.ends() is None:
+                self.process.kill()
+        told = self.process.communicate()[1]
+        if b"Sanitizer" in told:
+            raise Failure(f"{self.who}: {told.decode()[:2000]}")
+
+
+def exact(s, count):
+    got = b""
+    while len(got) < count:
+        part = s.recv(count - len(got))
+        if not part:
+            raise Failure(f"hung up after {len(got)} of {count} bytes")
+        got += part
+    return got
+
+
+def choose_export(s, name=b""):
+    """The oldest way in. @return size and flags."""
+    assert exact(s, 18)[:16] == b"NBDMAGIC" + OPTION
+    s.sendall(struct.pack(">I", 3) + OPTION + struct.pack(">II", 1, len(name)) + name)
+    return struct.unpack(">QH", exact(s, 10))
+
+
+def disconnect(s):
+    s.sendall(struct.pack(">IHHQQI", 0x25609513, 0, 2, 1, 0, 0))
+    s.close()
+
+
+def told(bench, who, server, name=""):
+    """What nbdinfo tells of the export, without what may differ (docs/qemu-nbd.md)."""
+    info = json.loads(bench.tool(who, "nbdinfo", "--json", server.uri(name)).stdout)
+    export = info["exports"][0]
+    for key in ("uri", "block_size_preferred", "contexts"):
+        export.pop(key, None)
+    return info
+
+
+# ---- ending ----
+
+def same_ending(bench, line):
+    results = {}
+    for who in WHO:
+        words = shlex.split(line.format(socket=bench.socket(who)))
+        results[who] = bench.run(who, *words)
+    if results["theirs"] != results["ours"]:
+        raise Failure(f"qemu-nbd {line}\n  theirs: {results['theirs']}\n  ours:   {results['ours']}")
+
+
+# ---- life ----
+
+def life_once(bench, who):
+    """It ends when its client has left, and takes its socket away."""
+    with Server.at_socket(bench, who, "-f", "qcow2", "disk.qcow2") as server:
+        s = server.connect()
+        size, flags = choose_export(s)
+        disconnect(s)
+        return size, flags, server.ends(), os.path.exists(server.path)
+
+
+def life_hung_up(bench, who):
+    """A client that vanishes has left, too."""
+    with Server.at_socket(bench, who, "-f", "qcow2", "disk.qcow2") as server:
+        s = server.connect()
+        choose_export(s)
+        s.close()
+        return server.ends()
+
+
+def life_only_looked(bench, who):
+    """Who leaves before choosing an export does not count."""
+    with Server.at_socket(bench, who, "-f", "qcow2", "disk.qcow2") as server:
+        s = server.connect()
+        exact(s, 18)
+        s.close()
+        s = server.connect()
+        exact(s, 18)
+        s.sendall(struct.pack(">I", 3) + OPTION + struct.pack(">II", 2, 0))
+        answer = exact(s, 20)
+        s.close()
+        after = server.ends(0.3)
+        s = server.connect()
+        choose_export(s)
+        disconnect(s)
+        return answer, after, server.ends()
+
+
+def life_one_at_a_time(bench, who):
+    """The second client waits until the first one has left."""
+    with Server.at_socket(bench, who, "-t", "-f", "qcow2", "disk.qcow2") as server:
+        first, second = server.connect(), server.connect()
+        choose_export(first)
+        second.settimeout(0.3)
+        try:
+            waited = second.recv(1) == b""
+        except TimeoutError:
+            waited = True
+        second.settimeout(20)
+        disconnect(first)
+        size, _ = choose_export(second)
+        disconnect(second)
+        return waited, size, server.ends(0.2)
+
+
+def life_shared(bench, who):
+    """With -e 2 two clients are served and the third waits; the last that leaves ends it."""
+    with Server.at_socket(bench, who, "-e", "2", "-f", "qcow2", "disk.qcow2") as server:
+        clients = [server.connect() for _ in range(3)]
+        for s in clients[:2]:
+            choose_export(s)
+        clients[2].settimeout(0.3)
+        try:
+            waited = clients[2].recv(1) == b""
+        except TimeoutError:
+            waited = True
+        clients[2].close()
+        disconnect(clients[0])
+        early = server.ends(0.3)
+        disconnect(clients[1])
+        return waited, early
+
+
+def life_signals(bench, who):
+    seen = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for connected in (False, True):
+            with Server.at_socket(bench, who, "-t", "-f", "qcow2", "disk.qcow2") as server:
+                s = server.connect()
+                if connected:
+                    choose_export(s)
+                else:
+                    exact(s, 18)
+                code = server.signal(number)
+                s.settimeout(5)
+                seen.append((code, os.path.exists(server.path), s.recv(1)))
+    return seen
+
+
+def life_forked(bench, who):
+    pid_file = os.path.join(bench.folders[who], "pid")
+    code, out, err = bench.run(who, "--fork", "-t", f"--pid-file={pid_file}", "-k", bench.socket(who), "-f",
+                               "qcow2", "disk.qcow2")
+    with open(pid_file) as file:
+        text = file.read()
+    pid = int(text)
+    try:
+        size = bench.tool(who, "nbdinfo", "--size", f"nbd+unix:///?socket={bench.socket(who)}").stdout
+        folder = os.readlink(f"/proc/{pid}/cwd")
+        session = os.getsid(pid) == pid
+        files = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)]
+        mode = os.stat(pid_file).st_mode
+        second = bench.run(who, "--fork", "-t", "-r", f"--pid-file={pid_file}", "-k",
+                           bench.socket(who, "second"), "-f", "raw", "disk.raw")
+    finally:
+        os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 20
+    while os.path.exists(bench.socket(who)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    left = os.path.exists(bench.socket(who)), os.path.exists(pid_file)
+    os.unlink(pid_file)
+    return code, out, err, text == f"{pid}\n", size, folder, session, files, mode, second, left
+
+
+def life_forked_with_warning(bench, who):
+    """As with QEMU's, the caller fails where anything was told, though the server runs."""
+    result = bench.run(who, "--fork", "-k", bench.socket(who), "disk.raw")
+    return result, bench.tool(who, "nbdinfo", "--size", f"nbd+unix:///?socket={bench.socket(who)}").stdout
+
+
+def life_port_in_use(bench, who):
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        return bench.run(who, "-p", str(taken.getsockname()[1]), "-f", "raw", "disk.raw")
+
+
+def life_replaces_what_is_there(bench, who):
+    with open(bench.socket(who), "w"):
+        pass
+    with Server(bench, who, "-k", bench.socket(who), "-f", "raw", "disk.raw") as server:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            try:
+                s = server.connect()
+                break
+            except OSError:
+                time.sleep(0.01)
+        size, _ = choose_export(s)
+        disconnect(s)
+        return size, server.ends()
+
+
+def activated(bench, who, *words, count=1, client=True):
+    """Started as a service manager does it, with the socket as descriptor 3."""
+    script = ("import os,sys\nos.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=sys.argv[1])\n"
+              "os.dup2(int(sys.argv[2]), 3), os.dup2(3, 4)\nos.execv(sys.argv[3], sys.argv[3:])")
+    path = bench.socket(who, "given")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(path)
+        listening.listen()
+        process = subprocess.Popen([sys.executable, "-c", script, str(count), str(listening.fileno()),
+                                    bench.programs[who], *words], cwd=bench.folders[who],
+                                   stderr=subprocess.PIPE, pass_fds=[listening.fileno()], env=ENVIRONMENT)
+        try:
+            if client:
+                with socket.socket(socket.AF_UNIX) as s:
+                    s.settimeout(20)
+                    s.connect(path)
+                    choose_export(s)
+                    disconnect(s)
+            _, err = process.communicate(timeout=20)
+        finally:
+            process.kill()
+            there = os.path.exists(path)
+            os.unlink(path)
+    return process.returncode, err, there
+
+
+def life_activated(bench, who):
+    disk = ("-f", "qcow2", "disk.qcow2")
+    return (activated(bench, who, *disk),
+            activated(bench, who, *disk, count=2, client=False),
+            activated(bench, who, "-p", "1234", *disk, client=False),
+            activated(bench, who, "-b", "localhost", *disk, client=False),
+            activated(bench, who, "-k", "/nonexistent/socket", *disk, client=False))
+
+
+LIFE = [value for name, value in sorted(globals().items()) if name.startswith("life_")]
+
+
+def same_life(bench, watch):
+    seen = {who: watch(bench, who) for who in WHO}
+    if seen["theirs"] != seen["ours"]:
+        raise Failure(f"{watch.__name__}\n  theirs: {seen['theirs']}\n  ours:   {seen['ours']}")
+
+
+# ---- generated ----
+
+def maybe(rng, *choices):
+    """One of the choices (tuples of words), or none."""
+    return rng.choice(((),) * len(choices) + choices)
+
+
+def make_line(rng):
+    """@return the words, the image's name, its size as served, and whether it can be written."""
+    name, fmt, size = rng.choice((("disk.qcow2", "qcow2", 8 << 20), ("disk.raw", "raw", 4 << 20),
+                                  ("top.qcow2", "qcow2", 4 << 20)))
+    words = ["-t"]
+    offset = rng.choice((0, 0, 512, 4096, 1 << 20, 65536 + 512))
+    if offset:
+        words += ["-o", rng.choice((str(offset), hex(offset)))]
+    read_only = rng.random() < 0.2
+    words += ["-r"] if read_only else []
+    if name == "disk.qcow2" and rng.random() < 0.2:
+        words += ["-l", rng.choice(("one", "1", "snapshot.name=one", "snapshot.id=1"))]
+        read_only = True
+    elif rng.random() < 0.2:
+        words += ["-s"]
+    words += maybe(rng, ("--cache=writeback",), ("--cache=writethrough",), ("--cache=unsafe",))
+    words += maybe(rng, ("--aio=threads",), ("--aio=io_uring",))
+    words += rng.choice(((), ("--discard=ignore",), ("--discard=unmap",),
+                         ("--discard=unmap", "--detect-zeroes=unmap")))
+    words += maybe(rng, ("--detect-zeroes=on",), ("--detect-zeroes=off",)) \
+        if not any(word.startswith("--detect") for word in words) else ()
+    words += maybe(rng, ("-e", "4"), ("-e", "0"), ("--shared=2",))
+    export = rng.choice(("", "", "disk", "a name"))
+    words += ["-x", export] if export else []
+    if rng.random() < 0.3:
+        words += ["--image-opts", f"driver={fmt},file.driver=file,file.filename={name}"]
+    else:
+        words += ["-f", fmt, name]
+    return words, export, size - offset, not read_only
+
+
+def random_writes(rng, size):
+    """Commands of qemu-io."""
+    lines = []
+    for _ in range(6):
+        start = rng.randrange(size // 512) * 512
+        length = min(rng.choice((512, 4096, 65536, 300 * 512)), size - start)
+        lines += ["-c", rng.choice((f"write -P {rng.randrange(1, 255)} {start} {length}",
+                                    f"write -z {start} {length}", f"write -zu {start} {length}",
+                                    f"write -P 0 {start} {length}", f"discard {start} {length}"))]
+    return lines
+
+
+def generated_observed(bench, who, words, export, writes, writable):
+    seen = {}
+    name = export.replace(" ", "%20")
+    with Server.at_socket(bench, who, *words) as server:
+        seen["told"] = told(bench, who, server, name)
+        if writable:
+            bench.tool(who, "qemu-io", "-f", "raw", *writes, server.uri(name))
+        copy = os.path.join(bench.folders[who], "copy")
+        bench.tool(who, "qemu-img", "convert", "-f", "raw", "-O", "raw", server.uri(name), copy)
+        with open(copy, "rb") as file:
+            seen["content"] = hashlib.sha256(file.read()).hexdigest()
+        os.unlink(copy)
+        seen["exit"] = server.signal(signal.SIGTERM)
+        seen["stderr"] = server.process.stderr.read()
+    for image in ("disk.qcow2", "top.qcow2"):
+        seen[image] = bench.tool(who, "qemu-img", "check", "-q", image, check=False).returncode
+    return seen
+
+
+def same_generated(bench, rng):
+    words, export, size, writable = make_line(rng)
+    writes = random_writes(rng, size)
+    seen = {who: generated_observed(bench, who, words, export, writes, writable) for who in WHO}
+    if seen["theirs"] != seen["ours"]:
+        raise Failure(f"qemu-nbd {shlex.join(words)} with {shlex.join(writes)}\n"
+                      f"  theirs: {seen['theirs']}\n  ours:   {seen['ours']}")
+    for image in ("disk.qcow2", "disk.raw", "top.qcow2"):
+        pair = [os.path.join(bench.folders[who], image) for who in WHO]
+        if bench.tool("ours", "qemu-img", "compare", "-q", *pair, check=False).returncode:
+            raise Failure(f"qemu-nbd {shlex.join(words)} with {shlex.join(writes)}: {image} differs")
+
+
+# ---- all ----
+
+def main():
+    tools = Tools(__doc__)
+    if not shutil.which("nbdinfo"):
+        print("skipped: nbdinfo is not installed (apt-get install libnbd-bin)")
+        sys.exit(SKIP)
+    bench, failures = Bench(tools), 0
+    work = [(f"ending: {line}", same_ending, line) for line in cases.ENDING]
+    work += [(watch.__name__, same_life, watch) for watch in LIFE]
+    work += [(f"generated-{seed}", same_generated, random.Random(seed))
+             for seed in range(tools.seed, tools.seed + SEEDS)]
+    for name, run, argument in work:
+        if tools.case and tools.case not in name:
+            continue
+        try:
+            run(bench, argument)
+        except Failure as failure:
+            print(f"FAIL {name}: {failure}")
+            failures += 1
+    bench.close()
+    if failures:
+        print(f"{failures} differences")
+        sys.exit(1)
+    print("all the same")
+
+
+if __name__ == "__main__":
+    main()
