@@ -141,12 +141,22 @@ static int open_locked(const char *path, int *ret, struct hws_error *err)
     return hws_fail(err, EAGAIN, "the keep '%.200s' is made and removed all the time", path);
 }
 
+/* A call in a tmpfs ends early wherever the thread has work of a ring or a signal to see to. */
+static int allocate(int fd, off_t at, off_t length)
+{
+    int error;
+    do
+        error = posix_fallocate(fd, at, length);
+    while (error == EINTR);
+    return error;
+}
+
 static int make_head(struct block_keep *keep, const char boot[40], struct hws_error *err)
 {
     struct keep_head head = {
         .version = KEEP_VERSION, .page_bytes = KEEP_PAGE, .segment_bytes = KEEP_SEGMENT_BYTES};
     memcpy(head.boot, boot, sizeof(head.boot));
-    int error = ftruncate(keep->fd, 0) < 0 ? errno : posix_fallocate(keep->fd, 0, KEEP_PAGE);
+    int error = ftruncate(keep->fd, 0) < 0 ? errno : allocate(keep->fd, 0, KEEP_PAGE);
     if (error == 0 && pwrite(keep->fd, &head, sizeof(head), 0) != (ssize_t)sizeof(head))
         error = errno ? errno : EIO;
     head.magic = KEEP_MAGIC;
@@ -552,7 +562,7 @@ static struct segment *find_free(struct block_keep *keep)
         if (!is_used(keep->segment[i]))
             return keep->segment[i];
     off_t at = (off_t)(KEEP_PAGE + keep->count * KEEP_SEGMENT_BYTES);
-    int error = posix_fallocate(keep->fd, at, (off_t)KEEP_SEGMENT_BYTES);
+    int error = allocate(keep->fd, at, (off_t)KEEP_SEGMENT_BYTES);
     if (error || add_segment(keep) < 0) {
         if (!keep->told)
             log_warning(
