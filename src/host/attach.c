@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "host/attach.h"
+#include "host/nbd.h"
 #include <sys/stat.h>
 
 static int need(const char *path, const char *what, struct hws_error *why)
@@ -41,7 +42,7 @@ static int probe_tcmu(struct hws_error *why)
 
 static int probe_nbd(struct hws_error *why)
 {
-    return need_usable("/dev/nbd0", "kernel has no nbd", why);
+    return nbd_device_probe(why);
 }
 
 static int probe_fuse_loop(struct hws_error *why)
@@ -53,7 +54,7 @@ static int probe_fuse_loop(struct hws_error *why)
 const struct attach_path attach_paths[] = {
     {"ublk", "ublk block device over io_uring", false, probe_ublk},
     {"tcmu", "SCSI disk by the kernel's target on tcm_loop", true, probe_tcmu},
-    {"nbd", "the kernel's NBD client on a socket pair", false, probe_nbd},
+    {"nbd", "the kernel's NBD client on a socket pair", true, probe_nbd},
     {"fuse+loop", "loop device with direct I/O on a FUSE file", true, probe_fuse_loop},
     {0},
 };

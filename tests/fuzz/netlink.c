@@ -1,6 +1,6 @@
 /*
  * Fuzz target: what the kernel tells about backstores, by netlink and by the names of their uio
- * devices, and the configuration strings in them.
+ * devices, and the configuration strings in them; what it answers about network block devices.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -8,6 +8,7 @@
 #include "drivers/drivers.h"
 #include "export/tcmu/netlink.h"
 #include "fuzz.h"
+#include "host/nbd_control.h"
 
 static void check_name(const struct tcmu_device_name *name)
 {
@@ -33,6 +34,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
     /* The family is that of the message, so that most inputs get past the first check. */
     uint16_t family;
     memcpy(&family, bytes + 4, sizeof(family));
+    struct nbd_control_answer answer = {0};
+    if (nbd_control_parse(bytes, length, family, 1, &answer) == 0)
+        assert(!answer.connected || answer.has_status);
     if (tcmu_event_parse(bytes, length, family, &event) == 0) {
         assert(event.kind >= TCMU_ADDED && event.kind <= TCMU_RECONFIG);
         check_name(&event.device);
