@@ -32,6 +32,13 @@ struct nbd_export *nbd_export_use(struct nbd_server *server, const char *name, s
     return export;
 }
 
+void nbd_export_join(struct nbd_export *export)
+{
+    rt_mutex_lock(&export->server->lock);
+    export->connections++;
+    rt_mutex_unlock(&export->server->lock);
+}
+
 void nbd_export_leave(struct nbd_export *export)
 {
     struct nbd_server *server = export->server;
@@ -81,6 +88,8 @@ int co_nbd_export_add(struct nbd_server *server, struct block_root *root,
     export->description = options->description ? strdup(options->description) : NULL;
     export->read_only = options->read_only || block_is_read_only(block_root_node(root));
     export->connections_max = options->connections;
+    export->kernel_ended = options->kernel_ended;
+    export->kernel_ended_arg = options->kernel_ended_arg;
     uint32_t cluster = block_cluster_bytes(block_root_node(root));
     export->preferred_bytes = MIN(MAX(cluster, 4096u), (uint32_t)(64 * KiB));
     if (!export->name || (options->description && !export->description)) {
@@ -108,6 +117,18 @@ static void cut_connections(struct nbd_export *export, int how)
         if (c->export == export)
             (void)shutdown(c->fd, how);
     }
+}
+
+void nbd_export_cut(struct nbd_export *export)
+{
+    rt_mutex_lock(&export->server->lock);
+    cut_connections(export, SHUT_RDWR);
+    rt_mutex_unlock(&export->server->lock);
+}
+
+uint16_t nbd_kernel_flags(const struct nbd_export *export)
+{
+    return nbd_export_flags(export, false);
 }
 
 int co_nbd_export_remove(struct nbd_export *export, bool force, struct hws_error *err)

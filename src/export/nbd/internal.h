@@ -113,11 +113,16 @@ struct nbd_export {
     bool read_only, removed;
     unsigned connections, connections_max;
     _Atomic uint64_t requests;
+    void (*kernel_ended)(void *arg, bool asked);
+    void *kernel_ended_arg;
 };
 
 /** Finds the export that a client names and counts the connection as its user. */
 struct nbd_export *nbd_export_use(struct nbd_server *server, const char *name, size_t length);
+void nbd_export_join(struct nbd_export *export);
 void nbd_export_leave(struct nbd_export *export);
+/** Ends all its connections. Any thread. */
+void nbd_export_cut(struct nbd_export *export);
 /** The export's transmission flags, for a client with structured replies or without. */
 uint16_t nbd_export_flags(const struct nbd_export *export, bool structured);
 
@@ -137,6 +142,9 @@ struct nbd_connection {
     struct nbd_export *export; /* NULL during negotiation, until one is chosen */
     int fd;
     struct nbd_tls_session *tls; /* NULL: in the clear */
+
+    bool kernel; /* the other end is the kernel's driver */
+    bool asked;  /* the client said that it would end */
 
     /* negotiated */
     bool no_zeroes, structured, extended;

@@ -61,6 +61,12 @@ struct nbd_export_options {
     const char *description; /* or NULL */
     bool read_only;
     unsigned connections; /* at a time; 0: no limit but the server's */
+    /**
+     * Of the kernel's connections (nbd_serve_kernel()): one has ended, with all its requests;
+     * @asked: the kernel said that it would. On a queue thread of the server; may not suspend.
+     */
+    void (*kernel_ended)(void *arg, bool asked);
+    void *kernel_ended_arg;
 };
 
 /**
@@ -77,6 +83,17 @@ HWS_MUST_CHECK int co_nbd_export_add(struct nbd_server *server, struct block_roo
  */
 HWS_MUST_CHECK int co_nbd_export_remove(struct nbd_export *export, bool force,
                                         struct hws_error *err);
+
+/**
+ * Serves the kernel's own client (/dev/nbdN) on the connected stream socket @fd, which passes to
+ * the server also on failure: no negotiation, simple replies. When one of the kernel's connections
+ * to an export ends, for whatever reason, all of them do, so that what it sends again on another
+ * one never runs beside the first.
+ */
+HWS_MUST_CHECK int nbd_serve_kernel(struct nbd_export *export, int fd, struct hws_error *err);
+
+/** The transmission flags that the kernel has to be told of @export. */
+uint16_t nbd_kernel_flags(const struct nbd_export *export);
 
 struct nbd_export_info {
     const char *name;

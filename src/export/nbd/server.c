@@ -36,6 +36,8 @@ void co_nbd_connection_free(struct nbd_connection *c)
     co_watch_stop(steal_ptr(&c->watch));
     nbd_tls_session_free(steal_ptr(&c->tls));
     bool served = c->export != NULL;
+    if (c->kernel && c->export->kernel_ended)
+        c->export->kernel_ended(c->export->kernel_ended_arg, c->asked);
     if (served)
         nbd_export_leave(c->export);
     free(c->contexts_export);
@@ -58,7 +60,7 @@ void co_nbd_connection(void *arg)
 {
     struct nbd_connection *c = arg;
     nbd_send_init(c);
-    int r = co_nbd_negotiate(c);
+    int r = c->kernel ? 0 : co_nbd_negotiate(c);
     c->negotiating = false;
     if (r == 0) {
         nbd_transmission_start(c);
@@ -78,6 +80,37 @@ static struct nbd_lane *choose_lane(struct nbd_server *server)
     return best;
 }
 
+/* @return 0 or why it is refused; @c and its socket are gone then. */
+static int begin(struct nbd_server *server, struct nbd_connection *c)
+{
+    c->negotiating = true;
+    rt_mutex_lock(&server->lock);
+    unsigned there = server->connection_count;
+    bool refused = server->stopping || there >= server->connections_max;
+    if (!refused) {
+        c->lane = choose_lane(server);
+        c->lane->connections++;
+        server->connection_count++;
+        list_push_back(&server->connections, &c->link);
+    }
+    rt_mutex_unlock(&server->lock);
+    if (refused)
+        log_warning("nbd: a connection is refused: there are %u", there);
+    int r = refused ? -EUSERS : rt_spawn(c->lane->queue, co_nbd_connection, c);
+    if (r == 0)
+        return 0;
+    rt_mutex_lock(&server->lock);
+    if (!refused) {
+        list_del(&c->link);
+        c->lane->connections--;
+        server->connection_count--;
+    }
+    rt_mutex_unlock(&server->lock);
+    close(c->fd);
+    free(c);
+    return r;
+}
+
 void nbd_server_adopt(struct nbd_server *server, int fd)
 {
     static const int on = 1;
@@ -90,30 +123,26 @@ void nbd_server_adopt(struct nbd_server *server, int fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     c->fd = fd;
-    c->negotiating = true;
-    rt_mutex_lock(&server->lock);
-    unsigned there = server->connection_count;
-    bool refused = server->stopping || there >= server->connections_max;
-    if (!refused) {
-        c->lane = choose_lane(server);
-        c->lane->connections++;
-        server->connection_count++;
-        list_push_back(&server->connections, &c->link);
-    }
-    rt_mutex_unlock(&server->lock);
-    if (refused) {
-        log_warning("nbd: a connection is refused: there are %u", there);
+    if (begin(server, c) < 0)
+        log_debug("nbd: the connection is closed");
+}
+
+int nbd_serve_kernel(struct nbd_export *export, int fd, struct hws_error *err)
+{
+    struct nbd_connection *c = calloc(1, sizeof(*c));
+    if (!c) {
         close(fd);
-        free(c);
-    } else if (rt_spawn(c->lane->queue, co_nbd_connection, c) < 0) {
-        rt_mutex_lock(&server->lock);
-        list_del(&c->link);
-        c->lane->connections--;
-        server->connection_count--;
-        rt_mutex_unlock(&server->lock);
-        close(fd);
-        free(c);
+        return hws_fail(err, ENOMEM, "out of memory");
     }
+    c->fd = fd;
+    c->kernel = true;
+    c->export = export;
+    nbd_export_join(export);
+    int r = begin(export->server, c);
+    if (r == 0)
+        return 0;
+    nbd_export_leave(export);
+    return hws_fail_errno(err, -r, "cannot serve the kernel's connection");
 }
 
 /* ---- listening ---- */

@@ -322,8 +322,10 @@ static int co_take_request(struct nbd_connection *c)
     q->connection = c;
     list_init(&q->link);
     int r = take_header(c, q) ? 0 : -EPROTO;
-    if (r == 0 && q->command == NBD_CMD_DISC)
+    if (r == 0 && q->command == NBD_CMD_DISC) {
+        c->asked = true;
         r = -ESHUTDOWN;
+    }
     if (r < 0) {
         nbd_request_put(&c->lane->pool, q);
         return r;
@@ -396,6 +398,8 @@ void nbd_transmission_start(struct nbd_connection *c)
 
 void nbd_connection_close(struct nbd_connection *c)
 {
+    if (c->kernel && !c->closing)
+        nbd_export_cut(c->export); /* one for all; see nbd_serve_kernel() */
     c->closing = true;
     if (c->waiting)
         co_wake(steal_ptr(&c->waiting));
