@@ -107,7 +107,7 @@ _hawser_values()
     attach:--block-size) echo 512 4096 ;;
     attach:--queues) echo @ ;;
     attach:--allow) echo @folder ;;
-    attach:--via) echo auto tcmu fuse-loop fuse none ;;
+    attach:--via) echo auto tcmu nbd fuse-loop fuse none ;;
     attach:--mount) echo @folder ;;
     attach:--mkfs) echo @ ;;
     attach:--output) echo human json ;;
@@ -144,7 +144,7 @@ _hawser_values()
     serve:--block-size) echo 512 4096 ;;
     serve:--queues) echo @ ;;
     serve:--allow) echo @folder ;;
-    serve:--via) echo auto tcmu fuse-loop fuse none ;;
+    serve:--via) echo auto tcmu nbd fuse-loop fuse none ;;
     tcmu-handler:--allow) echo @folder ;;
     tcmu-handler:--threads) echo @ ;;
     tcmu-handler:--log-level) echo error warning info debug ;;

@@ -8,5 +8,5 @@
 const char *const cli_cache_choices[] = {"none", "writeback", "writethrough", "unsafe", NULL};
 const char *const cli_discard_choices[] = {"unmap", "ignore", NULL};
 const char *const cli_detect_choices[] = {"off", "on", "unmap", NULL};
-const char *const cli_via_choices[] = {"auto", "tcmu", "fuse-loop", "fuse", "none", NULL};
+const char *const cli_via_choices[] = {"auto", "tcmu", "nbd", "fuse-loop", "fuse", "none", NULL};
 const char *const cli_block_choices[] = {"512", "4096", NULL};

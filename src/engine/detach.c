@@ -20,7 +20,6 @@
 #include "engine/export.h"
 #include "engine/holders.h"
 #include "engine/internal.h"
-#include "engine/target.h"
 #include "host/loop.h"
 #include "host/mounts.h"
 #include <fcntl.h>
@@ -181,7 +180,7 @@ static int co_clean_kernel(void *arg, struct hws_error *err)
         return r;
     for (unsigned i = 0; r == 0 && i < config->volume_count; i++)
         if (device_way_outlives(config->volume[i].via))
-            r = co_target_clear(&config->volume[i], cleanup->force, err);
+            r = co_device_clear(&config->volume[i], cleanup->force, err);
     engine_config_free(config);
     return r;
 }
@@ -226,7 +225,7 @@ static int walk_targets(const struct attachment *attachment, target_fn *co_each,
 static int co_look(const struct volume_config *config, struct targets *targets,
                    struct hws_error *err)
 {
-    targets->found |= co_target_is_there(config);
+    targets->found |= co_device_is_there(config);
     return 0;
 }
 
@@ -239,7 +238,7 @@ bool attachment_outlived(const struct attachment *attachment)
 static int co_abandon(const struct volume_config *config, struct targets *targets,
                       struct hws_error *err)
 {
-    int r = co_target_abandon(config, err);
+    int r = co_device_abandon(config, err);
     return r == -ENOENT || r == -EBUSY ? 0 : r;
 }
 

@@ -9,18 +9,16 @@
  */
 #include "engine/device.h"
 #include "base/log.h"
-#include "engine/target.h"
 
 /* The best first: a SCSI disk outlives a crash of its engine without an error to its users. */
 static const struct device_way *const ways[] = {
-    [DEVICE_TCMU] = &device_tcmu,
-    [DEVICE_TARGET] = &device_target,
-    [DEVICE_FUSE_LOOP] = &device_fuse_loop,
+    [DEVICE_TCMU] = &device_tcmu, [DEVICE_TARGET] = &device_target,
+    [DEVICE_NBD] = &device_nbd,   [DEVICE_FUSE_LOOP] = &device_fuse_loop,
     [DEVICE_FUSE] = &device_fuse,
 };
 
-const char *const device_way_names[] = {"auto", "tcmu", "target", "fuse-loop",
-                                        "fuse", "none", NULL};
+const char *const device_way_names[] = {"auto",      "tcmu", "target", "nbd",
+                                        "fuse-loop", "fuse", "none",   NULL};
 
 bool device_way_needs_path(int way)
 {
@@ -41,6 +39,21 @@ static int co_start_way(struct volume *volume, const struct device_way *way, str
     return r;
 }
 
+/* Looked for by "auto", from the first to the last. */
+static bool is_candidate(unsigned i)
+{
+    return ways[i] && i != DEVICE_TARGET;
+}
+
+/* A device that is there has users: another way would leave them waiting. */
+static const struct device_way *way_that_is_there(const struct volume_config *config)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(ways); i++)
+        if (is_candidate(i) && ways[i]->co_is_there && ways[i]->co_is_there(config))
+            return ways[i];
+    return NULL;
+}
+
 /*
  * The first way that this host has. One that turns out not to work although it is there, such as
  * a SCSI target that a container may look at only, is told and passed over.
@@ -48,15 +61,17 @@ static int co_start_way(struct volume *volume, const struct device_way *way, str
 static int co_start_any(struct volume *volume, struct device **ret, struct hws_error *err)
 {
     struct hws_error first = {0}, why = {0};
+    const struct device_way *there = way_that_is_there(&volume->config);
+    if (there)
+        return co_start_way(volume, there, ret, err);
     for (unsigned i = 0; i < ARRAY_LEN(ways); i++) {
         why = (struct hws_error){0};
-        if (i == DEVICE_AUTO || i == DEVICE_TARGET)
+        if (!is_candidate(i))
             continue;
         int r = ways[i]->probe(&why);
         if (r == 0) {
             r = co_start_way(volume, ways[i], ret, &why);
-            /* A disk that is there has users: another way would leave them waiting. */
-            if (r == 0 || ways[i]->needs_path || co_target_is_there(&volume->config)) {
+            if (r == 0 || ways[i]->needs_path || way_that_is_there(&volume->config)) {
                 if (r < 0 && err)
                     *err = why;
                 return r;
@@ -99,9 +114,62 @@ void co_device_leave(struct device *device)
 
 bool device_way_outlives(int via)
 {
-    if (via == DEVICE_AUTO)
-        return device_tcmu.probe(NULL) == 0;
-    return via < (int)ARRAY_LEN(ways) && ways[via]->co_leave;
+    if (via != DEVICE_AUTO)
+        return via < (int)ARRAY_LEN(ways) && ways[via]->co_leave;
+    for (unsigned i = 0; i < ARRAY_LEN(ways); i++)
+        if (is_candidate(i) && ways[i]->probe(NULL) == 0)
+            return ways[i]->co_leave;
+    return false;
+}
+
+bool device_is_adopted(const struct device *device)
+{
+    return device->way->is_adopted && device->way->is_adopted(device);
+}
+
+/* ---- what is left of a process that is gone ---- */
+
+/* A way that may have left a device of a volume with this "via". "tcmu" stands for "target", too:
+ * what is left is a backstore, with a disk or without. */
+static const struct device_way *way_left(const struct volume_config *config, unsigned i)
+{
+    int via = config->via == DEVICE_TARGET ? DEVICE_TCMU : config->via;
+    bool asked = via == DEVICE_AUTO || via == (int)i;
+    return asked && is_candidate(i) && ways[i]->co_leave ? ways[i] : NULL;
+}
+
+bool co_device_is_there(const struct volume_config *config)
+{
+    bool there = false;
+    for (unsigned i = 0; i < ARRAY_LEN(ways) && !there; i++) {
+        const struct device_way *way = way_left(config, i);
+        there = way && way->co_is_there(config);
+    }
+    return there;
+}
+
+int co_device_abandon(const struct volume_config *config, struct hws_error *err)
+{
+    int result = -ENOENT;
+    for (unsigned i = 0; i < ARRAY_LEN(ways); i++) {
+        const struct device_way *way = way_left(config, i);
+        int r = way && way->co_is_there(config) ? way->co_abandon(config, err) : -ENOENT;
+        if (r != -ENOENT)
+            result = r;
+        if (r < 0 && r != -ENOENT)
+            break;
+    }
+    return result;
+}
+
+int co_device_clear(const struct volume_config *config, bool force, struct hws_error *err)
+{
+    int r = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(ways) && r == 0; i++) {
+        const struct device_way *way = way_left(config, i);
+        r = way ? way->co_clear(config, force, err) : 0;
+    }
+    return r;
 }
 
 int co_device_resized(struct device *device, struct hws_error *err)

@@ -6,6 +6,7 @@
  *                    fuse:      volume -> FUSE file
  *   device_tcmu.c    tcmu:      volume -> backstore of the SCSI target -> loopback -> /dev/sdX
  *                    target:    volume -> backstore of the SCSI target
+ *   device_nbd.c     nbd:       volume -> connections of the kernel's NBD driver -> /dev/nbdN
  *   device_block.c   what ways that make a block device share: who has it open, holding it
  *
  * Everything runs on the control queue, under engine.control once the engine runs.
@@ -45,10 +46,20 @@ struct device_way {
     /** NULL: the device goes with the process that serves it. */
     void (*co_leave)(struct device *device);
 
+    /* ---- of ways with co_leave: devices that a process that is gone has left ---- */
+
+    /** Whether @device was one of those. */
+    bool (*is_adopted)(const struct device *device);
+    /* These are as their namesakes in engine.h. */
+    bool (*co_is_there)(const struct volume_config *config);
+    int (*co_abandon)(const struct volume_config *config, struct hws_error *err);
+    int (*co_clear)(const struct volume_config *config, bool force, struct hws_error *err);
+
     void (*describe)(const struct device *device, json_t *out);
 };
 
-extern const struct device_way device_tcmu, device_target, device_fuse_loop, device_fuse;
+extern const struct device_way device_tcmu, device_target, device_nbd, device_fuse_loop,
+    device_fuse;
 
 /* ---- device_block.c ---- */
 

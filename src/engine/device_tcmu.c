@@ -106,6 +106,12 @@ static void co_leave(struct device *device)
     free(tcmu);
 }
 
+static bool is_adopted(const struct device *device)
+{
+    const struct tcmu_device *tcmu = container_of(device, const struct tcmu_device, device);
+    return target_is_adopted(tcmu->target);
+}
+
 static int co_resized(struct device *device, struct hws_error *err)
 {
     struct tcmu_device *tcmu = tcmu_device(device);
@@ -155,6 +161,10 @@ const struct device_way device_tcmu = {
     .co_start = co_start_tcmu,
     .co_stop = co_stop,
     .co_leave = co_leave,
+    .is_adopted = is_adopted,
+    .co_is_there = co_target_is_there,
+    .co_abandon = co_target_abandon,
+    .co_clear = co_target_clear,
     .co_resized = co_resized,
     .co_claim = co_claim,
     .co_release = co_release,
@@ -166,6 +176,10 @@ const struct device_way device_target = {
     .co_start = co_start_target,
     .co_stop = co_stop,
     .co_leave = co_leave,
+    .is_adopted = is_adopted,
+    .co_is_there = co_target_is_there,
+    .co_abandon = co_target_abandon,
+    .co_clear = co_target_clear,
     .co_resized = co_resized,
     .co_claim = co_claim,
     .co_release = co_release,

@@ -17,7 +17,6 @@
 #include "engine/export.h"
 #include "engine/nbd.h"
 #include "engine/keeper.h"
-#include "engine/target.h"
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -204,7 +203,7 @@ static void co_undo_start(struct engine *engine)
     bool inherited = false;
     for (unsigned i = 0; i < engine->config->volume_count; i++) {
         struct volume *volume = &engine->volumes[i];
-        if (!volume->target || !target_is_adopted(volume->target))
+        if (!volume->device || !device_is_adopted(volume->device))
             continue;
         inherited = true;
         if (co_volume_leave(volume, &err) < 0)
@@ -410,7 +409,7 @@ static void co_give_up(void *arg)
     const struct engine_config *config = arg;
     for (unsigned i = 0; i < config->volume_count; i++) {
         struct hws_error err = {0};
-        int r = co_target_abandon(&config->volume[i], &err);
+        int r = co_device_abandon(&config->volume[i], &err);
         if (r < 0 && r != -ENOENT && r != -EBUSY)
             log_error("volume '%s': %s", config->volume[i].name, err.text);
     }

@@ -198,7 +198,15 @@ HWS_MUST_CHECK int co_volume_revert(struct volume *volume, const char *layer, bo
 
 /** Words for "via", in the order of the constants. */
 extern const char *const device_way_names[];
-enum { DEVICE_AUTO, DEVICE_TCMU, DEVICE_TARGET, DEVICE_FUSE_LOOP, DEVICE_FUSE, DEVICE_NONE };
+enum {
+    DEVICE_AUTO,
+    DEVICE_TCMU,
+    DEVICE_TARGET,
+    DEVICE_NBD,
+    DEVICE_FUSE_LOOP,
+    DEVICE_FUSE,
+    DEVICE_NONE
+};
 
 /** Whether it is made of a FUSE file; DEVICE_AUTO may be. */
 bool device_way_needs_path(int way);
@@ -220,6 +228,25 @@ bool device_can_leave(const struct device *device);
 void co_device_leave(struct device *device);
 /** Whether a volume with this "via" outlives the process that serves it. */
 bool device_way_outlives(int via);
+/** Whether it was there at the start, with users perhaps, left by a process that is gone. */
+bool device_is_adopted(const struct device *device);
+
+/** Whether a process that served the same volume left a device of it. */
+bool co_device_is_there(const struct volume_config *config);
+/**
+ * For a volume that nobody will serve: its requests fail, and no task waits for one. -EBUSY, with
+ * nothing done, where a process serves it: it is that one's, under the same name. -ENOENT where
+ * there is none, or one of something else.
+ */
+HWS_MUST_CHECK int co_device_abandon(const struct volume_config *config, struct hws_error *err);
+/**
+ * Removes the device that a dead process left, whose image nobody can open. What the kernel cached
+ * of it is lost. One that another process serves is that one's, and stays. -EBUSY while it is in
+ * use, unless @force.
+ */
+HWS_MUST_CHECK int co_device_clear(const struct volume_config *config, bool force,
+                                   struct hws_error *err);
+
 /** "way", "device", "file", "transport" for status. */
 void device_describe(const struct device *device, json_t *out);
 

@@ -7,7 +7,6 @@
 #include "base/log.h"
 #include "block/keep.h"
 #include "engine/export.h"
-#include "engine/target.h"
 
 /** What a dying predecessor takes to let go of the image. */
 #define LOCK_PATIENCE_NS ((uint64_t)10000000000)
@@ -114,7 +113,7 @@ static int co_open_root(struct volume *volume, struct hws_error *err)
 {
     const struct volume_config *config = &volume->config;
     struct block_node *node;
-    bool inherits = device_way_outlives(config->via) && co_target_is_there(config);
+    bool inherits = device_way_outlives(config->via) && co_device_is_there(config);
     volume_find_top(volume, inherits);
     int r = co_open_keep(volume, inherits, err);
     if (r == 0)
