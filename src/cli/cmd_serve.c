@@ -119,8 +119,10 @@ static int run(const void *arg, char **operands, unsigned count)
     const struct serve_options *options = arg;
     struct hws_error err = {0};
     json_t *config = NULL;
-    if (make_config(options, count ? operands[0] : NULL, &config, &err) < 0)
+    if (make_config(options, count ? operands[0] : NULL, &config, &err) < 0) {
+        json_decref(config);
         return out_error("serve", CLI_USAGE, &err);
+    }
     int r = engine_main(config, &err);
     json_decref(config);
     return r < 0 ? out_error("serve", CLI_FAILED, &err) : CLI_OK;

@@ -226,7 +226,8 @@ static int load_key(struct load *load, const char *certificates)
     ERR_clear_error();
     EVP_PKEY *key = bio ? PEM_read_bio_PrivateKey(bio, NULL, no_password, NULL) : NULL;
     BIO_free(bio);
-    if (!key && at_end_of_pem())
+    static const char mark[] = "PRIVATE KEY-----";
+    if (!key && !memmem(file.bytes, file.length, mark, sizeof(mark) - 1))
         return hws_fail(load->err, EINVAL, "TLS: %s holds no private key in PEM format", file.path);
     if (!key)
         return hws_fail(load->err, EINVAL,
@@ -394,11 +395,13 @@ static int load_all(void *arg)
 {
     struct load *load = arg;
     struct nbd_tls *tls = load->tls;
-    ERR_clear_error();
     tls->info.required = load->options->required;
-    int r = choose_mode(load->options, &tls->info.mode, load->err);
+    int r = nbd_openssl_load(load->err);
+    if (r == 0)
+        r = choose_mode(load->options, &tls->info.mode, load->err);
     if (r < 0)
         return r;
+    ERR_clear_error();
     tls->method = nbd_tls_bio_method();
     tls->context = SSL_CTX_new(TLS_server_method());
     if (!tls->context || !tls->method || set_up(tls) != 1)
@@ -434,8 +437,10 @@ struct nbd_tls *nbd_tls_free(struct nbd_tls *tls)
 {
     if (!tls || atomic_fetch_sub(&tls->references, 1) > 1)
         return NULL;
-    SSL_CTX_free(tls->context);
-    BIO_meth_free(tls->method);
+    if (tls->context)
+        SSL_CTX_free(tls->context);
+    if (tls->method)
+        BIO_meth_free(tls->method);
     nbd_psk_free(&tls->psk);
     free(tls);
     return NULL;
