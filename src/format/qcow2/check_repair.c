@@ -378,7 +378,9 @@ int co_check_repair(struct checker *c, unsigned repair)
         result = co_repair_counts(c, true);
         lowered = true;
     }
-    if (result >= 0 && errors && lowered && !incomplete && !c->external_data)
+    /* A count lowered to one makes the flag due; but tables that may overlap are not written. */
+    bool whole = errors || (c->too_high > 0 && found->corruptions == 0);
+    if (result >= 0 && whole && lowered && !incomplete && !c->external_data)
         result = co_repair_copied(c, true);
     return result;
 }
