@@ -135,6 +135,7 @@ _hawser_values()
     serve:--nbd) echo @ ;;
     serve:--nbd-tls) echo @folder ;;
     serve:--nbd-tls-mode) echo x509 psk ;;
+    serve:--nbd-export) echo @ ;;
     serve:--log-level) echo error warning info debug ;;
     serve:--name) echo @ ;;
     serve:--format|serve:-f) echo @format ;;
@@ -176,7 +177,7 @@ _hawser_options()
     detach) echo --force --all --output= --help ;;
     upgrade) echo --program= --all --output= --help ;;
     list) echo --stats --names --output= --help ;;
-    serve) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --help ;;
+    serve) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --help ;;
     tcmu-handler) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
     help) echo --help ;;
     version) echo --output= --help ;;

@@ -252,6 +252,8 @@ complete -c hawser -n '__fish_seen_subcommand_from serve' -l nbd-tls -r -a '(__f
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l nbd-tls-optional -d 'NBD clients may use TLS, and need not'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l nbd-tls-any-client -d 'NBD clients need no certificate; without it one of ca-cert.pem\'s'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l nbd-tls-mode -x -a 'x509 psk' -d 'which credentials to use, where FOLDER has both'
+complete -c hawser -n '__fish_seen_subcommand_from serve' -l nbd-export -r -d 'an NBD export, instead of one by the volume\'s name (may be repeated). Options: volume=NAME, description=TEXT, read-only, connections=N, bitmap=NAME (may be repeated), no-bitmaps, no-allocation-depth; a comma in a value is written twice'
+complete -c hawser -n '__fish_seen_subcommand_from serve' -l nbd-activated -d 'serve over NBD at the sockets that a service manager has passed (LISTEN_FDS)'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l log-level -x -a 'error warning info debug' -d 'how much to log (info if not given)'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l name -r -d 'name of the volume; made from the image\'s name if not given'
 complete -c hawser -n '__fish_seen_subcommand_from serve' -l format -s f -r -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'

@@ -12,6 +12,7 @@
 #define NAME_BYTES_MAX 64
 /* Members of one description; more than any table has, and few enough for linear look-ups. */
 #define MEMBERS_MAX 256
+#define LIST_MAX    64
 
 static void *field_of(const struct option_desc *desc, void *out)
 {
@@ -158,6 +159,52 @@ static int set_string(const struct option_desc *desc, const char *text, void *ou
     return 0;
 }
 
+static void free_list(char **list)
+{
+    for (char **at = list; at && *at; at++)
+        free(*at);
+    free(list);
+}
+
+static int set_list(const struct option_desc *desc, const json_t *array, const char *owner,
+                    void *out, struct hws_error *err)
+{
+    uint64_t max = desc->max ? desc->max : LIST_MAX;
+    size_t count = json_array_size(array);
+    if (count > max)
+        return hws_fail(err, E2BIG, "%s: option '%s' lists %zu; up to %llu are possible", owner,
+                        desc->name, count, (unsigned long long)max);
+    char **list = calloc(count + 1, sizeof(*list));
+    int r = list ? 0 : hws_fail(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < count && r == 0; i++) {
+        const json_t *item = json_array_get(array, i);
+        const char *text = json_string_value(item);
+        if (!text || strlen(text) != json_string_length(item))
+            r = hws_fail(err, EINVAL, "%s: option '%s' is a list of texts without NUL bytes", owner,
+                         desc->name);
+        else if (!(list[i] = strdup(text)))
+            r = hws_fail(err, ENOMEM, "out of memory");
+    }
+    if (r < 0) {
+        free_list(list);
+        return r;
+    }
+    char ***field = field_of(desc, out);
+    free_list(*field);
+    *field = list;
+    return 0;
+}
+
+static int set_list_of_one(const struct option_desc *desc, const char *text, const char *owner,
+                           void *out, struct hws_error *err)
+{
+    json_t *array = json_pack("[s]", text);
+    int r = array ? set_list(desc, array, owner, out, err)
+                  : hws_fail(err, EINVAL, "%s: option '%s' is not valid UTF-8", owner, desc->name);
+    json_decref(array);
+    return r;
+}
+
 static int set_text(const struct option_desc *desc, const char *text, const char *owner, void *out,
                     struct hws_error *err)
 {
@@ -175,13 +222,15 @@ static int set_text(const struct option_desc *desc, const char *text, const char
         return set_string(desc, text, out, err);
     case OPTION_ENUM:
         return set_enum(desc, text, owner, out, err);
+    case OPTION_LIST:
+        return set_list_of_one(desc, text, owner, out, err);
     }
     return -EINVAL;
 }
 
 static const char *type_name(enum option_type type)
 {
-    static const char *const names[] = {"bool", "uint", "size", "string", "enum"};
+    static const char *const names[] = {"bool", "uint", "size", "string", "enum", "list"};
     return names[type];
 }
 
@@ -206,6 +255,8 @@ static int set_json(const struct option_desc *desc, const json_t *value, const c
             return hws_fail(err, EINVAL, "%s: option '%s' is negative", owner, desc->name);
         return set_number(desc, (uint64_t)n, owner, out, err);
     }
+    if (json_is_array(value) && desc->type == OPTION_LIST)
+        return set_list(desc, value, owner, out, err);
     return hws_fail(err, EINVAL, "%s: option '%s' has the wrong type; it is a %s", owner,
                     desc->name, type_name(desc->type));
 }
@@ -213,11 +264,16 @@ static int set_json(const struct option_desc *desc, const json_t *value, const c
 void options_free(const struct option_desc *table, void *out)
 {
     for (const struct option_desc *d = table; d && d->name; d++) {
-        if (d->type != OPTION_STRING)
-            continue;
-        char **field = field_of(d, out);
-        free(*field);
-        *field = NULL;
+        if (d->type == OPTION_LIST) {
+            char ***list = field_of(d, out);
+            free_list(*list);
+            *list = NULL;
+        }
+        if (d->type == OPTION_STRING) {
+            char **field = field_of(d, out);
+            free(*field);
+            *field = NULL;
+        }
     }
 }
 

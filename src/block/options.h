@@ -17,6 +17,8 @@ enum option_type {
     OPTION_SIZE,   /* uint64_t, min..max, human sizes accepted */
     OPTION_STRING, /* char *, owned by the option struct; NULL when not given and no default */
     OPTION_ENUM,   /* int, the index into choices */
+    OPTION_LIST,   /* char **, texts with a NULL behind them, owned by the option struct; NULL when
+                      not given. A JSON array, or one text: a list of it. `max` items, 0: 64 */
 };
 
 struct option_desc {
@@ -46,7 +48,7 @@ HWS_MUST_CHECK int options_parse(const struct option_desc *table, const json_t *
                                  const char *const *ignore, const char *owner, void *out,
                                  size_t out_bytes, struct hws_error *err);
 
-/** Frees the strings of an option struct. */
+/** Frees the strings and lists of an option struct. */
 void options_free(const struct option_desc *table, void *out);
 
 /** "name=value,name=value" (",," is a literal comma) into the JSON object @object, as strings. */

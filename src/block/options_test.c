@@ -25,6 +25,14 @@ static const struct option_desc table[] = {
      .choices = codecs},
     OPTION_END,
 };
+struct listed {
+    char **names;
+};
+
+static const struct option_desc list_table[] = {
+    {"names", OPTION_LIST, offsetof(struct listed, names), "whom", .max = 3},
+    OPTION_END,
+};
 static const char *const ignored[] = {"driver", NULL};
 
 static int parse(const char *json, struct sample *out, struct hws_error *err)
@@ -95,6 +103,49 @@ static void errors_say_what_would_have_been_right(void **state)
     json_decref(array);
 }
 
+static int parse_list(const char *json, struct listed *out, struct hws_error *err)
+{
+    json_t *object = json_loads(json, JSON_ALLOW_NUL, NULL);
+    assert_non_null(object);
+    int r = options_parse(list_table, object, NULL, "sample", out, sizeof(*out), err);
+    json_decref(object);
+    return r;
+}
+
+static void lists_are_arrays_or_one_text(void **state)
+{
+    struct listed s;
+    assert_int_equal(parse_list("{}", &s, NULL), 0);
+    assert_null(s.names);
+    assert_int_equal(parse_list("{\"names\":[]}", &s, NULL), 0);
+    assert_true(s.names && !s.names[0]);
+    options_free(list_table, &s);
+    assert_int_equal(parse_list("{\"names\":\"a\"}", &s, NULL), 0);
+    assert_true(!strcmp(s.names[0], "a") && !s.names[1]);
+    options_free(list_table, &s);
+    assert_int_equal(parse_list("{\"names\":[\"a\",\"\",\"c\"]}", &s, NULL), 0);
+    assert_true(!strcmp(s.names[0], "a") && !*s.names[1] && !strcmp(s.names[2], "c"));
+    options_free(list_table, &s);
+    assert_null(s.names);
+
+    static const struct {
+        const char *json, *text;
+        int error;
+    } bad[] = {
+        {"{\"names\":[\"a\",\"b\",\"c\",\"d\"]}", "lists 4; up to 3", -E2BIG},
+        {"{\"names\":[\"a\",1]}", "a list of texts", -EINVAL},
+        {"{\"names\":[\"a\\u0000b\"]}", "without NUL", -EINVAL},
+        {"{\"names\":{}}", "it is a list", -EINVAL},
+        {"{\"names\":1}", "it is a list", -EINVAL},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        struct hws_error err = {0};
+        int r = parse_list(bad[i].json, &s, &err);
+        if (r != bad[i].error || !strstr(err.text, bad[i].text))
+            fail_msg("%s: %d %s", bad[i].json, r, err.text);
+    }
+}
+
 static void text_is_cut_at_single_commas(void **state)
 {
     json_t *object = json_object();
@@ -138,6 +189,7 @@ int main(void)
         cmocka_unit_test(values_come_as_native_types_and_as_text),
         cmocka_unit_test(defaults_fill_what_is_not_given),
         cmocka_unit_test(errors_say_what_would_have_been_right),
+        cmocka_unit_test(lists_are_arrays_or_one_text),
         cmocka_unit_test(text_is_cut_at_single_commas),
         cmocka_unit_test(broken_text_is_refused),
         cmocka_unit_test(the_schema_tells_everything_that_the_table_does),

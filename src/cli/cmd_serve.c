@@ -4,15 +4,16 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cli/output.h"
+#include "cli/nbd_export.h"
 #include "cli/volume.h"
 #include "engine/client.h"
 
 struct serve_options {
     struct cli_volume volume;
     const char *config, *socket, *path, *state_file;
-    struct cli_list nbd;
+    struct cli_list nbd, nbd_exports;
     const char *nbd_tls;
-    bool nbd_tls_optional, nbd_tls_any_client;
+    bool nbd_activated, nbd_tls_optional, nbd_tls_any_client;
     int nbd_tls_mode;
     int log_level;
     uint64_t ready_fd;
@@ -84,6 +85,36 @@ static int read_config(const char *path, json_t **ret, struct hws_error *err)
     return *ret ? 0 : hws_fail(err, EINVAL, "%s, line %d: %s", path, where.line, where.text);
 }
 
+/* The members that were asked for; the rest is the engine's to decide. */
+static int nbd_config(const struct serve_options *options, json_t *config, struct hws_error *err)
+{
+    if (!options->nbd.count && !options->nbd_activated)
+        return options->nbd_exports.count
+                   ? hws_fail(err, EINVAL, "--nbd-export needs --nbd or --nbd-activated")
+                   : 0;
+    if (json_object_get(config, "nbd"))
+        return hws_fail(err, EINVAL, "the configuration has \"nbd\" already: leave out --nbd");
+    json_t *nbd = json_object(), *list = options->nbd.count ? json_array() : NULL;
+    json_object_set_new(config, "nbd", nbd);
+    for (unsigned i = 0; i < options->nbd.count; i++)
+        json_array_append_new(list, json_string(options->nbd.item[i]));
+    if (list)
+        json_object_set_new(nbd, "listen", list);
+    if (options->nbd_activated)
+        json_object_set_new(nbd, "activated", json_true());
+    list = options->nbd_exports.count ? json_array() : NULL;
+    if (list)
+        json_object_set_new(nbd, "exports", list);
+    for (unsigned i = 0; i < options->nbd_exports.count; i++) {
+        json_t *export;
+        int r = cli_nbd_export(options->nbd_exports.item[i], &export, err);
+        if (r < 0)
+            return r;
+        json_array_append_new(list, export);
+    }
+    return 0;
+}
+
 static int make_config(const struct serve_options *options, const char *image, json_t **ret,
                        struct hws_error *err)
 {
@@ -97,16 +128,11 @@ static int make_config(const struct serve_options *options, const char *image, j
     set_text(*ret, "socket", options->socket);
     set_text(*ret, "state-file", options->state_file);
     set_text(*ret, "log-level", cli_word(level_choices, options->log_level));
-    json_t *listen = options->nbd.count ? json_array() : NULL;
-    for (unsigned i = 0; i < options->nbd.count; i++)
-        json_array_append_new(listen, json_string(options->nbd.item[i]));
-    if (listen && json_object_get(*ret, "nbd")) {
-        json_decref(listen);
-        return hws_fail(err, EINVAL, "the configuration has \"nbd\" already: leave out --nbd");
-    }
-    if (listen)
-        json_object_set_new(*ret, "nbd", json_pack("{s:o}", "listen", listen));
-    r = add_tls(options, listen ? json_object_get(*ret, "nbd") : NULL, err);
+    r = nbd_config(options, *ret, err);
+    if (r < 0)
+        return r;
+    bool asked = options->nbd.count || options->nbd_activated;
+    r = add_tls(options, asked ? json_object_get(*ret, "nbd") : NULL, err);
     if (r < 0)
         return r;
     if (options->ready_fd)
@@ -152,6 +178,12 @@ static const struct cli_option table[] = {
      "NBD clients need no certificate; without it one of ca-cert.pem's"},
     {"nbd-tls-mode", 0, CLI_CHOICE, offsetof(struct serve_options, nbd_tls_mode), "MODE",
      "which credentials to use, where FOLDER has both", tls_choices},
+    {"nbd-export", 0, CLI_LIST, offsetof(struct serve_options, nbd_exports), "NAME[,OPTION...]",
+     "an NBD export, instead of one by the volume's name (may be repeated). Options: volume=NAME, "
+     "description=TEXT, read-only, connections=N, bitmap=NAME (may be repeated), no-bitmaps, "
+     "no-allocation-depth; a comma in a value is written twice"},
+    {"nbd-activated", 0, CLI_FLAG, offsetof(struct serve_options, nbd_activated), NULL,
+     "serve over NBD at the sockets that a service manager has passed (LISTEN_FDS)"},
     {"log-level", 0, CLI_CHOICE, offsetof(struct serve_options, log_level), "LEVEL",
      "how much to log (info if not given)", level_choices},
     CLI_VOLUME_OPTIONS(struct serve_options),

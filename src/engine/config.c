@@ -11,6 +11,7 @@
  */
 #include "engine/engine.h"
 #include "base/log.h"
+#include "engine/nbd.h"
 #include "engine/target.h"
 
 static const char *const cache_names[] = {"writeback", "none",       "writethrough",
@@ -132,7 +133,7 @@ static int parse_all(const json_t *object, struct engine_config *config, struct 
     if (r == 0)
         config->export = json_incref(json_object_get(object, "export"));
     if (r == 0)
-        config->nbd = json_incref(json_object_get(object, "nbd"));
+        config->nbd = json_deep_copy(json_object_get(object, "nbd")); /* its exports may change */
     return r;
 }
 
@@ -167,6 +168,7 @@ struct engine_config *engine_config_free(struct engine_config *config)
     json_decref(config->source);
     json_decref(config->export);
     json_decref(config->nbd);
+    nbd_activation_free(config->nbd_activation);
     free(config);
     return NULL;
 }

@@ -452,6 +452,8 @@ int engine_main(json_t *object, struct hws_error *err)
     process_prepare();
     drivers_register();
     int r = engine_config_parse(object, &config, err);
+    if (r == 0 && (r = nbd_activation_take(config, err)) < 0)
+        engine_config_free(config);
     if (r < 0) {
         tell_unready(object, err->text);
         return r;
@@ -478,7 +480,9 @@ int engine_run(json_t *object, const struct engine_manner *manner, struct hws_er
     int r = engine_config_parse(object, &config, err);
     if (r < 0)
         return r;
-    r = run_configured(config, manner, err);
+    r = nbd_activation_take(config, err);
+    if (r == 0)
+        r = run_configured(config, manner, err);
     engine_config_free(config);
     return r;
 }

@@ -8,7 +8,7 @@
  *   device*.c     the ways to make a device of a volume (table; device.h)
  *   target.c target_identity.c   a volume as a backstore of the kernel's SCSI target
  *   export.c      its volumes as one target of a fabric
- *   nbd.c         its volumes over NBD
+ *   nbd*.c        its volumes over NBD
  *   keeper.c      the process that starts the engine again when it dies
  *   replace.c resume.c   a new program in its place; what the next process needs to know
  *   server.c      the control socket: framing, limits, clients
@@ -40,6 +40,7 @@ struct server;
 struct device;
 struct export;
 struct nbd;
+struct nbd_activation;
 
 /* The states of an engine, and where each may go. */
 enum engine_state {
@@ -84,10 +85,11 @@ struct engine_config {
     uint64_t ready_fd; /* 0: none; else told "ready" or why not, and closed */
     uint64_t wait_fd;  /* 0: none; else a successor waits there for "go" (replace.c) */
     bool keeper;       /* one is wanted, or this is one */
-    uint64_t keeper_engine, keeper_pipe; /* of a keeper that became another program */
-    json_t *source;                      /* what it was parsed from */
-    json_t *export;                      /* of all volumes, by a fabric (export.h); or NULL */
-    json_t *nbd;                         /* of all volumes, over NBD (nbd.h); or NULL */
+    uint64_t keeper_engine, keeper_pipe;   /* of a keeper that became another program */
+    json_t *source;                        /* what it was parsed from */
+    json_t *export;                        /* of all volumes, by a fabric (export.h); or NULL */
+    json_t *nbd;                           /* of volumes, over NBD, as now (nbd.h); or NULL */
+    struct nbd_activation *nbd_activation; /* sockets from a service manager, or NULL */
     unsigned volume_count;
     struct volume_config volume[ENGINE_VOLUMES_MAX];
 };

@@ -289,6 +289,38 @@ static int co_stop_method(struct engine *engine, const void *arg, json_t **ret,
     return 0;
 }
 
+static int co_nbd_add_method(struct engine *engine, const void *params, json_t **ret,
+                             struct hws_error *err)
+{
+    int r = co_nbd_add(engine, params, err);
+    if (r == 0)
+        *ret = json_object();
+    return r;
+}
+
+struct nbd_remove_params {
+    char *name;
+    bool force;
+};
+
+static const struct option_desc nbd_remove_params[] = {
+    {"name", OPTION_STRING, offsetof(struct nbd_remove_params, name), "of the export",
+     .required = true},
+    {"force", OPTION_BOOL, offsetof(struct nbd_remove_params, force),
+     "end the connections of its clients"},
+    OPTION_END,
+};
+
+static int co_nbd_remove_method(struct engine *engine, const void *arg, json_t **ret,
+                                struct hws_error *err)
+{
+    const struct nbd_remove_params *params = arg;
+    int r = co_nbd_remove(engine, params->name, params->force, err);
+    if (r == 0)
+        *ret = json_object();
+    return r;
+}
+
 struct replace_params {
     char *program;
 };
@@ -361,6 +393,10 @@ static const struct method methods[] = {
      sizeof(struct volume_params), true, co_revert_method},
     {"nbd-tls-reload", "reads the credentials of the NBD server's TLS again, for new clients",
      no_params, 0, true, co_tls_reload_method},
+    {"nbd-export-add", "serves a volume over NBD by one more name", nbd_export_params,
+     sizeof(struct nbd_export_config), true, co_nbd_add_method},
+    {"nbd-export-remove", "ends an NBD export", nbd_remove_params, sizeof(struct nbd_remove_params),
+     true, co_nbd_remove_method},
     {"stop", "takes the devices away, flushes and ends the engine", stop_params,
      sizeof(struct volume_params), false, co_stop_method},
     {"replace", "runs another program in this one's place, with the devices in use", replace_params,

@@ -5,17 +5,8 @@
  */
 #include "engine/nbd.h"
 #include "engine/nbd_tls.h"
-#include "export/nbd/nbd.h"
 
 #define LISTEN_MAX 16
-
-struct nbd {
-    struct nbd_server *server;
-    struct nbd_export *export[ENGINE_VOLUMES_MAX]; /* of the volume at this index, or NULL */
-    json_t *listen;                                /* of the configuration; borrowed */
-    unsigned listening;                            /* addresses in use, from the first on */
-    json_t *tls;                                   /* what `status` tells of it, or NULL */
-};
 
 struct nbd_options {
     uint64_t threads, connections;
@@ -29,24 +20,13 @@ static const struct option_desc table[] = {
     OPTION_END,
 };
 
-static int co_add_exports(struct engine *engine, struct nbd *nbd, struct hws_error *err)
-{
-    int r = 0;
-    for (unsigned i = 0; i < engine->config->volume_count && r == 0; i++) {
-        struct volume *volume = &engine->volumes[i];
-        struct nbd_export_options options = {.name = volume->config.name,
-                                             .read_only = volume->config.read_only};
-        if (!nbd->export[i])
-            r = co_nbd_export_add(nbd->server, volume->root, &options, &nbd->export[i], err);
-    }
-    return r;
-}
-
-static int co_listen(struct nbd *nbd, struct hws_error *err)
+static int co_listen(struct engine *engine, struct nbd *nbd, struct hws_error *err)
 {
     size_t i;
     json_t *address;
     int r = 0;
+    if (!nbd->listen && engine->config->nbd_activation)
+        return 0;
     if (!json_is_array(nbd->listen) || json_array_size(nbd->listen) == 0 ||
         json_array_size(nbd->listen) > LISTEN_MAX)
         return hws_fail(err, EINVAL, "nbd: \"listen\" is a list of 1 to %d addresses", LISTEN_MAX);
@@ -78,19 +58,6 @@ static void unlink_sockets(const struct nbd *nbd)
     }
 }
 
-static int co_remove_exports(struct engine *engine, struct nbd *nbd, bool force,
-                             struct hws_error *err)
-{
-    int r = 0;
-    for (unsigned i = 0; i < engine->config->volume_count && r == 0; i++) {
-        if (nbd->export[i])
-            r = co_nbd_export_remove(nbd->export[i], force, err);
-        if (r == 0)
-            nbd->export[i] = NULL;
-    }
-    return r;
-}
-
 /* On the thread of the last connection. */
 static void all_left(void *arg)
 {
@@ -100,7 +67,7 @@ static void all_left(void *arg)
 
 int co_nbd_start(struct engine *engine, struct hws_error *err)
 {
-    static const char *const by_hand[] = {"listen", "tls", NULL};
+    static const char *const by_hand[] = {"listen", "exports", "activated", "tls", NULL};
     const json_t *config = engine->config->nbd;
     struct nbd_options options = {0};
     if (!config)
@@ -119,8 +86,11 @@ int co_nbd_start(struct engine *engine, struct hws_error *err)
         server.left = all_left;
         server.left_arg = engine;
     }
-    r = co_nbd_server_start(&server, &nbd->server, err);
+    r = nbd_entries_make(engine, nbd, err);
+    if (r == 0)
+        r = co_nbd_server_start(&server, &nbd->server, err);
     if (r < 0) {
+        nbd_entries_free(nbd);
         free(nbd);
         return r;
     }
@@ -128,8 +98,10 @@ int co_nbd_start(struct engine *engine, struct hws_error *err)
     if (json_object_get(config, "tls"))
         r = co_nbd_tls_reload(engine, err);
     if (r == 0)
-        r = co_add_exports(engine, nbd, err);
-    return r < 0 ? r : co_listen(nbd, err);
+        r = co_nbd_entries_serve(engine, nbd, err);
+    if (r == 0)
+        r = co_listen(engine, nbd, err);
+    return r < 0 ? r : co_nbd_activation_listen(engine, nbd, err);
 }
 
 int co_nbd_tls_reload(struct engine *engine, struct hws_error *err)
@@ -151,13 +123,14 @@ int co_nbd_stop(struct engine *engine, bool force, struct hws_error *err)
     struct nbd *nbd = engine->nbd;
     if (!nbd)
         return 0;
-    int r = co_remove_exports(engine, nbd, force, err);
+    int r = co_nbd_entries_end(nbd, force, err);
     if (r < 0) {
-        int again = co_add_exports(engine, nbd, NULL);
+        int again = co_nbd_entries_serve(engine, nbd, NULL);
         return again < 0 ? hws_wrap(err, r, "and not all is exported any more") : r;
     }
     co_nbd_server_stop(nbd->server);
     unlink_sockets(nbd);
+    nbd_entries_free(nbd);
     engine->nbd = NULL;
     json_decref(nbd->tls);
     free(nbd);
@@ -167,20 +140,8 @@ int co_nbd_stop(struct engine *engine, bool force, struct hws_error *err)
 json_t *nbd_state(const struct engine *engine)
 {
     const struct nbd *nbd = engine->nbd;
-    if (!nbd)
-        return NULL;
-    json_t *exports = json_array();
-    for (unsigned i = 0; i < engine->config->volume_count; i++) {
-        struct nbd_export_info info;
-        if (!nbd->export[i])
-            continue;
-        nbd_export_info(nbd->export[i], &info);
-        json_array_append_new(exports, json_pack("{s:s, s:i, s:I}", "name", info.name,
-                                                 "connections", (int)info.connections, "requests",
-                                                 (json_int_t)info.requests));
-    }
-    json_t *state = json_pack("{s:O, s:o}", "listen", nbd->listen, "exports", exports);
-    if (nbd->tls)
-        json_object_set(state, "tls", nbd->tls);
-    return state;
+    return nbd ? json_pack("{s:O*, s:o*, s:O*, s:o}", "listen", nbd->listen, "activated",
+                           nbd_activation_state(engine), "tls", nbd->tls, "exports",
+                           nbd_entries_state(nbd))
+               : NULL;
 }

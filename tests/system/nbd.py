@@ -1,110 +1,13 @@
 """The NBD server as its clients see it: nbdinfo, qemu-io, qemu-img, nbdcopy, fio, and a client that lies."""
 import json
 import os
-import signal
 import socket
 import struct
 import subprocess
 import time
 
-from lib import HAWSER, hawser, main, need_tool, run
-
-OPTION = b"IHAVEOPT"
-
-
-class Engine:
-    def __init__(self, *words, volume=None):
-        """Of an image as @words say, or of a @volume as configurations have them."""
-        self.socket = os.path.abspath("nbd.sock")
-        self.control = os.path.abspath("control.sock")
-        if volume:
-            words = ["--config=engine.json"]
-            with open("engine.json", "w") as file:
-                json.dump({"socket": self.control, "log-level": "warning",
-                           "nbd": {"listen": [f"unix:{self.socket}"]}, "volumes": [{"name": "disk", **volume}]}, file)
-        else:
-            words = [f"--nbd=unix:{self.socket}", f"--socket={self.control}", "--name=disk",
-                     "--log-level=warning", *words]
-        self.process = subprocess.Popen([HAWSER, "serve", *words], stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 30
-        while not os.path.exists(self.control):
-            assert self.process.poll() is None, self.process.stderr.read()
-            assert time.monotonic() < deadline, "the engine did not start"
-            time.sleep(0.01)
-
-    def __enter__(self):
-        return self
-
-    def uri(self, name="disk"):
-        return f"nbd+unix:///{name}?socket={self.socket}"
-
-    def call(self, method, **params):
-        with socket.socket(socket.AF_UNIX) as s:
-            s.connect(self.control)
-            s.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n")
-            return json.loads(s.makefile().readline())["result"]
-
-    def connect(self):
-        s = socket.socket(socket.AF_UNIX)
-        s.connect(self.socket)  # without a limit it waits for a place in the line
-        s.settimeout(30)
-        return s
-
-    def kill(self):
-        self.process.kill()
-        self.process.communicate(timeout=30)
-        os.unlink(self.socket)
-        os.unlink(self.control)
-
-    def __exit__(self, *_):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            _, err = self.process.communicate(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGTERM)
-            _, err = self.process.communicate(timeout=30)
-        assert "Sanitizer" not in err, err
-        assert not os.path.exists(self.socket)
-
-
-def image(size="64M", name="disk.qcow2"):
-    run("qemu-img", "create", "-q", "-f", "qcow2", name, size)
-    return name
-
-
-def exact(s, count):
-    got = bytearray(count)
-    done = 0
-    while done < count:
-        n = s.recv_into(memoryview(got)[done:])
-        assert n, f"hung up after {done} of {count} bytes"
-        done += n
-    return bytes(got)
-
-
-def negotiate(s, name=b"disk"):
-    """The oldest way in: size and flags of the export."""
-    assert exact(s, 18)[:16] == b"NBDMAGIC" + OPTION
-    s.sendall(struct.pack(">I", 3) + OPTION + struct.pack(">II", 1, len(name)) + name)
-    return struct.unpack(">QH", exact(s, 10))
-
-
-def request(command, cookie, offset, length, flags=0, magic=0x25609513):
-    return struct.pack(">IHHQQI", magic, flags, command, cookie, offset, length)
-
-
-def answer(s):
-    magic, error, cookie = struct.unpack(">IIQ", exact(s, 16))
-    assert magic == 0x67446698, hex(magic)
-    return error, cookie
-
-
-def hung_up(s):
-    try:
-        return s.recv(1) == b""
-    except ConnectionResetError:
-        return True
-
+from lib import hawser, main, need_tool, run
+from nbd_peer import OPTION, Engine, answer, exact, hung_up, image, negotiate, request
 
 def test_what_clients_are_told():
     need_tool("nbdinfo", "qemu-img")

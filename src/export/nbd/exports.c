@@ -64,11 +64,40 @@ uint16_t nbd_export_flags(const struct nbd_export *export, bool structured)
     return (uint16_t)flags;
 }
 
+bool nbd_export_shows(const struct nbd_export *export, const char *name)
+{
+    char **at = export->bitmaps;
+    while (at && *at && strcmp(*at, name) != 0)
+        at++;
+    return !at || *at;
+}
+
 static void free_export(struct nbd_export *export)
 {
+    for (char **name = export->bitmaps; name && *name; name++)
+        free(*name);
+    free(export->bitmaps);
     free(export->name);
     free(export->description);
     free(export);
+}
+
+static char **copy_names(const char *const *names)
+{
+    size_t count = 0;
+    while (names[count])
+        count++;
+    char **copy = calloc(count + 1, sizeof(*copy));
+    for (size_t i = 0; copy && i < count; i++) {
+        copy[i] = strdup(names[i]);
+        if (copy[i])
+            continue;
+        while (i-- > 0)
+            free(copy[i]);
+        free(copy);
+        return NULL;
+    }
+    return copy;
 }
 
 int co_nbd_export_add(struct nbd_server *server, struct block_root *root,
@@ -79,6 +108,9 @@ int co_nbd_export_add(struct nbd_server *server, struct block_root *root,
     if (length > NBD_EXPORT_NAME_MAX)
         return hws_fail(err, ENAMETOOLONG, "the name of an NBD export has up to %d bytes",
                         NBD_EXPORT_NAME_MAX);
+    if (options->description && strlen(options->description) > NBD_STRING_MAX)
+        return hws_fail(err, ENAMETOOLONG, "the description of an NBD export has up to %d bytes",
+                        NBD_STRING_MAX);
     struct nbd_export *export = calloc(1, sizeof(*export));
     if (!export)
         return hws_fail(err, ENOMEM, "out of memory");
@@ -92,7 +124,11 @@ int co_nbd_export_add(struct nbd_server *server, struct block_root *root,
     export->kernel_ended_arg = options->kernel_ended_arg;
     uint32_t cluster = block_cluster_bytes(block_root_node(root));
     export->preferred_bytes = MIN(MAX(cluster, 4096u), (uint32_t)(64 * KiB));
-    if (!export->name || (options->description && !export->description)) {
+    export->no_depth = options->no_depth;
+    if (options->bitmaps)
+        export->bitmaps = copy_names(options->bitmaps);
+    if (!export->name || (options->description && !export->description) ||
+        (options->bitmaps && !export->bitmaps)) {
         free_export(export);
         return hws_fail(err, ENOMEM, "out of memory");
     }
@@ -165,6 +201,7 @@ void nbd_export_info(const struct nbd_export *export, struct nbd_export_info *re
     rt_mutex_lock(&export->server->lock);
     *ret = (struct nbd_export_info){
         .name = export->name,
+        .read_only = export->read_only,
         .connections = export->connections,
         .requests = atomic_load_explicit(&export->requests, memory_order_relaxed),
     };

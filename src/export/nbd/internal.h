@@ -110,7 +110,8 @@ struct nbd_export {
     struct block_root *root;
     char *name, *description;
     uint32_t preferred_bytes; /* of requests, as clients are told */
-    bool read_only, removed;
+    char **bitmaps;           /* that clients may see, NULL at the end; NULL: all */
+    bool read_only, no_depth, removed;
     unsigned connections, connections_max;
     _Atomic uint64_t requests;
     void (*kernel_ended)(void *arg, bool asked);
@@ -123,6 +124,8 @@ void nbd_export_join(struct nbd_export *export);
 void nbd_export_leave(struct nbd_export *export);
 /** Ends all its connections. Any thread. */
 void nbd_export_cut(struct nbd_export *export);
+/** Whether clients may see the bitmap called @name. */
+bool nbd_export_shows(const struct nbd_export *export, const char *name);
 /** The export's transmission flags, for a client with structured replies or without. */
 uint16_t nbd_export_flags(const struct nbd_export *export, bool structured);
 

@@ -47,7 +47,7 @@ static int choose(struct nbd_connection *c, enum nbd_context_kind kind, const ch
 
 struct queries {
     struct nbd_connection *connection;
-    struct block_root *root;
+    const struct nbd_export *export;
     bool list;
 };
 
@@ -64,9 +64,10 @@ static int co_choose_listed_bitmaps(struct queries *q)
     char name[BLOCK_BITMAP_NAME_MAX + 1];
     int r = 0;
     for (unsigned i = 0; i < LIST_BITMAPS_MAX && r == 0; i++) {
-        if (co_root_bitmap_name(q->root, i, name) < 0)
+        if (co_root_bitmap_name(q->export->root, i, name) < 0)
             break;
-        r = choose(q->connection, NBD_CONTEXT_BITMAP, name);
+        if (nbd_export_shows(q->export, name))
+            r = choose(q->connection, NBD_CONTEXT_BITMAP, name);
     }
     return r;
 }
@@ -75,9 +76,9 @@ static int co_choose_bitmap(struct queries *q, const char *name)
 {
     bool dirty;
     uint64_t length;
-    if (!*name || !block_root_size(q->root))
+    if (!*name || !nbd_export_shows(q->export, name) || !block_root_size(q->export->root))
         return 0;
-    int r = co_root_bitmap_next(q->root, name, 0, 1, &dirty, &length);
+    int r = co_root_bitmap_next(q->export->root, name, 0, 1, &dirty, &length);
     return r < 0 ? 0 : choose(q->connection, NBD_CONTEXT_BITMAP, name);
 }
 
@@ -87,7 +88,7 @@ static int co_query(struct queries *q, const char *query)
     int r = 0;
     if (matches(prefixes[NBD_CONTEXT_ALLOCATION], query, q->list))
         r = choose(q->connection, NBD_CONTEXT_ALLOCATION, NULL);
-    if (r == 0 && matches(prefixes[NBD_CONTEXT_DEPTH], query, q->list))
+    if (r == 0 && !q->export->no_depth && matches(prefixes[NBD_CONTEXT_DEPTH], query, q->list))
         r = choose(q->connection, NBD_CONTEXT_DEPTH, NULL);
     if (r < 0)
         return r;
@@ -137,7 +138,7 @@ static int co_answer(struct nbd_negotiation *n, uint32_t option, struct nbd_expo
 {
     struct nbd_connection *c = n->connection;
     bool list = option == NBD_OPT_LIST_META_CONTEXT;
-    struct queries queries = {.connection = c, .root = export->root, .list = list};
+    struct queries queries = {.connection = c, .export = export, .list = list};
     int r = co_take_queries(&queries, at, count);
     if (r == -EINVAL)
         return co_nbd_option_error(n, option, NBD_REP_ERR_INVALID, "malformed queries");

@@ -20,7 +20,7 @@ struct nbd_export;
 
 #define NBD_THREADS_MAX         16
 #define NBD_CONNECTIONS_DEFAULT 1024
-#define NBD_EXPORT_NAME_MAX     255
+#define NBD_EXPORT_NAME_MAX     4096
 
 struct nbd_server_options {
     unsigned threads;     /* queue threads, 1..NBD_THREADS_MAX; 0: one a CPU, up to 4 */
@@ -67,6 +67,9 @@ struct nbd_export_options {
      */
     void (*kernel_ended)(void *arg, bool asked);
     void *kernel_ended_arg;
+    /* Names of the bitmaps that clients may see, with a NULL behind them; NULL: all. */
+    const char *const *bitmaps;
+    bool no_depth; /* do not offer qemu:allocation-depth */
 };
 
 /**
@@ -97,6 +100,7 @@ uint16_t nbd_kernel_flags(const struct nbd_export *export);
 
 struct nbd_export_info {
     const char *name;
+    bool read_only;
     unsigned connections; /* now */
     uint64_t requests;    /* since the start */
 };

@@ -6,33 +6,48 @@
 #include "base/cursor.h"
 #include "export/nbd/internal.h"
 
+/* A copy of what is to be told, since sending suspends: for each export 32 bits with the length of
+ * the reply, then the reply. NULL when out of memory. */
+static uint8_t *list_exports(struct nbd_server *server, unsigned *ret_count)
+{
+    size_t bytes = 0;
+    *ret_count = 0;
+    rt_mutex_lock(&server->lock);
+    list_for_each (link, &server->exports) {
+        const struct nbd_export *export = list_entry(link, struct nbd_export, link);
+        bytes += 8 + strlen(export->name) + strlen(export->description ? export->description : "");
+    }
+    uint8_t *replies = malloc(bytes + 1), *at = replies;
+    list_for_each (link, &server->exports) {
+        const struct nbd_export *export = list_entry(link, struct nbd_export, link);
+        const char *text = export->description ? export->description : "";
+        size_t name = strlen(export->name), description = strlen(text);
+        if (!replies)
+            break;
+        store_be32(at, (uint32_t)(4 + name + description));
+        store_be32(at + 4, (uint32_t)name);
+        memcpy(at + 8, export->name, name);
+        memcpy(at + 8 + name, text, description);
+        at += 8 + name + description;
+        ++*ret_count;
+    }
+    rt_mutex_unlock(&server->lock);
+    return replies;
+}
+
 static int co_list(struct nbd_negotiation *n)
 {
-    struct nbd_server *server = n->connection->lane->server;
-    struct nbd_export_name {
-        struct be32 length;
-        char name[NBD_EXPORT_NAME_MAX];
-    } *names = NULL;
-    unsigned count = 0, i = 0;
+    unsigned count;
     int r = 0;
-    rt_mutex_lock(&server->lock);
-    list_for_each (link, &server->exports)
-        count++;
-    names = calloc(count ? count : 1, sizeof(*names));
-    if (names)
-        list_for_each (link, &server->exports) {
-            const struct nbd_export *export = list_entry(link, struct nbd_export, link);
-            size_t length = strlen(export->name);
-            names[i].length = be32_of((uint32_t)length);
-            memcpy(names[i++].name, export->name, length);
-        }
-    rt_mutex_unlock(&server->lock);
-    if (!names)
+    autofree uint8_t *replies = list_exports(n->connection->lane->server, &count);
+    if (!replies)
         return -ENOMEM;
-    for (i = 0; i < count && r == 0; i++)
-        r = co_nbd_option_reply(n, NBD_OPT_LIST, NBD_REP_SERVER, &names[i],
-                                4 + be32_get(names[i].length));
-    free(names);
+    const uint8_t *at = replies;
+    for (unsigned i = 0; i < count && r == 0; i++) {
+        uint32_t length = load_be32(at);
+        r = co_nbd_option_reply(n, NBD_OPT_LIST, NBD_REP_SERVER, at + 4, length);
+        at += 4 + length;
+    }
     return r < 0 ? r : co_nbd_option_reply(n, NBD_OPT_LIST, NBD_REP_ACK, NULL, 0);
 }
 
