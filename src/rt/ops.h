@@ -122,6 +122,11 @@ struct rt_ops {
      * queue_init); the implementation serves @q and calls queue_end() once queue_finished(). */
     int (*queue_start)(struct rt_queue *q);
 
+    /* Of a lent queue (lent.c), which is left: a kick or a completion makes descriptor() readable
+     * from here on, and what was submitted is handed over. NULL: queues cannot be lent. */
+    void (*rest)(struct rt_queue *q);
+    int (*descriptor)(struct rt_queue *q);
+
     uint64_t (*now_ns)(struct rt *rt);
     uint64_t (*wall_ns)(struct rt *rt); /* NULL: the kernel's */
     uint64_t (*random_u64)(struct rt *rt);
@@ -171,6 +176,7 @@ struct rt_queue {
     struct co *stopper;     /* suspended in co_queue_stop() */
     pthread_t thread;
     bool threaded; /* thread is to be joined */
+    bool lent;     /* runs inside of calls of its thread only (lent.c) */
     bool stopping; /* ends with its last coroutine. Own thread only */
     struct rt_mail stop_mail;
     int start_result;
@@ -208,6 +214,18 @@ static inline void rt_count(_Atomic uint64_t *counter, uint64_t more)
     atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more,
                           memory_order_relaxed);
 }
+
+/* ---- the standard loop and the life of a queue, for lent.c ---- */
+
+/** A queue that nobody serves yet; NULL: no memory. queue_free() ends what queue_end() left. */
+struct rt_queue *queue_new(struct rt *rt, const char *name);
+void queue_free(struct rt_queue *q);
+
+/** The standard loop, until queue_finished(@q), or *@until (may be NULL). @q is entered. */
+void queue_serve(struct rt_queue *q, const bool *until);
+
+/** Resumes what is runnable now, each once. @q is entered. */
+void queue_run_round(struct rt_queue *q);
 
 /* ---- steps of a scheduler, for ops->serve ---- */
 

@@ -303,7 +303,7 @@ bool queue_finished(const struct rt_queue *q)
 
 /* Everything that is runnable now, once; what becomes runnable meanwhile waits for the next round,
  * so that coroutines that feed each other do not starve I/O. */
-static void run_round(struct rt_queue *q)
+void queue_run_round(struct rt_queue *q)
 {
     list_splice_back(&q->round, &q->runnable);
     struct list *node;
@@ -327,14 +327,16 @@ static void sleep_queue(struct rt_queue *q)
         co_trim_stacks(q, STACKS_KEPT_IDLE);
 }
 
-static void serve(struct rt_queue *q)
+void queue_serve(struct rt_queue *q, const bool *until)
 {
     for (;;) {
         queue_deliver(q);
-        run_round(q);
+        queue_run_round(q);
         /* What is made runnable here joins this round's submission. */
         for (unsigned i = 0; i < LATER_ROUNDS && queue_run_later(q); i++)
-            run_round(q);
+            queue_run_round(q);
+        if (until && *until)
+            return;
         if (q->timers.root)
             queue_fire_timers(q, rt_now_ns());
         if (!list_empty(&q->runnable) || !list_empty(&q->later))
@@ -348,7 +350,7 @@ static void serve(struct rt_queue *q)
 
 /* ---- life ---- */
 
-static struct rt_queue *queue_new(struct rt *rt, const char *name)
+struct rt_queue *queue_new(struct rt *rt, const char *name)
 {
     struct rt_queue *q = aligned_alloc(64, align_up(sizeof(*q), 64));
     if (!q)
@@ -364,7 +366,7 @@ static struct rt_queue *queue_new(struct rt *rt, const char *name)
     return q;
 }
 
-static void queue_free(struct rt_queue *q)
+void queue_free(struct rt_queue *q)
 {
     atomic_fetch_sub(&q->rt->queues, 1);
     free(q);
@@ -391,8 +393,10 @@ int rt_run(struct rt *rt, co_fn *fn, void *arg)
     int result = rt->ops->queue_init(q);
     if (result == 0) {
         result = rt_spawn(q, fn, arg);
-        if (result == 0)
-            (rt->ops->serve ? rt->ops->serve : serve)(q);
+        if (result == 0 && rt->ops->serve)
+            rt->ops->serve(q);
+        else if (result == 0)
+            queue_serve(q, NULL);
         queue_end(q);
     }
     queue_enter(NULL);
@@ -409,7 +413,7 @@ static void *queue_thread(void *arg)
     q->start_result = result;
     sem_post(q->started);
     if (result == 0) {
-        serve(q);
+        queue_serve(q, NULL);
         queue_enter(NULL);
         queue_end(q);
     }

@@ -143,7 +143,8 @@ static void lay_out(struct threads_queue *t)
 static void wait(struct rt_queue *q, uint64_t deadline_ns)
 {
     struct threads_queue *t = q->impl;
-    if (deadline_ns == 0 && t->poll_count == 0)
+    /* A lent queue's kicks are read even so: its thread waits for them to come. */
+    if (deadline_ns == 0 && t->poll_count == 0 && !q->lent)
         return;
     struct timespec timeout = {0};
     if (deadline_ns != 0 && deadline_ns != RT_FOREVER) {
@@ -175,6 +176,17 @@ static void kick(struct rt_queue *q)
     eventfd_write(t->event_fd, 1);
 }
 
+/* Kicks stay in event_fd; workers begin at once. What is polled for is not in there. */
+static void rest(struct rt_queue *q)
+{
+}
+
+static int descriptor(struct rt_queue *q)
+{
+    const struct threads_queue *t = q->impl;
+    return t->event_fd;
+}
+
 const struct rt_ops rt_threads_ops = {
     .name = "threads",
     .free = real_free,
@@ -184,6 +196,8 @@ const struct rt_ops rt_threads_ops = {
     .cancel = cancel,
     .wait = wait,
     .kick = kick,
+    .rest = rest,
+    .descriptor = descriptor,
     .now_ns = real_now_ns,
     .random_u64 = real_random_u64,
     .file_close = real_file_close,

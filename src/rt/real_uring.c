@@ -80,6 +80,7 @@ static int queue_init(struct rt_queue *q)
     struct uring_queue *u = calloc(1, sizeof(*u));
     if (!u)
         return -ENOMEM;
+    u->told_fd = -1;
     u->event_fd = eventfd(0, EFD_CLOEXEC);
     int result = u->event_fd < 0 ? -errno : 0;
     unsigned features = 0;
@@ -153,13 +154,22 @@ static void arm_kick(struct rt_queue *q)
     u->kick_armed = true;
 }
 
+/* What comes from here on is told of. */
+static void be_told_again(struct uring_queue *u)
+{
+    eventfd_t count;
+    (void)!eventfd_read(u->told_fd, &count);
+}
+
 static void wait(struct rt_queue *q, uint64_t deadline_ns)
 {
     struct uring_queue *u = q->impl;
     struct io_uring_cqe *cqe;
     int result;
     if (deadline_ns == 0) {
-        if (u->in_flight == 0 && io_uring_sq_ready(&u->ring) == 0)
+        if (u->told_fd >= 0)
+            be_told_again(u);
+        else if (u->in_flight == 0 && io_uring_sq_ready(&u->ring) == 0)
             return;
         result = io_uring_submit_and_get_events(&u->ring);
     } else {
@@ -183,6 +193,44 @@ static void kick(struct rt_queue *q)
 {
     struct uring_queue *u = q->impl;
     eventfd_write(u->event_fd, 1);
+    /* The ring's word of it would be one event descriptor's by another: kernels lose that. */
+    int told_fd = atomic_load_explicit(&u->told_fd, memory_order_relaxed);
+    if (unlikely(told_fd >= 0))
+        eventfd_write(told_fd, 1);
+}
+
+/* What is there already when a lent queue is left was told of before, and is told again. */
+static void rest(struct rt_queue *q)
+{
+    struct uring_queue *u = q->impl;
+    if (u->told_fd < 0)
+        arm_kick(q);
+    if (u->told_fd < 0 && io_uring_sq_ready(&u->ring) == 0)
+        return;
+    rt_count(&q->count.system_calls, 1);
+    int result =
+        u->told_fd < 0 ? io_uring_submit(&u->ring) : io_uring_submit_and_get_events(&u->ring);
+    assert(result >= 0 || result == -EINTR || result == -EAGAIN || result == -EBUSY ||
+           result == -ENOMEM);
+    if (u->told_fd >= 0 && io_uring_cq_ready(&u->ring) > 0)
+        eventfd_write(u->told_fd, 1);
+}
+
+/* The ring's own descriptor does not wake pollers when work is put off until its thread calls. */
+static int descriptor(struct rt_queue *q)
+{
+    struct uring_queue *u = q->impl;
+    if (u->told_fd >= 0)
+        return u->told_fd;
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int result = fd < 0 ? -errno : io_uring_register_eventfd(&u->ring, fd);
+    if (result < 0) {
+        if (fd >= 0)
+            close(fd);
+        return result;
+    }
+    u->told_fd = fd;
+    return fd;
 }
 
 static void queue_fini(struct rt_queue *q)
@@ -201,6 +249,8 @@ static void queue_fini(struct rt_queue *q)
     uring_buffers_forget(q);
     io_uring_queue_exit(&u->ring);
     close(u->event_fd);
+    if (u->told_fd >= 0)
+        close(u->told_fd);
     free(u);
 }
 
@@ -364,6 +414,8 @@ const struct rt_ops rt_uring_ops = {
     .cancel = cancel,
     .wait = wait,
     .kick = kick,
+    .rest = rest,
+    .descriptor = descriptor,
     .now_ns = real_now_ns,
     .random_u64 = real_random_u64,
     .file_close = real_file_close,

@@ -81,6 +81,42 @@ struct rt_queue *rt_self(void);
 /** The runtime of the calling queue thread. */
 struct rt *rt_current(void);
 
+/* ---- queues of threads that have other things to do ---- */
+
+/**
+ * Lends the calling thread to a queue of @rt that runs only between rt_lent_enter() and
+ * rt_lent_leave() of this thread; at other times its coroutines stand still. For libraries: calls
+ * run where they are made, without a hand-over. @return 0 or -errno; -EOPNOTSUPP in the simulator.
+ */
+HWS_MUST_CHECK int rt_lent_start(struct rt *rt, struct rt_queue **ret);
+
+/** Ends it, serving until all of its coroutines have ended. On its thread, outside of it. */
+void rt_lent_stop(struct rt_queue *q);
+
+/** Is the calling thread inside of some queue, lent or not? */
+bool rt_serves(void);
+
+/** The calling thread is inside of @q from here: rt_spawn() and rt_lent_serve*() may be called. */
+void rt_lent_enter(struct rt_queue *q);
+
+/** Serves until *@done, waiting where there is nothing to do. Only coroutines of @q set it. */
+void rt_lent_serve(struct rt_queue *q, const bool *done);
+
+/** Runs what can go on now, without waiting. */
+void rt_lent_serve_ready(struct rt_queue *q);
+
+/**
+ * Leaves @q. What is in flight goes on inside the kernel.
+ * @ret_wake_ns may be NULL: when rt_lent_serve_ready() is due for a timer; UINT64_MAX: none is.
+ */
+void rt_lent_leave(struct rt_queue *q, uint64_t *ret_wake_ns);
+
+/**
+ * Readable while @q is not entered and something waits for rt_lent_serve_ready(), timers apart, and
+ * now and then without that. To be asked for before what it shall tell of. @return it, or -errno.
+ */
+int rt_lent_descriptor(struct rt_queue *q);
+
 /* ---- coroutines ---- */
 
 /**
@@ -120,6 +156,19 @@ void rt_later_init(struct rt_later *later, void (*fn)(struct rt_later *later));
 
 /** Has @later run once by the calling queue; asked for several times, it runs once. */
 void rt_later(struct rt_later *later);
+
+/** What other threads ring to have something done by a queue. */
+struct rt_doorbell;
+
+/** @fn(@arg) may spawn, and may not suspend. @return NULL: no memory; ended by rt_doorbell_free().
+ */
+HWS_MUST_CHECK struct rt_doorbell *rt_doorbell_new(void (*fn)(void *arg), void *arg);
+
+/** Has @fn called on the thread of @q. Any thread; once, until @fn has begun. */
+void rt_doorbell_ring(struct rt_queue *q, struct rt_doorbell *bell);
+
+/** Nobody has rung it, but where @fn was called since. @bell may be NULL. */
+void rt_doorbell_free(struct rt_doorbell *bell);
 
 /* ---- time and chance ---- */
 

@@ -17,7 +17,8 @@ struct uring_queue {
     int event_fd;
     uint64_t kicks; /* read from event_fd by the ring */
     bool kick_armed;
-    uint64_t in_flight;    /* rt_io given to the ring and not completed */
+    _Atomic int told_fd; /* what the ring tells of completions (a lent queue's descriptor), or -1 */
+    uint64_t in_flight;  /* rt_io given to the ring and not completed */
     struct iovec *buffers; /* registered, by address; NULL: none */
     unsigned buffer_count;
     int number;                               /* index in real_file.ring; -1: registers no files */

@@ -49,7 +49,9 @@ void uring_files_init(struct rt_queue *q, unsigned features)
 {
     struct uring_queue *u = q->impl;
     u->number = -1;
-    if (!(features & FEATURE_OF_6_14) || io_uring_register_files_sparse(&u->ring, URING_SLOTS))
+    /* A lent queue may rest for good while the file that it knows is closed. */
+    if (q->lent || !(features & FEATURE_OF_6_14) ||
+        io_uring_register_files_sparse(&u->ring, URING_SLOTS))
         return;
     for (unsigned i = 0; i < URING_SLOTS; i++)
         u->drop[i].deliver = deliver_drop;
