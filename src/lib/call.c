@@ -29,6 +29,9 @@ void call_prepare(void)
 int call_run(call_fn *fn, void *arg, struct hws_error *err)
 {
     call_prepare();
+    if (rt_serves())
+        return hws_fail(err, EDEADLK,
+                        "this call was made from a callback of the library, which waits for it");
     struct rt *rt;
     int r = rt_create(NULL, &rt, err);
     if (r < 0)
@@ -50,6 +53,11 @@ int co_call_open(const struct hws_image *image, unsigned flags, struct block_nod
 /* By enum block_cache. */
 static const char *const cache_names[] = {"writeback", "none", "writethrough", "unsafe",
                                           "directsync"};
+
+const char *call_cache_name(enum block_cache cache)
+{
+    return cache_names[cache];
+}
 
 static int find_cache(const char *name, enum block_cache *ret, struct hws_error *err)
 {
@@ -114,6 +122,15 @@ int co_call_open_pass(const struct hws_image *image, unsigned flags, struct bloc
     return co_open_with(image, flags, policy, ret, err);
 }
 
+int co_call_open_disk(const struct hws_image *image, uint64_t cache_bytes, unsigned flags,
+                      enum block_cache *ret_cache, struct block_node **ret, struct hws_error *err)
+{
+    struct block_policy policy = {.cache = BLOCK_CACHE_WRITEBACK, .cache_bytes = cache_bytes};
+    int r = find_cache(image->cache, &policy.cache, err);
+    *ret_cache = policy.cache;
+    return r < 0 ? r : co_open_with(image, flags, policy, ret, err);
+}
+
 int call_check_load(const struct job_load *load, struct hws_error *err)
 {
     if (load->threads <= JOB_THREADS_MAX && load->requests <= JOB_REQUESTS_MAX)
@@ -125,7 +142,7 @@ int call_check_load(const struct job_load *load, struct hws_error *err)
 int co_call_close(struct block_node *node, int result, struct hws_error *err)
 {
     int r = co_block_close(node, result < 0 ? NULL : err);
-    return result < 0 ? result : r;
+    return result != 0 ? result : r;
 }
 
 /* A name that is no UTF-8, as text: the bytes that are none become "\\xNN". @return a new

@@ -43,10 +43,18 @@ HWS_MUST_CHECK int co_call_open_told(const struct hws_image *image, unsigned fla
                                      hws_progress_fn *progress, void *progress_arg,
                                      struct block_node **ret, struct hws_error *err);
 
+/** The same for a disk that stays open. @ret_cache the mode that image->cache names. */
+HWS_MUST_CHECK int co_call_open_disk(const struct hws_image *image, uint64_t cache_bytes,
+                                     unsigned flags, enum block_cache *ret_cache,
+                                     struct block_node **ret, struct hws_error *err);
+
+/** The name of a cache mode, as hws_image.cache takes it. */
+const char *call_cache_name(enum block_cache cache);
+
 /** Does the load keep within what jobs take? */
 HWS_MUST_CHECK int call_check_load(const struct job_load *load, struct hws_error *err);
 
-/** Closes @node. @return @result where that is a failure, else what closing returned. */
+/** Closes @node. @return @result where that is not 0, else what closing returned. */
 HWS_MUST_CHECK int co_call_close(struct block_node *node, int result, struct hws_error *err);
 
 /** Refuses (-EBUSY) where @node has internal snapshots: what they do not hold themselves they read
@@ -70,6 +78,15 @@ HWS_MUST_CHECK int call_resolve_beside(const char *image, const char *name, char
 
 /** Ends @value as compact JSON text in @ret; takes over the reference of @value. */
 HWS_MUST_CHECK int call_json_text(json_t *value, char **ret, struct hws_error *err);
+
+/** An extent in the words of the public header. */
+struct hws_extent call_extent(uint64_t start, const struct block_extent *found);
+
+/** Does @b, which begins where @a ends, go on with what @a is? */
+bool call_extents_join(const struct hws_extent *a, const struct hws_extent *b);
+
+/** Ranges are asked about in pieces of this many bytes. */
+#define CALL_MAP_STEP ((uint64_t)1 << 50)
 
 /** `info` of one open node, or of its whole chain. */
 HWS_MUST_CHECK int co_call_info(struct block_node *node, bool chain, json_t **ret,

@@ -7,9 +7,6 @@
 #include "block/options.h"
 #include "lib/call.h"
 
-/* One status request asks about at most this much. Large, so that huge sparse images take few. */
-#define MAP_STEP ((uint64_t)1 << 50)
-
 struct info {
     const struct hws_image *image;
     bool chain;
@@ -129,7 +126,7 @@ struct map {
     void *arg;
 };
 
-static struct hws_extent to_extent(uint64_t start, const struct block_extent *found)
+struct hws_extent call_extent(uint64_t start, const struct block_extent *found)
 {
     return (struct hws_extent){
         .start = start,
@@ -145,7 +142,7 @@ static struct hws_extent to_extent(uint64_t start, const struct block_extent *fo
     };
 }
 
-static bool joins(const struct hws_extent *a, const struct hws_extent *b)
+bool call_extents_join(const struct hws_extent *a, const struct hws_extent *b)
 {
     return a->depth == b->depth && a->present == b->present && a->data == b->data &&
            a->zero == b->zero && a->compressed == b->compressed && a->mapped == b->mapped &&
@@ -158,14 +155,14 @@ static int co_walk(const struct map *map, struct block_node *node, uint64_t end,
     struct hws_extent held = {0};
     for (uint64_t at = map->start; at < end;) {
         struct block_extent found;
-        int r = co_block_status_chain(node, at, MIN(end - at, MAP_STEP), &found);
+        int r = co_block_status_chain(node, at, MIN(end - at, CALL_MAP_STEP), &found);
         if (r < 0)
             return hws_fail_errno(err, -r, "%s: cannot tell what lies at offset %llu",
                                   block_filename(node), (unsigned long long)at);
         assert(found.length > 0 && found.length <= end - at);
-        struct hws_extent extent = to_extent(at, &found);
+        struct hws_extent extent = call_extent(at, &found);
         at += found.length;
-        if (held.length && joins(&held, &extent)) {
+        if (held.length && call_extents_join(&held, &extent)) {
             held.length += extent.length;
             continue;
         }
