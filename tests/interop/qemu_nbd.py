@@ -2,6 +2,7 @@
 """The qemu-nbd personality held against qemu-nbd 7.2, side by side.
 
   ending     command lines that end by themselves (qemu_nbd_cases.py): texts and exit codes
+  list       -L of what a scripted server says (qemu_nbd_server.py), and of real servers
   life       when each server ends, whom it serves, what it leaves: observed of both, and the same
   generated  random options on twin images: what nbdinfo tells, what clients read after the same writes, and
              the images afterwards; HAWSER_SEEDS widens them
@@ -24,6 +25,7 @@ import tempfile
 import time
 
 import qemu_nbd_cases as cases
+import qemu_nbd_server
 from common import SKIP, TIMEOUT_S, Failure, Tools
 
 SEEDS = int(os.environ.get("HAWSER_SEEDS", "12"))
@@ -88,12 +90,21 @@ class Server:
 
     def await_path(self):
         deadline = time.monotonic() + 30
-        while not os.path.exists(self.path):
+        while not self.listens():
             if self.process.poll() is not None:
                 raise Failure(f"{self.who}: ended: {self.process.stderr.read().decode()[:400]}")
             if time.monotonic() > deadline:
                 raise Failure(f"{self.who}: does not listen")
             time.sleep(0.01)
+
+    def listens(self):
+        """A client that leaves at once does not count."""
+        with socket.socket(socket.AF_UNIX) as s:
+            try:
+                s.connect(self.path)
+                return True
+            except OSError:
+                return False
 
     def __enter__(self):
         return self
@@ -102,10 +113,16 @@ class Server:
         return f"nbd+unix:///{name}?socket={self.path}"
 
     def connect(self):
+        """Where the line is full, it is tried again."""
         s = socket.socket(socket.AF_UNIX)
         s.settimeout(20)
-        s.connect(self.path)
-        return s
+        for _ in range(2000):
+            try:
+                s.connect(self.path)
+                return s
+            except BlockingIOError:
+                time.sleep(0.01)
+        raise Failure(f"{self.who}: its line stays full")
 
     def ends(self, within=20):
         """@return its exit code, or None where it goes on."""
@@ -168,6 +185,38 @@ def same_ending(bench, line):
         results[who] = bench.run(who, *words)
     if results["theirs"] != results["ours"]:
         raise Failure(f"qemu-nbd {line}\n  theirs: {results['theirs']}\n  ours:   {results['ours']}")
+
+
+# ---- list ----
+
+def listed(bench, who, script):
+    path = bench.socket(who, "scripted")
+    thread = script.serve_one(path)
+    result = bench.run(who, "-L", "-k", path)
+    thread.join(30)
+    return result
+
+
+def same_list(bench, script):
+    seen = {who: listed(bench, who, script) for who in WHO}
+    if seen["theirs"] != seen["ours"]:
+        raise Failure(f"theirs: {seen['theirs']}\n  ours:   {seen['ours']}")
+
+
+def refused_list(bench, expected):
+    script, text = expected
+    result = listed(bench, "ours", script)
+    if result != (1, b"", f"qemu-nbd: {text}\n".encode()):
+        raise Failure(f"ours: {result}")
+
+
+def same_live_list(bench, words):
+    """Each client of each server."""
+    for server_of in WHO:
+        with Server.at_socket(bench, server_of, "-t", "-e", "0", *words) as server:
+            seen = [bench.run(who, "-L", "-k", server.path) for who in WHO]
+        if seen[0] != seen[1] or seen[0][0]:
+            raise Failure(f"of the server {server_of}\n  theirs: {seen[0]}\n  ours:   {seen[1]}")
 
 
 # ---- life ----
@@ -301,13 +350,8 @@ def life_replaces_what_is_there(bench, who):
     with open(bench.socket(who), "w"):
         pass
     with Server(bench, who, "-k", bench.socket(who), "-f", "raw", "disk.raw") as server:
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            try:
-                s = server.connect()
-                break
-            except OSError:
-                time.sleep(0.01)
+        server.await_path()
+        s = server.connect()
         size, _ = choose_export(s)
         disconnect(s)
         return size, server.ends()
@@ -420,7 +464,8 @@ def generated_observed(bench, who, words, export, writes, writable):
             seen["content"] = hashlib.sha256(file.read()).hexdigest()
         os.unlink(copy)
         seen["exit"] = server.signal(signal.SIGTERM)
-        seen["stderr"] = server.process.stderr.read()
+        # QEMU's tells of clients that leave early, as listens() does.
+        seen["stderr"] = re.sub(rb"qemu-nbd: .*socket.*\n", b"", server.process.stderr.read())
     for image in ("disk.qcow2", "top.qcow2"):
         seen[image] = bench.tool(who, "qemu-img", "check", "-q", image, check=False).returncode
     return seen
@@ -430,9 +475,10 @@ def same_generated(bench, rng):
     words, export, size, writable = make_line(rng)
     writes = random_writes(rng, size)
     seen = {who: generated_observed(bench, who, words, export, writes, writable) for who in WHO}
-    if seen["theirs"] != seen["ours"]:
-        raise Failure(f"qemu-nbd {shlex.join(words)} with {shlex.join(writes)}\n"
-                      f"  theirs: {seen['theirs']}\n  ours:   {seen['ours']}")
+    for key, theirs in seen["theirs"].items():
+        if theirs != seen["ours"][key]:
+            raise Failure(f"qemu-nbd {shlex.join(words)} with {shlex.join(writes)}: {key}\n"
+                          f"  theirs: {theirs}\n  ours:   {seen['ours'][key]}")
     for image in ("disk.qcow2", "disk.raw", "top.qcow2"):
         pair = [os.path.join(bench.folders[who], image) for who in WHO]
         if bench.tool("ours", "qemu-img", "compare", "-q", *pair, check=False).returncode:
@@ -448,6 +494,9 @@ def main():
         sys.exit(SKIP)
     bench, failures = Bench(tools), 0
     work = [(f"ending: {line}", same_ending, line) for line in cases.ENDING]
+    work += [(f"list: {name}", same_list, script) for name, script in qemu_nbd_server.LISTS.items()]
+    work += [(f"list: {name}", refused_list, pair) for name, pair in qemu_nbd_server.REFUSED.items()]
+    work += [(f"list of {shlex.join(words)}", same_live_list, words) for words in cases.LISTED]
     work += [(watch.__name__, same_life, watch) for watch in LIFE]
     work += [(f"generated-{seed}", same_generated, random.Random(seed))
              for seed in range(tools.seed, tools.seed + SEEDS)]

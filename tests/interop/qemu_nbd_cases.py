@@ -69,4 +69,23 @@ ENDING = [
     "--fork -k {socket} -f qcow2 disk.raw",
     "--fork -k {socket} missing.raw",
     "--fork -k {socket} --pid-file=/nonexistent/pid -f raw disk.raw",
+    "-L disk.raw",
+    "-L -x disk",
+    "-L -o 1",
+    "-L -f raw",
+    "-L -n",
+    "-L --aio=native",
+    "-L -l one",
+    "-L --discard=on",
+    "-L --fork",
+    "-L -k /nonexistent/socket",
+    "-L -p 1",
+    "-L -b localhost -p 1",
+    "-L -p port",
+]
+
+# What servers are started with whose lists are compared.
+LISTED = [
+    ("-f", "qcow2", "disk.qcow2"),
+    ("-x", "disk", "-r", "-f", "raw", "disk.raw"),
 ]

@@ -91,12 +91,21 @@ static int listen_tcp(const char *host, const char *port)
     return fd < 0 ? -1 : fd;
 }
 
+const char *qn_host(const struct qn_command *command)
+{
+    return command->bind ? command->bind : "0.0.0.0";
+}
+
+const char *qn_port(const struct qn_command *command)
+{
+    return command->port ? command->port : "10809";
+}
+
 int qn_listen(const struct qn_command *command)
 {
     if (qn_activated())
         return FIRST_FD;
     if (command->socket)
         return listen_unix(command->socket);
-    return listen_tcp(command->bind ? command->bind : "0.0.0.0",
-                      command->port ? command->port : "10809");
+    return listen_tcp(qn_host(command), qn_port(command));
 }

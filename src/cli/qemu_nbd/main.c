@@ -39,6 +39,8 @@ static const char help_text[] =
     "      --fork                 serve in the background\n"
     "      --pid-file=PATH        write the server's process number there\n"
     "  -v, --verbose              tell what happens\n\n"
+    "Asking another server:\n"
+    "  -L, --list                 tell what the server at -b and -p, or at -k, exports\n\n"
     "What differs from QEMU's tool: docs/qemu-nbd.md.\n";
 
 static int print_help(void)
@@ -212,6 +214,7 @@ static const struct qi_arg rows[] = {
     QI_FLAG(N, verbose, "verbose", 'v'),
     QI_OPTS(N),
     QI_TAKE("export-name", 'x', take_name),
+    QI_FLAG(N, list, "list", 'L'),
     QI_FLAG(N, fork, "fork", 0),
     QI_WORD(N, pid_file, "pid-file", 0),
     QI_TAKE("trace", 'T', refuse_trace),
@@ -219,6 +222,21 @@ static const struct qi_arg rows[] = {
 };
 
 /* ---- serving ---- */
+
+/* What says how one image is served says nothing of a list. */
+static int check_list(const struct qn_command *command, int operands)
+{
+    if (operands)
+        return qi_error("List mode is incompatible with a file name");
+    if (command->name || command->offset_given || command->format || command->cache ||
+        command->aio || command->discard || command->snapshot)
+        return qi_error("List mode is incompatible with per-device settings");
+    if (command->fork)
+        return qi_error("List mode is incompatible with forking");
+    if (qn_activated())
+        return qi_error("List mode is incompatible with socket activation");
+    return 0;
+}
 
 static int check_activated(const struct qn_command *command)
 {
@@ -310,6 +328,8 @@ int qemu_nbd_main(int argc, char **argv)
     int code = qi_take(&args, &command, argc, argv);
     if (code != QI_GO)
         return code;
+    if (command.list)
+        return check_list(&command, argc - optind) || qn_list(&command);
     if (argc - optind != 1)
         return qi_usage("Invalid number of arguments");
     command.file = argv[optind];

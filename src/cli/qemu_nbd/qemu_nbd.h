@@ -10,6 +10,7 @@
  *     image.c    the image as a volume of the engine: -o, -l, -s
  *     listen.c   where it listens, sockets of a service manager
  *     daemon.c   --fork, --pid-file
+ *     list.c     -L: what another server exports
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -33,7 +34,7 @@ struct qn_command {
     unsigned shared;
     uint64_t offset;
     bool offset_given;
-    bool persistent, verbose, fork, read_only, temporary;
+    bool persistent, verbose, fork, read_only, temporary, list;
 };
 
 /* ---- image.c ---- */
@@ -55,8 +56,16 @@ void qn_image_free(struct qn_image *image);
 
 /** Sockets that a service manager hands over: how many. */
 unsigned qn_activated(void);
+/** -b and -p, or what they are by themselves. */
+const char *qn_host(const struct qn_command *command);
+const char *qn_port(const struct qn_command *command);
 /** @return a listening socket, or -1 told. */
 int qn_listen(const struct qn_command *command);
+
+/* ---- list.c ---- */
+
+/** Prints what the server at the address exports. @return the exit code. */
+int qn_list(const struct qn_command *command);
 
 /* ---- daemon.c ---- */
 

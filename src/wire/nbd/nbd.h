@@ -65,9 +65,11 @@ enum nbd_option_answer {
 #define NBD_REP_ERR_UNSUP           (NBD_REP_ERROR_BIT | 1)
 #define NBD_REP_ERR_POLICY          (NBD_REP_ERROR_BIT | 2)
 #define NBD_REP_ERR_INVALID         (NBD_REP_ERROR_BIT | 3)
+#define NBD_REP_ERR_PLATFORM        (NBD_REP_ERROR_BIT | 4)
 #define NBD_REP_ERR_TLS_REQD        (NBD_REP_ERROR_BIT | 5)
 #define NBD_REP_ERR_UNKNOWN         (NBD_REP_ERROR_BIT | 6)
 #define NBD_REP_ERR_SHUTDOWN        (NBD_REP_ERROR_BIT | 7)
+#define NBD_REP_ERR_BLOCK_SIZE_REQD (NBD_REP_ERROR_BIT | 8)
 #define NBD_REP_ERR_TOO_BIG         (NBD_REP_ERROR_BIT | 9)
 #define NBD_REP_ERR_EXT_HEADER_REQD (NBD_REP_ERROR_BIT | 10)
 
