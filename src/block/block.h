@@ -220,6 +220,9 @@ HWS_MUST_CHECK int co_block_change_backing(struct block_node *node, const char *
  */
 HWS_MUST_CHECK int co_block_allow_write(struct block_node *node, struct hws_error *err);
 
+/** Takes that right away again: writes back, and tells it by the image's locks. Likewise. */
+HWS_MUST_CHECK int co_block_forbid_write(struct block_node *node, struct hws_error *err);
+
 /**
  * Drops all that this layer holds: it reads as what is below it. Durable on return; a crash leaves
  * parts, so that what is below must tell the same already.
@@ -463,6 +466,24 @@ HWS_MUST_CHECK int co_root_push(struct block_root *root, struct block_node *over
  */
 HWS_MUST_CHECK int co_root_replace(struct block_root *root, struct block_node *node,
                                    struct hws_error *err);
+
+/**
+ * With the root drained: the layers between @above and @below, both of its chain, fall out of it,
+ * and the image @above records @name and @format (of @below, as @above is to name it) durably first.
+ * @below NULL: all layers under @above fall out, and it has no backing file then. What @above reads
+ * as must be the same before and after. @ret_fallen the uppermost of them, to be closed by
+ * co_block_close(). On failure the chain is as it was.
+ */
+HWS_MUST_CHECK int co_root_cut(struct block_root *root, struct block_node *above,
+                               struct block_node *below, const char *name, const char *format,
+                               struct block_node **ret_fallen, struct hws_error *err);
+
+/**
+ * With the root drained: @below, a layer of its chain with the same size and the same content,
+ * becomes the top. @return the old top, which all layers that were above @below hang on, to be
+ * closed by co_block_close().
+ */
+struct block_node *block_root_sink(struct block_root *root, struct block_node *below);
 
 void block_root_stats(const struct block_root *root, struct block_stats *ret);
 /** The whole latency histogram of one kind of request, summed over queues. */

@@ -139,6 +139,32 @@ static inline int leave(struct block_root *root, struct ticket ticket, enum bloc
     return result;
 }
 
+/* ---- the gate of a job ---- */
+
+void block_root_set_gate(struct block_root *root, struct block_gate *gate)
+{
+    assert(atomic_load(&root->drained));
+    root->gate = gate;
+}
+
+static inline void co_gate_enter(struct block_root *root, struct range_entry *entry,
+                                 uint64_t offset, uint64_t length)
+{
+    if (unlikely(root->gate))
+        co_range_lock(&root->gate->ranges, entry, offset, length, true);
+}
+
+static inline void co_gate_leave(struct block_root *root, struct range_entry *entry,
+                                 uint64_t offset, uint64_t length, const struct sgl *data)
+{
+    struct block_gate *gate = root->gate; /* what it was: the root is not drained meanwhile */
+    if (likely(!gate))
+        return;
+    if (gate->co_changed && length)
+        gate->co_changed(gate, offset, length, data);
+    range_unlock(&gate->ranges, entry);
+}
+
 /* ---- requests ---- */
 
 int co_root_read(struct block_root *root, uint64_t offset, struct sgl buffer, unsigned flags)
@@ -182,18 +208,26 @@ static int co_write_detecting(struct block_root *root, uint64_t offset, struct s
 int co_root_write(struct block_root *root, uint64_t offset, struct sgl buffer, unsigned flags)
 {
     struct ticket ticket = co_enter(root);
+    struct range_entry entry;
     int r = check_change(root, offset, buffer.length);
-    if (likely(r == 0))
+    if (likely(r == 0)) {
+        co_gate_enter(root, &entry, offset, buffer.length);
         r = co_write_detecting(root, offset, buffer, durability(root, flags));
+        co_gate_leave(root, &entry, offset, buffer.length, r == 0 ? &buffer : NULL);
+    }
     return leave(root, ticket, BLOCK_OP_WRITE, buffer.length, r);
 }
 
 int co_root_write_compressed(struct block_root *root, uint64_t offset, struct sgl buffer, int level)
 {
     struct ticket ticket = co_enter(root);
+    struct range_entry entry;
     int r = check_change(root, offset, buffer.length);
-    if (r == 0)
+    if (r == 0) {
+        co_gate_enter(root, &entry, offset, buffer.length);
         r = co_block_write_compressed(root->node, offset, buffer, level);
+        co_gate_leave(root, &entry, offset, buffer.length, r == 0 ? &buffer : NULL);
+    }
     if (r == 0 && durability(root, 0))
         r = co_block_flush(root->node);
     return leave(root, ticket, BLOCK_OP_WRITE, buffer.length, r);
@@ -202,20 +236,28 @@ int co_root_write_compressed(struct block_root *root, uint64_t offset, struct sg
 int co_root_write_zeroes(struct block_root *root, uint64_t offset, uint64_t length, unsigned flags)
 {
     struct ticket ticket = co_enter(root);
+    struct range_entry entry;
     if (root->options.discard == BLOCK_DISCARD_IGNORE)
         flags &= ~(unsigned)BLOCK_MAY_UNMAP;
     int r = check_change(root, offset, length);
-    if (likely(r == 0))
+    if (likely(r == 0)) {
+        co_gate_enter(root, &entry, offset, length);
         r = co_block_write_zeroes(root->node, offset, length, durability(root, flags));
+        co_gate_leave(root, &entry, offset, length, NULL);
+    }
     return leave(root, ticket, BLOCK_OP_ZERO, length, r);
 }
 
 int co_root_discard(struct block_root *root, uint64_t offset, uint64_t length)
 {
     struct ticket ticket = co_enter(root);
+    struct range_entry entry;
     int r = check_change(root, offset, length);
-    if (likely(r == 0) && root->options.discard == BLOCK_DISCARD_UNMAP)
+    if (likely(r == 0) && root->options.discard == BLOCK_DISCARD_UNMAP) {
+        co_gate_enter(root, &entry, offset, length);
         r = co_block_discard(root->node, offset, length);
+        co_gate_leave(root, &entry, offset, length, NULL);
+    }
     return leave(root, ticket, BLOCK_OP_DISCARD, length, r);
 }
 

@@ -11,6 +11,7 @@
 #define BLOCK_ROOT_H
 
 #include "block/core.h"
+#include "block/gate.h"
 
 #define LANES_MAX 64
 
@@ -24,6 +25,7 @@ struct root_lane {
 
 struct block_root {
     struct block_node *node;     /* changes only while drained */
+    struct block_gate *gate;     /* likewise; NULL: changes go straight to the node */
     _Atomic uint64_t size_bytes; /* of the node; users ask for it outside of requests */
     struct block_root_options options;
     _Atomic(struct root_lane *) lane[LANES_MAX];

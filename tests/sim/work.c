@@ -149,7 +149,7 @@ static void co_control(struct world *world)
     }
 }
 
-void co_world_phase(struct world *world)
+void co_world_phase_beside(struct world *world, void (*co_beside)(struct world *world))
 {
     struct rt_queue *queue[4] = {NULL};
     assert(world->plan.queues <= ARRAY_LEN(queue));
@@ -163,9 +163,14 @@ void co_world_phase(struct world *world)
         if (rt_spawn(queue[i % world->plan.queues], worker, world) < 0)
             world_fail(world, "cannot spawn a worker");
     }
-    co_control(world);
+    co_beside(world);
     co_group_wait(&world->group);
     co_group_destroy(&world->group);
     for (unsigned i = 1; i < world->plan.queues; i++)
         co_queue_stop(queue[i]);
+}
+
+void co_world_phase(struct world *world)
+{
+    co_world_phase_beside(world, co_control);
 }

@@ -57,6 +57,8 @@ void co_world_verify_closed(void *world);
 
 /** A run of @worker coroutines on the root; see work.c. */
 void co_world_phase(struct world *world);
+/** The same, with something of the caller's beside it, on the controlling coroutine. */
+void co_world_phase_beside(struct world *world, void (*co_beside)(struct world *world));
 
 /* ---- its dirty bitmap (bitmap.c) ---- */
 
