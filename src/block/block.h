@@ -469,7 +469,8 @@ HWS_MUST_CHECK int co_root_replace(struct block_root *root, struct block_node *n
 
 /**
  * With the root drained: the layers between @above and @below, both of its chain, fall out of it,
- * and the image @above records @name and @format (of @below, as @above is to name it) durably first.
+ * and the image @above records @name and @format (of @below, as @above is to name it) durably
+ * first.
  * @below NULL: all layers under @above fall out, and it has no backing file then. What @above reads
  * as must be the same before and after. @ret_fallen the uppermost of them, to be closed by
  * co_block_close(). On failure the chain is as it was.

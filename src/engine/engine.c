@@ -15,6 +15,7 @@
 #include "drivers/drivers.h"
 #include "engine/client.h"
 #include "engine/export.h"
+#include "engine/jobs.h"
 #include "engine/nbd.h"
 #include "engine/keeper.h"
 #include <poll.h>
@@ -114,6 +115,7 @@ static int write_state(struct engine *engine)
     json_t *nbd = nbd_state(engine);
     if (nbd)
         json_object_set_new(state, "nbd", nbd);
+    json_object_set_new(state, "jobs", jobs_status(engine));
     autofree char *temporary = NULL;
     const char *path = engine->config->state_file;
     int r = asprintf(&temporary, "%s.new", path) < 0 ? -ENOMEM : 0;
@@ -161,6 +163,8 @@ static int co_start(struct engine *engine, struct hws_error *err)
 {
     struct engine_config *config = engine->config;
     int r = co_engine_wait_go(engine, err);
+    if (r == 0)
+        jobs_inherit(engine);
     for (unsigned i = 0; r == 0 && i < config->volume_count; i++)
         r = co_volume_open(&engine->volumes[i], err);
     if (r == 0)
@@ -364,6 +368,8 @@ static int run_configured(struct engine_config *config, const struct engine_mann
     co_mutex_init(&engine.control);
     rt_mutex_init(&engine.guard);
     co_waitq_init(&engine.stop_changed);
+    co_waitq_init(&engine.jobs_changed);
+    list_init(&engine.jobs);
     engine.started_ns = process_now_ns();
     engine.signal_fd = open_signals();
     int r = engine.signal_fd < 0 ? hws_fail_errno(err, errno, "cannot watch signals")
@@ -374,6 +380,7 @@ static int run_configured(struct engine_config *config, const struct engine_mann
         close(engine.signal_fd);
     co_mutex_destroy(&engine.control);
     rt_mutex_destroy(&engine.guard);
+    jobs_free(&engine);
     for (unsigned i = 0; i < config->volume_count; i++)
         volume_forget_top(&engine.volumes[i]);
     free(engine.volumes);

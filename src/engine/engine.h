@@ -41,6 +41,7 @@ struct device;
 struct export;
 struct nbd;
 struct nbd_activation;
+struct job;
 
 /* The states of an engine, and where each may go. */
 enum engine_state {
@@ -75,6 +76,8 @@ struct volume {
     /* After snapshots: what is on top, and what is being put there (resume.c). */
     char *top, *top_format, *next, *next_format;
     json_t *chain;                   /* files that may be named, beside those allowed; or NULL */
+    struct job *job;                 /* that changes its chain, or NULL (jobs.c) */
+    char *merging, *merging_format;  /* the layer that the job writes to, or NULL (resume.c) */
     uint64_t opened_us, exported_us; /* how long each took */
 };
 
@@ -101,8 +104,11 @@ struct engine {
     struct co_mutex control; /* one structural change at a time */
     struct volume *volumes;  /* config->volume_count of them */
     struct server *server;
-    struct export *export; /* NULL: none */
-    struct nbd *nbd;       /* NULL: none */
+    struct export *export;        /* NULL: none */
+    struct nbd *nbd;              /* NULL: none */
+    struct list jobs;             /* those that run, and the last ones that ended; oldest first */
+    unsigned last_job;            /* the number of the newest */
+    struct co_waitq jobs_changed; /* guarded by `guard` */
     bool uring_commands;
     bool succeeds; /* it takes the place of one that has ended in order */
     uint64_t started_ns;
@@ -180,6 +186,12 @@ void volume_forget_top(struct volume *volume);
 HWS_MUST_CHECK int volume_note_next(struct volume *volume, const char *path, const char *format,
                                     struct hws_error *err);
 void volume_end_next(struct volume *volume, bool done);
+/** Around the time in which a job writes to a layer below the top; @path NULL: it has ended. */
+HWS_MUST_CHECK int volume_note_merging(struct volume *volume, const char *path, const char *format,
+                                       struct hws_error *err);
+/** The layer at @path is the top from now on. */
+HWS_MUST_CHECK int volume_note_top(struct volume *volume, const char *path, const char *format,
+                                   struct hws_error *err);
 /** What is allowed by configuration and what was open; free() the list. */
 const char **volume_allow_resumed(const struct volume *volume);
 

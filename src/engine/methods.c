@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "base/log.h"
 #include "engine/export.h"
+#include "engine/jobs.h"
 #include "engine/nbd.h"
 #include "base/size.h"
 #include "engine/client.h"
@@ -203,8 +204,8 @@ static int co_internal_method(struct engine *engine, const void *arg, json_t **r
     if (!volume)
         return -EINVAL;
     json_t *snapshots;
-    int r = 0;
-    if (params->action != INTERNAL_LIST)
+    int r = params->action != INTERNAL_LIST ? volume_refuse_job(volume, err) : 0;
+    if (r == 0 && params->action != INTERNAL_LIST)
         r = params->name
                 ? co_root_snapshot(volume->root,
                                    params->action == INTERNAL_CREATE ? BLOCK_SNAPSHOT_CREATE
@@ -397,6 +398,26 @@ static const struct method methods[] = {
      sizeof(struct nbd_export_config), true, co_nbd_add_method},
     {"nbd-export-remove", "ends an NBD export", nbd_remove_params, sizeof(struct nbd_remove_params),
      true, co_nbd_remove_method},
+    {"commit", "merges layers of a volume in use down into one below them", job_commit_params,
+     sizeof(struct job_params), true, co_job_commit_method},
+    {"stream", "merges layers of a volume in use up into one above them", job_stream_params,
+     sizeof(struct job_params), true, co_job_stream_method},
+    {"merge", "gives up a snapshot of a volume in use: its layer and the one above become one",
+     job_merge_params, sizeof(struct job_params), true, co_job_merge_method},
+    {"job-list", "jobs, and those that ended last", job_list_params, sizeof(struct job_params),
+     false, co_job_list_method},
+    {"job-wait", "waits for the end of a job, and tells of it", job_wait_params,
+     sizeof(struct job_params), false, co_job_wait_method},
+    {"job-cancel", "ends a job; the chain stays as it was", job_id_params,
+     sizeof(struct job_params), false, co_job_cancel_method},
+    {"job-pause", "a job copies nothing until job-resume", job_id_params, sizeof(struct job_params),
+     false, co_job_pause_method},
+    {"job-resume", "a paused job goes on", job_id_params, sizeof(struct job_params), false,
+     co_job_resume_method},
+    {"job-complete", "a job that waits, or will, concludes", job_id_params,
+     sizeof(struct job_params), false, co_job_complete_method},
+    {"job-set-speed", "changes how much a job copies a second", job_speed_params,
+     sizeof(struct job_params), false, co_job_speed_method},
     {"stop", "takes the devices away, flushes and ends the engine", stop_params,
      sizeof(struct volume_params), false, co_stop_method},
     {"replace", "runs another program in this one's place, with the devices in use", replace_params,

@@ -16,6 +16,7 @@
  */
 #include "engine/engine.h"
 #include "base/log.h"
+#include "engine/jobs.h"
 #include "job/overlay/overlay.h"
 
 static int top_path(struct volume *volume, const char **ret, struct hws_error *err)
@@ -61,7 +62,9 @@ int co_volume_snapshot(struct volume *volume, const char *overlay, const char *f
                         volume->config.name);
     struct block_node *top = block_root_node(volume->root);
     const char *path;
-    int r = top_path(volume, &path, err);
+    int r = volume_refuse_job(volume, err);
+    if (r == 0)
+        r = top_path(volume, &path, err);
     if (r < 0)
         return r;
     if (!format)
@@ -177,7 +180,10 @@ int co_volume_revert(struct volume *volume, const char *layer, bool force,
     if (volume->config.read_only)
         return hws_fail(err, EROFS, "volume '%s' is read-only", volume->config.name);
     int claim = -1;
-    int r = volume->device && !force ? co_device_claim(volume->device, &claim, err) : 0;
+    int r = volume_refuse_job(volume, err);
+    if (r < 0)
+        return r;
+    r = volume->device && !force ? co_device_claim(volume->device, &claim, err) : 0;
     if (r < 0)
         return hws_wrap(err, r, "cannot change the content of volume '%s'", volume->config.name);
     r = co_revert_claimed(volume, layer, ret, err);

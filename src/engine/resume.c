@@ -4,12 +4,14 @@
  *
  *   {"top": PATH, "format": F,          what is on top now; missing: the configured image
  *    "next": PATH, "next-format": F,    being put on top of that
+ *    "merging": PATH, "merging-format": F,  a layer below the top that a job writes to
  *    "chain": [PATH, ...]}              files that are open: they may be named by the image above
  *
  * It is part of the state file while a snapshot runs and after it, and of the configuration that a
  * successor gets. A process that died between "next" and its end may have put it on top, and
  * written to it, or not: an overlay that is empty has the content of what lies below, so it is what
- * is opened then, in both cases.
+ * is opened then, in both cases. A layer that was written to may have changes in the keep: it is
+ * opened for writing once before it is read as a part of the chain.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -27,7 +29,7 @@ static void add_path(json_t *list, struct block_node *node)
 
 json_t *volume_resume(const struct volume *volume)
 {
-    if (!volume->top && !volume->next)
+    if (!volume->top && !volume->next && !volume->merging)
         return NULL;
     json_t *chain = json_array();
     struct block_node *at = volume->root ? block_root_node(volume->root) : NULL;
@@ -43,6 +45,10 @@ json_t *volume_resume(const struct volume *volume)
     if (volume->next) {
         json_object_set_new(resume, "next", json_string(volume->next));
         json_object_set_new(resume, "next-format", json_string(volume->next_format));
+    }
+    if (volume->merging) {
+        json_object_set_new(resume, "merging", json_string(volume->merging));
+        json_object_set_new(resume, "merging-format", json_string(volume->merging_format));
     }
     return resume;
 }
@@ -75,8 +81,11 @@ void volume_forget_top(struct volume *volume)
     free(volume->top_format);
     free(volume->next);
     free(volume->next_format);
+    free(volume->merging);
+    free(volume->merging_format);
     json_decref(volume->chain);
     volume->top = volume->top_format = volume->next = volume->next_format = NULL;
+    volume->merging = volume->merging_format = NULL;
     volume->chain = NULL;
 }
 
@@ -93,6 +102,8 @@ void volume_find_top(struct volume *volume, bool inherits)
     volume->top_format = copy_member(resume, "format");
     volume->next = copy_member(resume, "next");
     volume->next_format = copy_member(resume, "next-format");
+    volume->merging = copy_member(resume, "merging");
+    volume->merging_format = copy_member(resume, "merging-format");
     json_t *chain = json_object_get(resume, "chain");
     volume->chain = json_is_array(chain) ? json_incref(chain) : NULL;
     json_decref(resume);
@@ -123,6 +134,34 @@ void volume_end_next(struct volume *volume, bool done)
     }
     if (engine_store_state(volume->engine, &err) < 0)
         log_warning("%s", err.text);
+}
+
+int volume_note_merging(struct volume *volume, const char *path, const char *format,
+                        struct hws_error *err)
+{
+    free(volume->merging);
+    free(volume->merging_format);
+    volume->merging = path ? strdup(path) : NULL;
+    volume->merging_format = path ? strdup(format) : NULL;
+    if (path && (!volume->merging || !volume->merging_format))
+        return hws_fail(err, ENOMEM, "out of memory");
+    return engine_store_state(volume->engine, err);
+}
+
+int volume_note_top(struct volume *volume, const char *path, const char *format,
+                    struct hws_error *err)
+{
+    char *top = strdup(path), *top_format = strdup(format);
+    if (!top || !top_format) {
+        free(top);
+        free(top_format);
+        return hws_fail(err, ENOMEM, "out of memory");
+    }
+    free(volume->top);
+    free(volume->top_format);
+    volume->top = top;
+    volume->top_format = top_format;
+    return engine_store_state(volume->engine, err);
 }
 
 const char **volume_allow_resumed(const struct volume *volume)

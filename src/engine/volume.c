@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "block/keep.h"
 #include "engine/export.h"
+#include "engine/jobs.h"
 
 /** What a dying predecessor takes to let go of the image. */
 #define LOCK_PATIENCE_NS ((uint64_t)10000000000)
@@ -76,16 +77,32 @@ static int co_open_next(struct volume *volume, struct block_node **ret, struct h
     return r;
 }
 
+/* What a job had written to a layer below the top, and the keep alone has, is written out for good.
+ */
+static int co_settle_merging(struct volume *volume, struct hws_error *err)
+{
+    struct block_node *layer;
+    if (!volume->merging || !volume->keep)
+        return 0;
+    int r = co_open_top(volume, volume->merging, volume->merging_format, &layer, err);
+    if (r == 0)
+        r = co_block_close(layer, err);
+    return r;
+}
+
 /* A process that was killed lets go of its locks when it is gone, which takes a moment. */
 static int co_open_patiently(struct volume *volume, bool inherits, struct block_node **ret,
                              struct hws_error *err)
 {
     const uint64_t deadline = rt_now_ns() + LOCK_PATIENCE_NS;
     int r;
-    while ((r = volume->next ? co_open_next(volume, ret, err)
-                             : co_open_current(volume, ret, err)) == -EAGAIN &&
-           inherits && rt_now_ns() < deadline)
+    while (((r = co_settle_merging(volume, err)) < 0 ||
+            (r = volume->next ? co_open_next(volume, ret, err)
+                              : co_open_current(volume, ret, err)) < 0) &&
+           r == -EAGAIN && inherits && rt_now_ns() < deadline)
         co_sleep_ns(LOCK_RETRY_NS);
+    if (r == 0 && volume->merging)
+        r = volume_note_merging(volume, NULL, NULL, err);
     return r;
 }
 
@@ -182,6 +199,7 @@ int co_volume_unexport(struct volume *volume, bool force, struct hws_error *err)
 int co_volume_close(struct volume *volume, struct hws_error *err)
 {
     assert(!volume->device);
+    co_volume_end_job(volume);
     if (!volume->root) {
         volume->keep = block_keep_close(volume->keep);
         return 0;
@@ -204,7 +222,9 @@ int co_volume_resized(struct volume *volume, struct hws_error *err)
 
 int co_volume_resize(struct volume *volume, uint64_t size_bytes, struct hws_error *err)
 {
-    int r = co_root_resize(volume->root, size_bytes, err);
+    int r = volume_refuse_job(volume, err);
+    if (r == 0)
+        r = co_root_resize(volume->root, size_bytes, err);
     return r < 0 ? r : co_volume_resized(volume, err);
 }
 
@@ -230,6 +250,8 @@ json_t *volume_status(struct volume *volume)
     json_object_set_new(status, "format", json_string(block_driver_name(top)));
     if (volume->device)
         device_describe(volume->device, status);
+    if (volume->job)
+        json_object_set_new(status, "job", job_status(volume->job));
     return status;
 }
 

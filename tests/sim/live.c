@@ -68,11 +68,10 @@ static int co_give_name(void *arg, struct hws_error *err)
     struct block_node *base = m->job.base;
     if (!m->of_top)
         return 0;
-    json_t *options =
-        json_pack("{ss s{ss ss} sI si ss ss ss}", "driver", "qcow2", "file", "driver", "file",
-                  "filename", FRESH, "size", (json_int_t)block_size(base), "cluster_size",
-                  1 << top->cluster_bits, "compat", top->version == 2 ? "0.10" : "1.1",
-                  "backing_file", name_of(base), "backing_fmt", block_driver_name(base));
+    json_t *options = json_pack("{ss s{ss ss} sI si ss ss}", "driver", "qcow2", "file", "driver",
+                                "file", "filename", FRESH, "size", (json_int_t)block_size(base),
+                                "cluster_size", 1 << top->cluster_bits, "backing_file",
+                                name_of(base), "backing_fmt", block_driver_name(base));
     int r = co_block_create(options, true, &policy, err);
     json_decref(options);
     return r < 0 ? r : co_rename(FRESH, path_of(m->job.upper), err);

@@ -7,7 +7,7 @@
 
 #define REQUESTS         4u
 #define REQUESTS_MAX     16u
-#define LOOK_NS          ((uint64_t)50000000) /* how often a worker that waits looks at the control */
+#define LOOK_NS          ((uint64_t)50000000) /* between two looks of a worker that waits */
 #define BUFFER_ALIGNMENT 4096                 /* fits every O_DIRECT device */
 
 void copier_init(struct copier *c)
@@ -249,8 +249,10 @@ int co_copier_hold(struct copier *c, struct hws_error *err)
     atomic_store(&control->phase, LIVE_WAITING);
     while (atomic_load(&control->hold) && !has_ended(c))
         co_sleep_ns(LOOK_NS);
+    if (has_ended(c))
+        return copier_verdict(c, err);
     atomic_store(&control->phase, LIVE_SWITCHING);
-    return has_ended(c) ? copier_verdict(c, err) : 0;
+    return c->job->co_prepare ? c->job->co_prepare(c->job->arg, err) : 0;
 }
 
 /* ---- what commit and stream check alike ---- */

@@ -64,7 +64,8 @@ void co_copier_range(struct copier *c, uint64_t offset, uint64_t length);
 void co_copier_mirror(struct block_gate *gate, uint64_t offset, uint64_t length,
                       const struct sgl *data);
 
-/** Waits while the job is held. @return 0, -ECANCELED, or a failure of the mirror. */
+/** Waits while the job is held, and prepares the switch. @return 0, -ECANCELED, or a failure of the
+ * mirror. */
 HWS_MUST_CHECK int co_copier_hold(struct copier *c, struct hws_error *err);
 
 /** What has failed until now, told in @err. */

@@ -58,6 +58,8 @@ struct live_job {
     const char *name, *format;
     unsigned requests; /* in flight, up to 16; 0: 4 */
     struct live_control *control;
+    /** Called before step 4, while requests still run. A failure ends the job. May be NULL. */
+    int (*co_prepare)(void *arg, struct hws_error *err);
     /**
      * Called in step 4, with the root drained and all data durable in the layer that takes it. A
      * failure gives the switch up. After a success of a commit of the top nothing can fail. May be

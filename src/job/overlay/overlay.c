@@ -38,8 +38,7 @@ static char *folder_of(const char *path)
     return folder ? realpath(folder, NULL) : NULL;
 }
 
-/* The name to record for @backing in an image at @path. */
-static int backing_name(const char *path, const char *backing, char **ret, struct hws_error *err)
+int overlay_backing_name(const char *path, const char *backing, char **ret, struct hws_error *err)
 {
     autofree char *real = realpath(backing, NULL);
     if (!real)
@@ -61,7 +60,7 @@ static int backing_name(const char *path, const char *backing, char **ret, struc
 int co_overlay_create(const struct overlay_spec *spec, struct hws_error *err)
 {
     autofree char *name = NULL;
-    int r = backing_name(spec->path, spec->backing, &name, err);
+    int r = overlay_backing_name(spec->path, spec->backing, &name, err);
     if (r < 0)
         return r;
     json_t *options;
@@ -117,8 +116,8 @@ int overlay_keep_owner(const char *path, const char *fresh, struct hws_error *er
     return 0;
 }
 
-int co_overlay_prepare_revert(struct block_node *top, struct block_node *layer, const char *path,
-                              char **ret_path, struct hws_error *err)
+static int co_prepare(struct block_node *top, struct block_node *layer, uint64_t size_bytes,
+                      const char *path, char **ret_path, struct hws_error *err)
 {
     const char *backing = overlay_node_path(layer);
     if (!backing)
@@ -134,7 +133,7 @@ int co_overlay_prepare_revert(struct block_node *top, struct block_node *layer, 
         .format = block_driver_name(top),
         .backing = backing,
         .backing_format = block_driver_name(layer),
-        .size_bytes = block_size(layer),
+        .size_bytes = size_bytes,
     };
     int r = co_overlay_create(&spec, err);
     if (r < 0)
@@ -146,6 +145,18 @@ int co_overlay_prepare_revert(struct block_node *top, struct block_node *layer, 
     }
     *ret_path = steal_ptr(&temporary);
     return 0;
+}
+
+int co_overlay_prepare_revert(struct block_node *top, struct block_node *layer, const char *path,
+                              char **ret_path, struct hws_error *err)
+{
+    return co_prepare(top, layer, block_size(layer), path, ret_path, err);
+}
+
+int co_overlay_prepare_merged(struct block_node *top, struct block_node *layer, const char *path,
+                              char **ret_path, struct hws_error *err)
+{
+    return co_prepare(top, layer, block_size(top), path, ret_path, err);
 }
 
 static bool is_leftover(const char *name, const char *base)

@@ -48,6 +48,21 @@ HWS_MUST_CHECK int co_overlay_prepare_revert(struct block_node *top, struct bloc
                                              const char *path, char **ret_path,
                                              struct hws_error *err);
 
+/**
+ * The same with the size and the owner of @top, whose content @layer is about to hold: for the name
+ * of @top, so that it goes on to be an image of the whole chain.
+ */
+HWS_MUST_CHECK int co_overlay_prepare_merged(struct block_node *top, struct block_node *layer,
+                                             const char *path, char **ret_path,
+                                             struct hws_error *err);
+
+/**
+ * The name by which an image at @path records the file @backing, as co_overlay_create() does. Both
+ * paths as this process sees them. @ret free(). Blocks.
+ */
+HWS_MUST_CHECK int overlay_backing_name(const char *path, const char *backing, char **ret,
+                                        struct hws_error *err);
+
 /** @fresh, which is to take the place of @path, gets its owner and mode; no @path is no error. */
 HWS_MUST_CHECK int overlay_keep_owner(const char *path, const char *fresh, struct hws_error *err);
 
