@@ -165,6 +165,13 @@ static int make_folder(const struct attach_options *options, struct attachment *
 
 /* ---- the engine's process ---- */
 
+static const char *engine_program = "/proc/self/exe";
+
+void attach_use_program(const char *path)
+{
+    engine_program = path;
+}
+
 static int add_actions(posix_spawn_file_actions_t *actions, const char *log, int lock, int ready)
 {
     int r = posix_spawn_file_actions_addopen(actions, 0, "/dev/null", O_RDONLY, 0);
@@ -202,7 +209,7 @@ static int spawn_engine(const struct attachment *attachment, int lock, int ready
     posix_spawnattr_setflags(&attributes,
                              POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     int r = add_actions(&actions, log, lock, ready);
-    r = r ? r : posix_spawn(ret, "/proc/self/exe", &actions, &attributes, arguments, environ);
+    r = r ? r : posix_spawn(ret, engine_program, &actions, &attributes, arguments, environ);
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attributes);
     return r ? hws_fail_errno(err, r, "cannot start the engine") : 0;

@@ -100,6 +100,12 @@ struct attach_options {
     void *configure_arg;
 };
 
+/**
+ * The program that runs as engines, for a process that is no `hawser` itself; the default is the
+ * calling process's own. Before the first attach; @path is kept, not copied.
+ */
+void attach_use_program(const char *path);
+
 /** Times of an attach in microseconds, for --output=json. */
 struct attach_times {
     uint64_t total_us;  /* call to usable device, mkfs and mount not counted */
