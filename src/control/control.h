@@ -1,0 +1,128 @@
+/*
+ * The control plane as its servers see it: calls that take and give JSON objects.
+ *
+ * Every call blocks until its work is done, and may be made from any thread. Objects are named by
+ * id or by name. Results are new references, to be ended with json_decref(). Errors are negative
+ * errno with a text that can be shown: -EINVAL (the request), -ENOENT, -EEXIST, -EBUSY (in use, or
+ * another operation works on it), -EPERM (protected), -ENOSPC (the pool's limits), -ENOTSUP, and
+ * what else files and engines answer.
+ *
+ * docs/control.md describes the objects and the REST API, whose bodies are these requests.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef CONTROL_CONTROL_H
+#define CONTROL_CONTROL_H
+
+#include "base/common.h"
+#include "hawser/error.h"
+#include <jansson.h>
+
+struct control;
+struct engine_driver;
+
+struct control_options {
+    /** Where catalog and mount points lie; made if missing. */
+    const char *folder;
+    /** NULL: the engines of this host. */
+    const struct engine_driver *engines;
+    /** Called at every point where a crash makes a difference; for tests; may be NULL. */
+    void (*at)(void *arg, const char *where);
+    void *at_arg;
+};
+
+/** Opens the catalog, and completes or takes back what was under way. */
+HWS_MUST_CHECK int control_open(const struct control_options *options, struct control **ret,
+                                struct hws_error *err);
+/** Ends after the last call has returned. Engines go on. @control may be NULL. */
+void control_close(struct control *control);
+/** To be called every second or so: tries again what could not be finished. */
+void control_tick(struct control *control);
+
+#define CONTROL_PAGE_MAX 1000
+
+/** What of a list is wanted. */
+struct control_page {
+    const char *after; /* NULL: from the beginning; else "next" of the page before */
+    unsigned limit;    /* 0: 100; at most CONTROL_PAGE_MAX */
+};
+
+/* Lists: {"items": [...], "next": TEXT or absent}. */
+
+/** {"name", "path", "capacity", "overcommit-percent", "quota", "labels", "image-roots"} */
+HWS_MUST_CHECK int control_pool_create(struct control *control, const json_t *request, json_t **ret,
+                                       struct hws_error *err);
+HWS_MUST_CHECK int control_pool_show(struct control *control, const char *pool, json_t **ret,
+                                     struct hws_error *err);
+HWS_MUST_CHECK int control_pool_list(struct control *control, const struct control_page *page,
+                                     json_t **ret, struct hws_error *err);
+/** -EBUSY while it has volumes. Images that lie in it and are nobody's stay. */
+HWS_MUST_CHECK int control_pool_delete(struct control *control, const char *pool,
+                                       struct hws_error *err);
+
+/** {"name", "format", "fs", "size", "cluster-size", "labels"} */
+HWS_MUST_CHECK int control_class_create(struct control *control, const json_t *request,
+                                        json_t **ret, struct hws_error *err);
+HWS_MUST_CHECK int control_class_show(struct control *control, const char *class, json_t **ret,
+                                      struct hws_error *err);
+HWS_MUST_CHECK int control_class_list(struct control *control, const struct control_page *page,
+                                      json_t **ret, struct hws_error *err);
+HWS_MUST_CHECK int control_class_delete(struct control *control, const char *class,
+                                        struct hws_error *err);
+
+/**
+ * {"name", "pool", "class", "size", "format", "fs", "cluster-size", "image", "clone", "protected",
+ * "labels"}. "image" takes an existing image in place; "clone" is "VOLUME" or "VOLUME@SNAPSHOT".
+ * Without a pool, the only one, or the one called "default".
+ */
+HWS_MUST_CHECK int control_volume_create(struct control *control, const json_t *request,
+                                         json_t **ret, struct hws_error *err);
+/** The volume, with "attachment" where it is in use and "snapshots", their number. */
+HWS_MUST_CHECK int control_volume_show(struct control *control, const char *volume, json_t **ret,
+                                       struct hws_error *err);
+HWS_MUST_CHECK int control_volume_list(struct control *control, const struct control_page *page,
+                                       json_t **ret, struct hws_error *err);
+/** {"name", "protected", "labels"}: what is there is changed. */
+HWS_MUST_CHECK int control_volume_change(struct control *control, const char *volume,
+                                         const json_t *request, json_t **ret,
+                                         struct hws_error *err);
+HWS_MUST_CHECK int control_volume_delete(struct control *control, const char *volume,
+                                         struct hws_error *err);
+/** {"size"}: larger than before; in use or not. */
+HWS_MUST_CHECK int control_volume_resize(struct control *control, const char *volume,
+                                         const json_t *request, json_t **ret,
+                                         struct hws_error *err);
+/** {"user", "mode": "mount" or "device", "read-only"}: one more user. @ret the attachment. */
+HWS_MUST_CHECK int control_volume_attach(struct control *control, const char *volume,
+                                         const json_t *request, json_t **ret,
+                                         struct hws_error *err);
+/** {"user", "force"}: one user less, and with the last, or by force, it is detached. */
+HWS_MUST_CHECK int control_volume_detach(struct control *control, const char *volume,
+                                         const json_t *request, struct hws_error *err);
+/** {"snapshot"}: its content becomes that of the snapshot. Not while it is attached. */
+HWS_MUST_CHECK int control_volume_revert(struct control *control, const char *volume,
+                                         const json_t *request, json_t **ret,
+                                         struct hws_error *err);
+
+HWS_MUST_CHECK int control_attachment_list(struct control *control, const struct control_page *page,
+                                           json_t **ret, struct hws_error *err);
+
+/** {"name", "labels"} */
+HWS_MUST_CHECK int control_snapshot_create(struct control *control, const char *volume,
+                                           const json_t *request, json_t **ret,
+                                           struct hws_error *err);
+HWS_MUST_CHECK int control_snapshot_show(struct control *control, const char *volume,
+                                         const char *snapshot, json_t **ret, struct hws_error *err);
+HWS_MUST_CHECK int control_snapshot_list(struct control *control, const char *volume,
+                                         const struct control_page *page, json_t **ret,
+                                         struct hws_error *err);
+HWS_MUST_CHECK int control_snapshot_delete(struct control *control, const char *volume,
+                                           const char *snapshot, struct hws_error *err);
+
+/** Operations that are under way or not finished: [{"id", "operation", "object", "created"}]. */
+HWS_MUST_CHECK int control_job_list(struct control *control, json_t **ret, struct hws_error *err);
+
+/** How many objects there are: {"pools", "volumes", "snapshots", "attachments", "jobs"}. */
+HWS_MUST_CHECK int control_counts(struct control *control, json_t **ret, struct hws_error *err);
+
+#endif

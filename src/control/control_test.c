@@ -1,0 +1,720 @@
+/*
+ * The control plane with engines that pretend: every operation is killed at every point where a
+ * crash makes a difference, opened again, and compared: catalog, files and attachments. And what
+ * requests are refused.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "base/log.h"
+#include "control/fake_engines.h"
+#include "control/internal.h"
+#include <dirent.h>
+#include <ftw.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#define KILLED     42
+#define POINTS_MAX 200
+
+static char top[256];
+static unsigned passed, last;
+
+static void crash_at(void *arg, const char *where)
+{
+    if (++passed == last)
+        _exit(KILLED);
+}
+
+static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+{
+    return remove(path);
+}
+
+static void clean(void)
+{
+    nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    assert_int_equal(mkdir(top, 0700), 0);
+}
+
+static const char *in_top(const char *name)
+{
+    static char path[4][512];
+    static unsigned next;
+    char *at = path[next++ % 4];
+    snprintf(at, sizeof(path[0]), "%s/%s", top, name);
+    return at;
+}
+
+static struct control *open_control(void (*at)(void *, const char *))
+{
+    struct control_options options = {
+        .folder = in_top("state"), .engines = &engines_fake, .at = at};
+    struct control *control = NULL;
+    struct hws_error err = {0};
+    fake_engines_prepare(in_top("run"), at);
+    if (control_open(&options, &control, &err) < 0)
+        fail_msg("%s", err.text);
+    return control;
+}
+
+/* ---- short calls; a failure is returned ---- */
+
+static struct hws_error error;
+
+static json_t *request(const char *text)
+{
+    json_error_t where;
+    json_t *value = json_loads(text, 0, &where);
+    if (!value)
+        fail_msg("%s: %s", text, where.text);
+    return value;
+}
+
+#define CALL(function, ...)                               \
+    ({                                                    \
+        json_t *result_ = NULL;                           \
+        error.code = 0;                                   \
+        int r_ = function(__VA_ARGS__, &result_, &error); \
+        json_decref(r_ == 0 ? result_ : NULL);            \
+        r_;                                               \
+    })
+
+static int with(int (*function)(struct control *, const char *, const json_t *, json_t **,
+                                struct hws_error *),
+                struct control *control, const char *object, const char *text)
+{
+    json_t *body = request(text);
+    int r = CALL(function, control, object, body);
+    json_decref(body);
+    return r;
+}
+
+static int pool_create(struct control *control)
+{
+    json_t *body = json_pack("{s:s, s:s, s:[s]}", "name", "pool", "path", in_top("pool"),
+                             "image-roots", in_top("roots"));
+    int r = CALL(control_pool_create, control, body);
+    json_decref(body);
+    return r;
+}
+
+static int volume_create(struct control *control, const char *text)
+{
+    json_t *body = request(text);
+    int r = CALL(control_volume_create, control, body);
+    json_decref(body);
+    return r;
+}
+
+static int detach(struct control *control, const char *volume, const char *text)
+{
+    json_t *body = request(text);
+    error.code = 0;
+    int r = control_volume_detach(control, volume, body, &error);
+    json_decref(body);
+    return r;
+}
+
+static void must(int r)
+{
+    if (r < 0)
+        fail_msg("%d: %s", r, error.text);
+}
+
+/* ---- does everything match? ---- */
+
+static unsigned count_files(const char *folder, bool (*is_known)(struct control *, const char *),
+                            struct control *control)
+{
+    DIR *dir = opendir(folder);
+    unsigned count = 0;
+    for (struct dirent *at; dir && (at = readdir(dir));) {
+        if (at->d_name[0] == '.')
+            continue;
+        count++;
+        if (!is_known(control, at->d_name))
+            fail_msg("%s/%s is nobody's", folder, at->d_name);
+    }
+    if (dir)
+        closedir(dir);
+    return count;
+}
+
+static bool is_layer(struct control *control, const char *name)
+{
+    auto_layer layer = {0};
+    char id[ID_BYTES];
+    snprintf(id, sizeof(id), "%.36s", name);
+    return object_get(control, &layer_type, id, &layer, NULL) == 0 && !layer.path;
+}
+
+static bool is_attached(struct control *control, const char *name)
+{
+    auto_attachment attachment = {0};
+    return object_get(control, &attachment_type, name, &attachment, NULL) == 0;
+}
+
+static void check_layer(struct control *control, const json_t *value)
+{
+    auto_layer layer = {0}, parent = {0};
+    auto_volume volume = {0};
+    auto_snapshot snapshot = {0};
+    auto_pool pool = {0};
+    auto_json *children = NULL;
+    must(object_parse(&layer_type, value, &layer, &error));
+    must(object_get(control, &pool_type, layer.pool, &pool, &error));
+    must(object_list(control, &layer_type, layer.id, &children, &error));
+    autofree char *path = layer_path(&pool, &layer);
+    char format[16];
+    uint64_t size;
+    must(engines_fake.look(path, NULL, format, &size, &error));
+    assert_string_equal(format, layer.format);
+    assert_true(layer.volume || layer.snapshot || json_array_size(children));
+    if (layer.parent)
+        must(object_get(control, &layer_type, layer.parent, &parent, &error));
+    if (layer.volume) {
+        must(object_get(control, &volume_type, layer.volume, &volume, &error));
+        assert_string_equal(volume.layer, layer.id);
+    }
+    if (layer.snapshot) {
+        must(object_get(control, &snapshot_type, layer.snapshot, &snapshot, &error));
+        assert_string_equal(snapshot.layer, layer.id);
+    }
+}
+
+static void check_volume(struct control *control, const json_t *value)
+{
+    auto_volume volume = {0};
+    auto_layer layer = {0};
+    auto_pool pool = {0};
+    auto_attachment attachment = {0};
+    struct engine_place place;
+    bool attached;
+    must(object_parse(&volume_type, value, &volume, &error));
+    assert_string_equal(volume.state, STATE_AVAILABLE);
+    must(object_get(control, &layer_type, volume.layer, &layer, &error));
+    must(object_get(control, &pool_type, volume.pool, &pool, &error));
+    assert_string_equal(layer.volume, volume.id);
+    autofree char *path = layer_path(&pool, &layer);
+    must(attachment_get(control, volume.id, &attachment, &attached, &error));
+    assert_int_equal(engines_fake.find(volume.id, &place, NULL), attached ? 0 : -ENOENT);
+    if (attached)
+        assert_string_equal(place.top, path);
+    engine_place_free(&place);
+}
+
+static void check_all(struct control *control)
+{
+    static const struct {
+        const struct object_type *type;
+        void (*check)(struct control *control, const json_t *value);
+    } kinds[] = {{&layer_type, check_layer}, {&volume_type, check_volume}};
+    auto_json *jobs = NULL;
+    unsigned in_pool = 0;
+    must(control_job_list(control, &jobs, &error));
+    assert_int_equal(json_array_size(json_object_get(jobs, "items")), 0);
+    for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
+        auto_json *list = NULL;
+        size_t j;
+        json_t *value;
+        must(object_list(control, kinds[i].type, NULL, &list, &error));
+        json_array_foreach(list, j, value)
+        {
+            kinds[i].check(control, value);
+            in_pool += i == 0 && !json_object_get(value, "path");
+        }
+    }
+    assert_int_equal(count_files(in_top("pool/images"), is_layer, control), in_pool);
+    count_files(in_top("run"), is_attached, control);
+}
+
+/* ---- operations, and what they need ---- */
+
+struct scenario {
+    const char *name;
+    void (*prepare)(struct control *control);
+    int (*run)(struct control *control);
+    /* The operation may be called again after a crash: that is what it then answers. */
+    int again;
+};
+
+static void need_nothing(struct control *control)
+{
+}
+
+static void need_pool(struct control *control)
+{
+    must(pool_create(control));
+}
+
+static void need_volume(struct control *control)
+{
+    must(pool_create(control));
+    must(volume_create(control, "{\"name\": \"v\", \"size\": 1048576}"));
+}
+
+static void need_attached(struct control *control)
+{
+    need_volume(control);
+    must(with(control_volume_attach, control, "v", "{\"user\": \"a\"}"));
+}
+
+static void need_two_users(struct control *control)
+{
+    need_attached(control);
+    must(with(control_volume_attach, control, "v", "{\"user\": \"b\"}"));
+}
+
+static void need_snapshot(struct control *control)
+{
+    need_volume(control);
+    must(with(control_snapshot_create, control, "v", "{\"name\": \"s\"}"));
+}
+
+static void need_two_snapshots(struct control *control)
+{
+    need_snapshot(control);
+    must(with(control_snapshot_create, control, "v", "{\"name\": \"t\"}"));
+}
+
+static void need_image(struct control *control)
+{
+    must(pool_create(control));
+    FILE *file = fopen(in_top("roots/image"), "w");
+    assert_non_null(file);
+    fputs("vmdk 5000\n-\n", file);
+    fclose(file);
+}
+
+static int run_volume_create(struct control *control)
+{
+    return volume_create(control, "{\"name\": \"v\", \"size\": 1048576}");
+}
+
+static int run_volume_delete(struct control *control)
+{
+    return control_volume_delete(control, "v", &error);
+}
+
+static int run_clone(struct control *control)
+{
+    return volume_create(control, "{\"name\": \"w\", \"clone\": \"v@s\"}");
+}
+
+static int run_clone_now(struct control *control)
+{
+    return volume_create(control, "{\"name\": \"w\", \"clone\": \"v\"}");
+}
+
+static int run_in_place(struct control *control)
+{
+    json_t *body = json_pack("{s:s, s:s}", "name", "v", "image", in_top("roots/image"));
+    int r = CALL(control_volume_create, control, body);
+    json_decref(body);
+    return r;
+}
+
+static int run_resize(struct control *control)
+{
+    return with(control_volume_resize, control, "v", "{\"size\": 2097152}");
+}
+
+static int run_attach(struct control *control)
+{
+    return with(control_volume_attach, control, "v", "{\"user\": \"a\"}");
+}
+
+static int run_detach(struct control *control)
+{
+    return detach(control, "v", "{\"user\": \"a\"}");
+}
+
+static int run_snapshot(struct control *control)
+{
+    return with(control_snapshot_create, control, "v", "{\"name\": \"s\"}");
+}
+
+static int run_snapshot_delete(struct control *control)
+{
+    return control_snapshot_delete(control, "v", "s", &error);
+}
+
+static int run_revert(struct control *control)
+{
+    return with(control_volume_revert, control, "v", "{\"snapshot\": \"s\"}");
+}
+
+static int run_rename(struct control *control)
+{
+    return with(control_volume_change, control, "v", "{\"name\": \"u\"}");
+}
+
+static int run_pool_delete(struct control *control)
+{
+    return control_pool_delete(control, "pool", &error);
+}
+
+static const struct scenario scenarios[] = {
+    {"pool create", need_nothing, pool_create, -EEXIST},
+    {"pool delete", need_pool, run_pool_delete, -ENOENT},
+    {"volume create", need_pool, run_volume_create, -EEXIST},
+    {"volume of an image in place", need_image, run_in_place, -EEXIST},
+    {"volume delete", need_volume, run_volume_delete, -ENOENT},
+    {"clone of a snapshot", need_snapshot, run_clone, -EEXIST},
+    {"clone of a volume", need_volume, run_clone_now, -EEXIST},
+    {"clone of a volume in use", need_attached, run_clone_now, -EEXIST},
+    {"resize", need_volume, run_resize, 0},
+    {"resize in use", need_attached, run_resize, 0},
+    {"attach", need_volume, run_attach, 0},
+    {"detach", need_attached, run_detach, 0},
+    {"detach of one of two", need_two_users, run_detach, -ESRCH},
+    {"snapshot", need_volume, run_snapshot, -EEXIST},
+    {"snapshot in use", need_attached, run_snapshot, -EEXIST},
+    {"snapshot delete", need_two_snapshots, run_snapshot_delete, -ENOENT},
+    {"revert", need_two_snapshots, run_revert, 0},
+    {"rename", need_volume, run_rename, -ENOENT},
+};
+
+static void prepare(const struct scenario *scenario)
+{
+    clean();
+    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
+    struct control *control = open_control(NULL);
+    scenario->prepare(control);
+    control_close(control);
+}
+
+/* Runs the scenario in a process that ends at point @at. @return whether it did. */
+static bool run_until(const struct scenario *scenario, unsigned at)
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        passed = 0;
+        last = 0;
+        struct control *control = open_control(crash_at);
+        passed = 0;
+        last = at;
+        _exit(scenario->run(control) == 0 ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) != KILLED && WEXITSTATUS(status) != 0)
+        fail_msg("%s fails", scenario->name);
+    return WEXITSTATUS(status) == KILLED;
+}
+
+/* The same operation after the crash works, or has been done. */
+static void run_again(const struct scenario *scenario, struct control *control)
+{
+    int r = scenario->run(control);
+    if (r != 0 && r != scenario->again)
+        fail_msg("%s after a crash: %d, %s", scenario->name, r, error.text);
+    check_all(control);
+    if (scenario->run(control) != scenario->again && scenario->again)
+        fail_msg("%s three times: %s", scenario->name, error.text);
+}
+
+static void every_operation_survives_a_kill_at_every_point(void **state)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(scenarios); i++) {
+        const struct scenario *scenario = &scenarios[i];
+        unsigned at = 1;
+        bool killed = true;
+        for (; killed; at++) {
+            assert_true(at < POINTS_MAX);
+            prepare(scenario);
+            killed = run_until(scenario, at);
+            struct control *control = open_control(NULL);
+            check_all(control);
+            run_again(scenario, control);
+            control_close(control);
+        }
+        print_message("%s: %u points\n", scenario->name, at - 2);
+        assert_true(at > 2);
+    }
+}
+
+/* The recovery is killed too, at every point, and the one after it. */
+static void recovery_survives_a_kill_at_every_point(void **state)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(scenarios); i++) {
+        const struct scenario *scenario = &scenarios[i];
+        for (unsigned first = 3; first < POINTS_MAX; first += 3) {
+            bool killed = true;
+            for (unsigned at = 1; killed; at += 2) {
+                prepare(scenario);
+                if (!run_until(scenario, first))
+                    goto next;
+                pid_t child = fork();
+                if (child == 0) {
+                    passed = 0;
+                    last = at;
+                    open_control(crash_at);
+                    _exit(0);
+                }
+                int status;
+                assert_int_equal(waitpid(child, &status, 0), child);
+                killed = WIFEXITED(status) && WEXITSTATUS(status) == KILLED;
+                struct control *control = open_control(NULL);
+                check_all(control);
+                control_close(control);
+            }
+        }
+    next:;
+    }
+}
+
+/* ---- failing steps ---- */
+
+static void a_failing_step_leaves_nothing(void **state)
+{
+    static const struct {
+        const char *function;
+        void (*prepare)(struct control *control);
+        int (*run)(struct control *control);
+        int result;
+    } cases[] = {
+        {"create", need_pool, run_volume_create, -EIO},
+        {"create", need_volume, run_snapshot, -EIO},
+        {"create", need_snapshot, run_clone, -EIO},
+        {"create", need_two_snapshots, run_revert, -EIO},
+        {"attach", need_volume, run_attach, -EIO},
+        {"detach", need_attached, run_detach, -EIO},
+        {"snapshot", need_attached, run_snapshot, -EIO},
+        {"snapshot-late", need_attached, run_snapshot, 0}, /* the engine has done it */
+        {"sync", need_attached, run_snapshot, -EIO},
+        {"resize", need_attached, run_resize, -EIO},
+        {"resize_file", need_volume, run_resize, -EIO},
+        {"grow", need_attached, run_resize, 0}, /* grown at the next mount */
+        {"look", need_image, run_in_place, -EIO},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+        clean();
+        assert_int_equal(mkdir(in_top("roots"), 0700), 0);
+        struct control *control = open_control(NULL);
+        cases[i].prepare(control);
+        fake_engines_fail(cases[i].function, EIO);
+        int r = cases[i].run(control);
+        if (r != cases[i].result)
+            fail_msg("%s, case %u: %d, %s", cases[i].function, i, r, error.text);
+        check_all(control);
+        r = cases[i].run(control);
+        assert_true(r == 0 || cases[i].result == 0);
+        check_all(control);
+        control_close(control);
+    }
+}
+
+/* A pool that is away: nothing is made in the empty folder, and what was begun is finished later.
+ */
+static void a_pool_that_is_away_is_not_touched(void **state)
+{
+    clean();
+    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
+    struct control *control = open_control(NULL);
+    need_snapshot(control);
+    assert_int_equal(rename(in_top("pool"), in_top("away")), 0);
+    assert_int_equal(mkdir(in_top("pool"), 0700), 0);
+    assert_int_equal(volume_create(control, "{\"name\": \"x\"}"), -EIO);
+    assert_int_equal(run_clone(control), -EIO);
+    assert_int_equal(run_volume_delete(control), -EIO);
+    assert_int_equal(run_attach(control), -EIO);
+    assert_int_equal(with(control_snapshot_create, control, "v", "{\"name\": \"t\"}"), -EIO);
+    assert_int_equal(rmdir(in_top("pool")), 0); /* still empty */
+    assert_int_equal(rename(in_top("away"), in_top("pool")), 0);
+    control_close(control);
+    control = open_control(NULL);
+    check_all(control);
+    must(run_clone(control));
+    check_all(control);
+    control_close(control);
+}
+
+/* ---- what is refused ---- */
+
+static void requests_are_checked(void **state)
+{
+    static const struct {
+        const char *body;
+        int result;
+        const char *says;
+    } cases[] = {
+        {"{}", -EINVAL, "name is missing"},
+        {"{\"name\": 5}", -EINVAL, "name must be a text"},
+        {"{\"name\": \"\"}", -EINVAL, "no name"},
+        {"{\"name\": \"../x\"}", -EINVAL, "no name"},
+        {"{\"name\": \"a/b\"}", -EINVAL, "no name"},
+        {"{\"name\": \".x\"}", -EINVAL, "no name"},
+        {"{\"name\": \"a\\u0000b\"}", -EINVAL, "not"},
+        {"{\"name\": \"\\u00e4\"}", -EINVAL, "no name"},
+        {"{\"name\": \"0b2cb9e5-0000-4000-8000-000000000000\"}", -EINVAL, "looks like an id"},
+        {"{\"name\": \"x\", \"sise\": 5}", -EINVAL, "no 'sise'"},
+        {"{\"name\": \"x\", \"size\": -1}", -EINVAL, "size must be"},
+        {"{\"name\": \"x\", \"size\": 1.5}", -EINVAL, "size must be"},
+        {"{\"name\": \"x\", \"size\": \"1Q\"}", -EINVAL, "size"},
+        {"{\"name\": \"x\", \"size\": 9223372036854775807}", -EINVAL, "the most is"},
+        {"{\"name\": \"x\", \"size\": \"1k\", \"fs\": \"ext4\"}", -EINVAL, "least"},
+        {"{\"name\": \"x\", \"format\": \"vmdk\"}", -EINVAL, "qcow2 or raw"},
+        {"{\"name\": \"x\", \"fs\": \"ntfs\"}", -EINVAL, "it can be"},
+        {"{\"name\": \"x\", \"cluster-size\": 1000}", -EINVAL, "power of two"},
+        {"{\"name\": \"x\", \"format\": \"raw\", \"cluster-size\": 65536}", -EINVAL, "no clusters"},
+        {"{\"name\": \"x\", \"labels\": {\"a\": 1}}", -EINVAL, "labels"},
+        {"{\"name\": \"x\", \"labels\": []}", -EINVAL, "labels"},
+        {"{\"name\": \"x\", \"protected\": \"yes\"}", -EINVAL, "true or false"},
+        {"{\"name\": \"x\", \"pool\": \"none\"}", -ENOENT, "no pool"},
+        {"{\"name\": \"x\", \"class\": \"none\"}", -ENOENT, "no class"},
+        {"{\"name\": \"x\", \"clone\": \"none\"}", -ENOENT, "no volume"},
+        {"{\"name\": \"x\", \"clone\": \"v@none\"}", -ENOENT, "no snapshot"},
+        {"{\"name\": \"x\", \"clone\": \"v@\"}", -ENOENT, "no snapshot"},
+        {"{\"name\": \"x\", \"image\": \"/etc/passwd\"}", -EPERM, "image roots"},
+        {"{\"name\": \"x\", \"image\": \"etc\"}", -EINVAL, "absolute"},
+        {"{\"name\": \"x\", \"image\": \"/\", \"clone\": \"v\"}", -EINVAL, "not both"},
+        {"{\"name\": \"v\"}", -EEXIST, "already"},
+        {"{\"name\": \"x\", \"encryption\": \"luks\"}", -ENOTSUP, "encryption"},
+        {"{\"name\": \"x\", \"limits\": {\"iops\": 5}}", -ENOTSUP, "limits"},
+        {"{\"name\": \"x\", \"compression\": true}", -ENOTSUP, "compression"},
+        {"{\"name\": \"x\", \"replication\": 2}", -ENOTSUP, "replication"},
+    };
+    clean();
+    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
+    struct control *control = open_control(NULL);
+    need_volume(control);
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+        json_t *body = json_loads(cases[i].body, JSON_ALLOW_NUL, NULL);
+        assert_non_null(body);
+        int r = CALL(control_volume_create, control, body);
+        json_decref(body);
+        if (r != cases[i].result ||
+            (strcmp(cases[i].says, "not") && !strstr(error.text, cases[i].says)))
+            fail_msg("%s: %d, %s", cases[i].body, r, error.text);
+    }
+    assert_int_equal(with(control_volume_resize, control, "v", "{\"size\": 512}"), -EINVAL);
+    assert_int_equal(with(control_volume_change, control, "v", "{\"name\": \"/\"}"), -EINVAL);
+    assert_int_equal(with(control_volume_attach, control, "v", "{\"mode\": \"x\"}"), -EINVAL);
+    assert_int_equal(with(control_volume_attach, control, "v", "{\"user\": \"\"}"), -EINVAL);
+    check_all(control);
+    control_close(control);
+}
+
+static void limits_of_pools_hold(void **state)
+{
+    clean();
+    struct control *control = open_control(NULL);
+    json_t *body = json_pack("{s:s, s:s, s:I, s:I, s:i}", "name", "p", "path", in_top("pool"),
+                             "quota", (json_int_t)10 * 1048576, "capacity", (json_int_t)8 * 1048576,
+                             "overcommit-percent", 150);
+    must(CALL(control_pool_create, control, body));
+    json_object_set_new(body, "name", json_string("q"));
+    assert_int_equal(CALL(control_pool_create, control, body), -EEXIST); /* the same folder */
+    json_decref(body);
+    must(volume_create(control, "{\"name\": \"a\", \"size\": \"6M\"}"));
+    assert_int_equal(volume_create(control, "{\"name\": \"b\", \"size\": \"5M\"}"), -ENOSPC);
+    must(volume_create(control, "{\"name\": \"b\", \"size\": \"4M\"}"));
+    assert_int_equal(with(control_volume_resize, control, "b", "{\"size\": \"5M\"}"), -ENOSPC);
+    must(control_volume_delete(control, "a", &error));
+    must(with(control_volume_resize, control, "b", "{\"size\": \"5M\"}"));
+    assert_int_equal(control_pool_delete(control, "p", &error), -EBUSY);
+    check_all(control);
+    control_close(control);
+}
+
+static void what_is_in_use_is_kept(void **state)
+{
+    clean();
+    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
+    struct control *control = open_control(NULL);
+    need_two_users(control);
+    must(with(control_snapshot_create, control, "v", "{\"name\": \"s\"}"));
+    assert_int_equal(run_volume_delete(control), -EBUSY);
+    assert_int_equal(run_revert(control), -EBUSY);
+    assert_int_equal(
+        with(control_volume_attach, control, "v", "{\"user\": \"c\", \"read-only\": true}"),
+        -EBUSY);
+    assert_int_equal(detach(control, "v", "{\"user\": \"x\"}"), -ESRCH);
+    must(detach(control, "v", "{\"user\": \"a\"}"));
+    fake_engines_fail("detach", EBUSY);
+    assert_int_equal(detach(control, "v", "{\"user\": \"b\"}"), -EBUSY);
+    check_all(control);
+    must(detach(control, "v", "{\"force\": true}"));
+    must(detach(control, "v", "{\"user\": \"b\"}"));      /* again */
+    assert_int_equal(run_volume_delete(control), -EBUSY); /* its snapshot */
+    must(run_clone(control));
+    must(run_snapshot_delete(control)); /* the clone keeps the layer */
+    check_all(control);
+    must(with(control_volume_change, control, "v", "{\"protected\": true}"));
+    assert_int_equal(run_volume_delete(control), -EPERM);
+    must(with(control_volume_change, control, "v", "{\"protected\": false}"));
+    must(run_volume_delete(control));
+    check_all(control);
+    must(control_volume_delete(control, "w", &error));
+    check_all(control);
+    must(run_pool_delete(control));
+    control_close(control);
+}
+
+/* Of another boot nothing is left; an engine that somebody stopped by hand is told no longer. */
+static void attachments_that_are_gone_are_forgotten(void **state)
+{
+    clean();
+    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
+    struct control *control = open_control(NULL);
+    auto_attachment attachment = {0};
+    auto_volume volume = {0};
+    auto_batch batch = {0};
+    need_attached(control);
+    must(object_find(control, &volume_type, "v", &volume, &error));
+    must(object_get(control, &attachment_type, volume.id, &attachment, &error));
+    control_close(control);
+    control = open_control(NULL);
+    assert_true(is_attached(control, volume.id)); /* a restart keeps it */
+    must(engines_fake.detach(volume.id, true, &error));
+    control_close(control);
+    control = open_control(NULL);
+    assert_false(is_attached(control, volume.id));
+    must(run_attach(control));
+    must(record_set_text(&attachment.boot, "0b2cb9e5-0000-4000-8000-000000000000"));
+    batch_put(&batch, &attachment_type, &attachment);
+    must(batch_commit(&batch, control, &error));
+    control_close(control);
+    control = open_control(NULL);
+    assert_false(is_attached(control, volume.id));
+    check_all(control);
+    must(run_attach(control));
+    control_close(control);
+}
+
+static int make_top(void **state)
+{
+    snprintf(top, sizeof(top), "%s/hawser-control.XXXXXX",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    log_set_level(LOG_LEVEL_ERROR);
+    return mkdtemp(top) ? 0 : -1;
+}
+
+static int remove_top(void **state)
+{
+    return nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_operation_survives_a_kill_at_every_point),
+        cmocka_unit_test(recovery_survives_a_kill_at_every_point),
+        cmocka_unit_test(a_failing_step_leaves_nothing),
+        cmocka_unit_test(a_pool_that_is_away_is_not_touched),
+        cmocka_unit_test(requests_are_checked),
+        cmocka_unit_test(limits_of_pools_hold),
+        cmocka_unit_test(what_is_in_use_is_kept),
+        cmocka_unit_test(attachments_that_are_gone_are_forgotten),
+    };
+    return cmocka_run_group_tests(tests, make_top, remove_top);
+}

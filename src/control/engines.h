@@ -1,0 +1,72 @@
+/*
+ * What the control plane asks of images and engines, as a table of functions: the real one runs
+ * engines of this host; tests have one that only pretends.
+ *
+ * Every function blocks, may be called from any thread, and may be called again after it was cut
+ * off at any point.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef CONTROL_ENGINES_H
+#define CONTROL_ENGINES_H
+
+#include "base/common.h"
+#include "hawser/error.h"
+
+struct engine_image {
+    const char *path, *format;
+    uint64_t size_bytes;
+    uint64_t cluster_bytes;               /* 0: the format's own */
+    const char *backing, *backing_format; /* path of the layer below; NULL: none */
+};
+
+struct engine_wish {
+    const char *id; /* what the attachment is called */
+    const char *path, *format;
+    const char *const *allow; /* folders in which the chain lies; NULL-terminated */
+    bool read_only;
+    const char *mountpoint; /* NULL: the device alone */
+    const char *mkfs;       /* file system to make where the device is blank; NULL: none */
+};
+
+/** Where a volume is in use. */
+struct engine_place {
+    bool running;
+    char *device; /* NULL: none yet */
+    char *top;    /* path of the file that is written now; NULL: unknown */
+};
+
+void engine_place_free(struct engine_place *place);
+
+struct engine_driver {
+    /** Makes an image of this path, durable; one that is there is replaced: it is half-made. */
+    int (*create)(const struct engine_image *image, struct hws_error *err);
+    /** Looks into an image that anybody may have written. @format of 16 bytes. */
+    int (*look)(const char *path, const char *const *allow, char *format, uint64_t *ret_size,
+                struct hws_error *err);
+    /** Makes an image that is not in use larger. */
+    int (*resize_file)(const char *path, const char *format, const char *const *allow,
+                       uint64_t size_bytes, struct hws_error *err);
+    int (*attach)(const struct engine_wish *wish, struct engine_place *ret, struct hws_error *err);
+    /** -ENOENT where nothing is attached under that id, running or dead. */
+    int (*find)(const char *id, struct engine_place *ret, struct hws_error *err);
+    /** What is not attached is no error. -EBUSY: in use, and as it was. */
+    int (*detach)(const char *id, bool force, struct hws_error *err);
+    /** Puts a new overlay at @overlay on top of what is attached. */
+    int (*snapshot)(const char *id, const char *overlay, struct hws_error *err);
+    /** Makes what is attached larger, its device included. */
+    int (*resize)(const char *id, uint64_t size_bytes, struct hws_error *err);
+    /** Grows a mounted file system to its device's size. */
+    int (*grow)(const char *fs, const char *device, const char *mountpoint, struct hws_error *err);
+    /** Writes what a mounted file system holds in memory to its device. */
+    int (*sync)(const char *mountpoint, struct hws_error *err);
+    /** Every second or so; may be NULL. */
+    void (*tick)(void);
+};
+
+extern const struct engine_driver engines_real;
+
+/** Where the program `hawser` lies; before the first use of engines_real. */
+void engines_use_program(const char *path);
+
+#endif

@@ -1,0 +1,264 @@
+/*
+ * Images and engines of this host; see control/engines.h. New images are made here, through the
+ * library; images that exist are opened by other processes only: `hawser info`, `hawser resize`,
+ * and engines, which `engine/client.h` starts and finds.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "control/engines.h"
+#include "control/internal.h"
+#include "control/tool.h"
+#include "engine/client.h"
+#include "hawser/image.h"
+#include <fcntl.h>
+
+#define LOOK_TIMEOUT_MS   60000
+#define RESIZE_TIMEOUT_MS 300000
+#define GROW_TIMEOUT_MS   300000
+#define ALLOW_MAX         80
+
+static const char *program = "hawser";
+
+void engines_use_program(const char *path)
+{
+    program = path;
+    attach_use_program(path);
+}
+
+void engine_place_free(struct engine_place *place)
+{
+    free(place->device);
+    free(place->top);
+    *place = (struct engine_place){0};
+}
+
+/* ---- images ---- */
+
+/* Names count from the image's folder, so that a pool can lie elsewhere tomorrow. */
+static const char *name_beside(const char *path, const char *other)
+{
+    const char *slash = other ? strrchr(other, '/') : NULL;
+    if (!slash || strncmp(path, other, (size_t)(slash - other) + 1) != 0 ||
+        strchr(path + (slash - other) + 1, '/'))
+        return other;
+    return slash + 1;
+}
+
+static int create(const struct engine_image *image, struct hws_error *err)
+{
+    char cluster[48];
+    const char *options[] = {image->cluster_bytes ? cluster : NULL, NULL};
+    snprintf(cluster, sizeof(cluster), "cluster_size=%llu",
+             (unsigned long long)image->cluster_bytes);
+    struct hws_image where = {.path = image->path, .format = image->format};
+    struct hws_create how = {
+        .size_bytes = image->size_bytes,
+        .backing = name_beside(image->path, image->backing),
+        .backing_format = image->backing ? image->backing_format : NULL,
+        .options = options,
+        .unsafe_backing = image->backing != NULL,
+        .overwrite = true,
+    };
+    int r = hws_create(&where, &how, NULL, err);
+    if (r < 0)
+        return r;
+    autofd int fd = open(image->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0 || fsync(fd) < 0)
+        return hws_fail_errno(err, errno, "cannot sync %s", image->path);
+    return folder_sync(image->path, err);
+}
+
+/* Puts "--allow", FOLDER pairs into @arguments from @used on. */
+static unsigned add_allow(char **arguments, unsigned used, const char *const *allow)
+{
+    for (; allow && *allow && used < ALLOW_MAX - 4; allow++) {
+        arguments[used++] = (char *)"--allow";
+        arguments[used++] = (char *)*allow;
+    }
+    return used;
+}
+
+static int look(const char *path, const char *const *allow, char *format, uint64_t *ret_size,
+                struct hws_error *err)
+{
+    char *arguments[ALLOW_MAX + 16] = {(char *)program, (char *)"info", (char *)"--output=json"};
+    autofree char *output = NULL;
+    unsigned used = add_allow(arguments, 3, allow);
+    if (format[0]) {
+        arguments[used++] = (char *)"-f";
+        arguments[used++] = format;
+    }
+    arguments[used++] = (char *)path;
+    int r = tool_run(arguments, LOOK_TIMEOUT_MS, &output, err);
+    if (r < 0)
+        return r;
+    auto_json *info = json_loads(output ? output : "", 0, NULL);
+    const char *found = json_string_value(json_object_get(info, "format"));
+    json_int_t size = json_integer_value(json_object_get(info, "virtual-size"));
+    if (!found || strlen(found) >= 16 || size <= 0)
+        return hws_fail(err, EINVAL, "%.300s is no image that can be used", path);
+    snprintf(format, 16, "%s", found);
+    *ret_size = (uint64_t)size;
+    return 0;
+}
+
+static int resize_file(const char *path, const char *format, const char *const *allow,
+                       uint64_t size_bytes, struct hws_error *err)
+{
+    char size[32];
+    char *arguments[ALLOW_MAX + 16] = {(char *)program, (char *)"resize", (char *)"-q",
+                                       (char *)"-f", (char *)format};
+    unsigned used = add_allow(arguments, 5, allow);
+    snprintf(size, sizeof(size), "%llu", (unsigned long long)size_bytes);
+    arguments[used++] = (char *)path;
+    arguments[used++] = size;
+    return tool_run(arguments, RESIZE_TIMEOUT_MS, NULL, err);
+}
+
+/* ---- engines ---- */
+
+static int find_attachment(const char *id, struct attachment **ret, struct hws_error *err)
+{
+    int r = attachment_find(id, ret, err);
+    if (r == 0 && strcmp((*ret)->name, id) != 0) {
+        *ret = attachment_free(*ret);
+        r = -ENOENT;
+    }
+    return r;
+}
+
+static void fill_place(const struct attachment *attachment, struct engine_place *ret)
+{
+    const char *device = attachment_device(attachment), *top = attachment_top(attachment);
+    *ret = (struct engine_place){.running = attachment->running,
+                                 .device = device ? strdup(device) : NULL,
+                                 .top = top ? strdup(top) : NULL};
+}
+
+static int find(const char *id, struct engine_place *ret, struct hws_error *err)
+{
+    struct attachment *attachment;
+    *ret = (struct engine_place){0};
+    int r = find_attachment(id, &attachment, err);
+    if (r < 0)
+        return r;
+    fill_place(attachment, ret);
+    attachment_free(attachment);
+    return 0;
+}
+
+static int detach(const char *id, bool force, struct hws_error *err)
+{
+    struct attachment *attachment;
+    int r = find_attachment(id, &attachment, err);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    r = attach_stop(attachment, force, err);
+    attachment_free(attachment);
+    return r;
+}
+
+/* A file system that was made just now is empty, its lost+found too: so Docker takes it. */
+static void tidy_new(const char *mountpoint)
+{
+    autofree char *path = NULL;
+    if (asprintf(&path, "%s/lost+found", mountpoint) < 0)
+        path = NULL;
+    if (path)
+        rmdir(path);
+}
+
+static int attach(const struct engine_wish *wish, struct engine_place *ret, struct hws_error *err)
+{
+    struct attachment *attachment = NULL;
+    struct attach_times times;
+    struct attach_options options = {
+        .image = wish->path,
+        .name = wish->id,
+        .format = wish->format,
+        .allow = wish->allow,
+        .read_only = wish->read_only,
+        .mount = wish->mountpoint,
+        .mkfs = wish->mkfs,
+    };
+    int r = find_attachment(wish->id, &attachment, NULL);
+    if (r == 0 && !attachment->running)
+        r = attach_stop(attachment, false, err); /* what a dead engine left */
+    else if (r == 0)
+        r = hws_fail(err, EEXIST, "an engine of this volume runs already; 'hawser detach %s'",
+                     wish->id);
+    attachment_free(attachment);
+    if (r < 0 && r != -ENOENT)
+        return r;
+    r = attach_start(&options, &attachment, &times, err);
+    if (r < 0)
+        return r;
+    fill_place(attachment, ret);
+    attachment_free(attachment);
+    if (wish->mkfs && wish->mountpoint)
+        tidy_new(wish->mountpoint);
+    return 0;
+}
+
+static int call(const char *id, const char *method, json_t *params, struct hws_error *err)
+{
+    struct attachment *attachment;
+    json_t *result = NULL;
+    int r = find_attachment(id, &attachment, err);
+    if (r < 0) {
+        json_decref(params);
+        return r;
+    }
+    r = attachment_call(attachment, method, params, &result, err);
+    attachment_free(attachment);
+    json_decref(r == 0 ? result : NULL);
+    return r;
+}
+
+static int snapshot(const char *id, const char *overlay, struct hws_error *err)
+{
+    return call(id, "snapshot", json_pack("{s:s}", "overlay", overlay), err);
+}
+
+static int resize(const char *id, uint64_t size_bytes, struct hws_error *err)
+{
+    char size[32];
+    snprintf(size, sizeof(size), "%llu", (unsigned long long)size_bytes);
+    return call(id, "resize", json_pack("{s:s}", "size", size), err);
+}
+
+static int grow(const char *fs, const char *device, const char *mountpoint, struct hws_error *err)
+{
+    char *ext4[] = {(char *)"resize2fs", (char *)device, NULL};
+    char *xfs[] = {(char *)"xfs_growfs", (char *)mountpoint, NULL};
+    char *btrfs[] = {(char *)"btrfs", (char *)"filesystem", (char *)"resize",
+                     (char *)"max",   (char *)mountpoint,   NULL};
+    char **arguments = !strcmp(fs, "ext4")    ? ext4
+                       : !strcmp(fs, "xfs")   ? xfs
+                       : !strcmp(fs, "btrfs") ? btrfs
+                                              : NULL;
+    return arguments ? tool_run(arguments, GROW_TIMEOUT_MS, NULL, err)
+                     : hws_fail(err, ENOTSUP, "file systems '%s' are not grown", fs);
+}
+
+static int sync_fs(const char *mountpoint, struct hws_error *err)
+{
+    autofd int fd = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || syncfs(fd) < 0)
+        return hws_fail_errno(err, errno, "cannot sync %s", mountpoint);
+    return 0;
+}
+
+const struct engine_driver engines_real = {
+    .create = create,
+    .look = look,
+    .resize_file = resize_file,
+    .attach = attach,
+    .find = find,
+    .detach = detach,
+    .snapshot = snapshot,
+    .resize = resize,
+    .grow = grow,
+    .sync = sync_fs,
+    .tick = tool_reap,
+};

@@ -1,0 +1,223 @@
+/*
+ * Engines that only pretend; see control/fake_engines.h.
+ *
+ *   image                one line: FORMAT SIZE, and one with the path of the layer below, or "-"
+ *   FOLDER/ID            attached: the path of the top
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "control/fake_engines.h"
+#include <limits.h>
+#include <sys/stat.h>
+
+static char folder[PATH_MAX];
+static void (*hook)(void *arg, const char *where);
+static char failing[32];
+static int failure;
+
+void fake_engines_prepare(const char *where, void (*at)(void *arg, const char *where))
+{
+    snprintf(folder, sizeof(folder), "%s", where);
+    hook = at;
+    failing[0] = '\0';
+    if (mkdir(folder, 0700) < 0)
+        assert(errno == EEXIST);
+}
+
+void fake_engines_fail(const char *function, int error)
+{
+    snprintf(failing, sizeof(failing), "%s", function);
+    failure = error;
+}
+
+static void pass(const char *where)
+{
+    if (hook)
+        hook(NULL, where);
+}
+
+static int may_fail(const char *function, struct hws_error *err)
+{
+    if (strcmp(failing, function) != 0)
+        return 0;
+    failing[0] = '\0';
+    return hws_fail(err, failure, "%s was told to fail", function);
+}
+
+static int write_text(const char *path, const char *text, struct hws_error *err)
+{
+    FILE *file = fopen(path, "we");
+    pass("a file is empty");
+    if (!file || fputs(text, file) < 0 || fclose(file) != 0)
+        return hws_fail_errno(err, errno, "%s", path);
+    return 0;
+}
+
+static int create(const struct engine_image *image, struct hws_error *err)
+{
+    char text[2 * PATH_MAX];
+    int r = may_fail("create", err);
+    if (r < 0)
+        return r;
+    if (image->backing && access(image->backing, F_OK) < 0)
+        return hws_fail_errno(err, errno, "%s", image->backing);
+    snprintf(text, sizeof(text), "%s %llu\n%s\n", image->format,
+             (unsigned long long)image->size_bytes, image->backing ? image->backing : "-");
+    return write_text(image->path, text, err);
+}
+
+static int look(const char *path, const char *const *allow, char *format, uint64_t *ret_size,
+                struct hws_error *err)
+{
+    unsigned long long size;
+    int r = may_fail("look", err);
+    FILE *file = r == 0 ? fopen(path, "re") : NULL;
+    if (!file)
+        return r < 0 ? r : hws_fail_errno(err, errno, "%s", path);
+    bool good = fscanf(file, "%15s %llu", format, &size) == 2;
+    fclose(file);
+    *ret_size = good ? size : 0;
+    return good ? 0 : hws_fail(err, EINVAL, "%s is no image", path);
+}
+
+static int resize_file(const char *path, const char *format, const char *const *allow,
+                       uint64_t size_bytes, struct hws_error *err)
+{
+    char kind[16], below[PATH_MAX], text[2 * PATH_MAX];
+    unsigned long long size;
+    int r = may_fail("resize_file", err);
+    FILE *file = r == 0 ? fopen(path, "re") : NULL;
+    if (!file)
+        return r < 0 ? r : hws_fail_errno(err, errno, "%s", path);
+    bool good = fscanf(file, "%15s %llu %4095s", kind, &size, below) == 3;
+    fclose(file);
+    if (!good || size > size_bytes)
+        return hws_fail(err, EINVAL, "%s cannot be resized", path);
+    snprintf(text, sizeof(text), "%s %llu\n%s\n", kind, (unsigned long long)size_bytes, below);
+    pass("a resize begins");
+    file = fopen(path, "r+e");
+    if (!file || fputs(text, file) < 0 || fclose(file) != 0)
+        return hws_fail_errno(err, errno, "%s", path);
+    return 0;
+}
+
+static char *place_of(const char *id)
+{
+    char *path;
+    return asprintf(&path, "%s/%s", folder, id) < 0 ? NULL : path;
+}
+
+static int find(const char *id, struct engine_place *ret, struct hws_error *err)
+{
+    autofree char *path = place_of(id);
+    char top[PATH_MAX] = "";
+    FILE *file = fopen(path, "re");
+    *ret = (struct engine_place){0};
+    if (!file)
+        return -ENOENT;
+    bool got = fgets(top, sizeof(top), file) != NULL;
+    fclose(file);
+    top[strcspn(top, "\n")] = '\0';
+    /* An empty one is an engine that was killed at its start. */
+    *ret = (struct engine_place){.running = got, .device = strdup("/dev/fake"), .top = strdup(top)};
+    return 0;
+}
+
+static int attach(const struct engine_wish *wish, struct engine_place *ret, struct hws_error *err)
+{
+    autofree char *path = place_of(wish->id);
+    int r = may_fail("attach", err);
+    if (r < 0)
+        return r;
+    if (access(wish->path, F_OK) < 0)
+        return hws_fail_errno(err, errno, "%s", wish->path);
+    if (find(wish->id, ret, NULL) == 0 && ret->running) {
+        engine_place_free(ret);
+        return hws_fail(err, EEXIST, "it is attached");
+    }
+    engine_place_free(ret);
+    r = write_text(path, wish->path, err);
+    pass("an engine runs");
+    return r < 0 ? r : find(wish->id, ret, err);
+}
+
+static int detach(const char *id, bool force, struct hws_error *err)
+{
+    autofree char *path = place_of(id);
+    int r = force ? 0 : may_fail("detach", err);
+    if (r < 0)
+        return r;
+    pass("an engine ends");
+    return unlink(path) < 0 && errno != ENOENT ? hws_fail_errno(err, errno, "%s", path) : 0;
+}
+
+static int snapshot(const char *id, const char *overlay, struct hws_error *err)
+{
+    struct engine_place place;
+    int r = find(id, &place, err);
+    if (r < 0)
+        return r;
+    if (access(overlay, F_OK) == 0) {
+        engine_place_free(&place);
+        return hws_fail(err, EEXIST, "%s is there", overlay);
+    }
+    struct engine_image image = {.path = overlay,
+                                 .format = "qcow2",
+                                 .size_bytes = 1,
+                                 .backing = place.top,
+                                 .backing_format = "qcow2"};
+    r = create(&image, err);
+    pass("an overlay is there");
+    if (r == 0)
+        r = may_fail("snapshot", err);
+    if (r == 0) {
+        autofree char *path = place_of(id), *fresh = NULL;
+        if (asprintf(&fresh, "%s/.%s.new", folder, id) < 0)
+            return -ENOMEM;
+        r = write_text(fresh, overlay, err);
+        if (r == 0)
+            r = rename(fresh, path) < 0 ? -errno : 0;
+        pass("an overlay is the top");
+        if (r == 0)
+            r = may_fail("snapshot-late", err);
+    }
+    engine_place_free(&place);
+    return r;
+}
+
+static int resize(const char *id, uint64_t size_bytes, struct hws_error *err)
+{
+    struct engine_place place;
+    int r = may_fail("resize", err);
+    if (r == 0)
+        r = find(id, &place, err);
+    if (r < 0)
+        return r;
+    r = resize_file(place.top, "", NULL, size_bytes, err);
+    engine_place_free(&place);
+    return r;
+}
+
+static int grow(const char *fs, const char *device, const char *mountpoint, struct hws_error *err)
+{
+    pass("a file system grows");
+    return may_fail("grow", err);
+}
+
+static int sync_fs(const char *mountpoint, struct hws_error *err)
+{
+    return may_fail("sync", err);
+}
+
+const struct engine_driver engines_fake = {
+    .create = create,
+    .look = look,
+    .resize_file = resize_file,
+    .attach = attach,
+    .find = find,
+    .detach = detach,
+    .snapshot = snapshot,
+    .resize = resize,
+    .grow = grow,
+    .sync = sync_fs,
+};

@@ -1,0 +1,121 @@
+/*
+ * What the control plane's files share.
+ *
+ * Locks, in the order in which they are taken: an object's (locks.h; a whole operation), the
+ * model's (reading, deciding, and the transaction that follows from it), the store's own.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef CONTROL_INTERNAL_H
+#define CONTROL_INTERNAL_H
+
+#include "control/control.h"
+#include "control/engines.h"
+#include "control/journal.h"
+#include "control/locks.h"
+#include <time.h>
+
+/** How long an operation waits for another one on the same object. */
+#define OBJECT_WAIT_MS 60000
+
+struct control {
+    struct store *store;
+    const struct engine_driver *engines;
+    char *folder;
+    char boot[ID_BYTES];
+    struct locks locks;
+    pthread_mutex_t model;
+    time_t retried;
+    void (*at)(void *arg, const char *where);
+    void *at_arg;
+};
+
+static inline void control_at(struct control *control, const char *where)
+{
+    if (control->at)
+        control->at(control->at_arg, where);
+}
+
+static inline void control_lock_model(struct control *control)
+{
+    pthread_mutex_lock(&control->model);
+}
+
+static inline void control_unlock_model(struct control *control)
+{
+    pthread_mutex_unlock(&control->model);
+}
+
+extern const struct operation pool_create_operation, pool_delete_operation, volume_create_operation,
+    volume_resize_operation, volume_attach_operation, volume_detach_operation,
+    snapshot_create_operation, volume_revert_operation, purge_operation;
+
+/* ---- op_pool.c ---- */
+
+/** -EIO where the pool's folder is not there, or is another's. */
+HWS_MUST_CHECK int pool_check(const struct pool *pool, struct hws_error *err);
+
+/** -ENOSPC where @more bytes of volumes are more than the pool may hold. The model is locked. */
+HWS_MUST_CHECK int pool_admit(struct control *control, const struct pool *pool, uint64_t more,
+                              struct hws_error *err);
+
+/** Whether @path may be taken in place; @ret its real path, free(). */
+HWS_MUST_CHECK int pool_allow_image(const struct pool *pool, const char *path, char **ret,
+                                    struct hws_error *err);
+
+/* ---- layers.c ---- */
+
+/** Path of a layer's file; free(). NULL when out of memory. */
+char *layer_path(const struct pool *pool, const struct layer *layer);
+
+/** Folders in which the chain of a pool's volume may lie, NULL-terminated. free() the array and its
+ * texts with layer_allow_free(). */
+char **layer_allow(const struct pool *pool);
+void layer_allow_free(char **allow);
+
+/**
+ * Adds to @batch that @id has lost what referred to it (it is no volume's top and no snapshot any
+ * more): it goes, and what lies below and is nobody else's, unless a layer lies over it. @purge
+ * gets the paths of the files that go, for purge_operation: {"pool", "files": [...]}. The model is
+ * locked.
+ */
+HWS_MUST_CHECK int layer_drop(struct control *control, const char *id, struct batch *batch,
+                              json_t **ret_purge, struct hws_error *err);
+
+/** Makes a layer's record over @parent (NULL: none), not yet anybody's. */
+HWS_MUST_CHECK int layer_make(const struct pool *pool, const struct layer *parent,
+                              const char *format, uint64_t size_bytes, struct layer *ret,
+                              struct hws_error *err);
+
+/** Removes a file durably. One that is gone is no error. */
+HWS_MUST_CHECK int file_unlink(const char *path, struct hws_error *err);
+/** Makes what happened to names in the folder of @path durable. */
+HWS_MUST_CHECK int folder_sync(const char *path, struct hws_error *err);
+
+/* ---- shared by operations ---- */
+
+/** Locks the volume that @reference names, checks that it is available, and reads it. */
+HWS_MUST_CHECK int volume_take(struct control *control, const char *reference, struct volume *ret,
+                               struct hws_error *err);
+void volume_release(struct control *control, struct volume *volume);
+
+/** Is there an attachment of the volume? @ret read where there is; ended by the caller always. */
+HWS_MUST_CHECK int attachment_get(struct control *control, const char *volume,
+                                  struct attachment_record *ret, bool *ret_there,
+                                  struct hws_error *err);
+
+/** The snapshot @name of a volume, by name or id. */
+HWS_MUST_CHECK int snapshot_find(struct control *control, const struct volume *volume,
+                                 const char *name, struct snapshot *ret, struct hws_error *err);
+
+/** A page of objects as control.h tells it: {"items", "next"}. @edit may change each item. */
+typedef int page_edit(struct control *control, json_t *item, struct hws_error *err);
+HWS_MUST_CHECK int control_page(struct control *control, const struct object_type *type,
+                                const char *owner, const struct control_page *page,
+                                const char *prefix, page_edit *edit, json_t **ret,
+                                struct hws_error *err);
+
+/** Adds to a volume's JSON what callers want to know beside it. */
+HWS_MUST_CHECK int volume_describe(struct control *control, json_t *item, struct hws_error *err);
+
+#endif

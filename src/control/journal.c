@@ -1,0 +1,226 @@
+/*
+ * Running, completing and taking back operations; see control/journal.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/log.h"
+#include "control/internal.h"
+
+#define KIND "intent"
+
+static const struct operation *const operations[] = {
+    &pool_create_operation,     &pool_delete_operation,   &volume_create_operation,
+    &volume_resize_operation,   &volume_attach_operation, &volume_detach_operation,
+    &snapshot_create_operation, &volume_revert_operation, &purge_operation,
+};
+
+const char *op_text(const struct op *op, const char *name)
+{
+    return json_string_value(json_object_get(op->params, name));
+}
+
+uint64_t op_number(const struct op *op, const char *name)
+{
+    return (uint64_t)json_integer_value(json_object_get(op->params, name));
+}
+
+static int run_steps(struct op *op, struct hws_error *err)
+{
+    for (const struct op_step *step = op->type->steps; step->name; step++) {
+        control_at(op->control, step->name);
+        int r = step->run(op, err);
+        if (r < 0)
+            return r;
+        control_at(op->control, step->name);
+    }
+    return 0;
+}
+
+static int undo_steps(struct op *op, struct hws_error *err)
+{
+    unsigned count = 0;
+    while (op->type->steps[count].name)
+        count++;
+    while (count-- > 0) {
+        const struct op_step *step = &op->type->steps[count];
+        control_at(op->control, step->name);
+        int r = step->undo ? step->undo(op, err) : 0;
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int end(struct op *op, bool undone, struct hws_error *err)
+{
+    auto_batch batch = {0};
+    control_lock_model(op->control);
+    int r = (undone ? op->type->undone : op->type->end)(op, &batch, err);
+    batch_raw(&batch, KIND, op->id, NULL, NULL, false);
+    if (r == 0)
+        r = batch_commit(&batch, op->control, err);
+    control_unlock_model(op->control);
+    return r;
+}
+
+static int forward(struct op *op, struct hws_error *err)
+{
+    int r = run_steps(op, err);
+    return r < 0 ? r : end(op, false, err);
+}
+
+static int back(struct op *op, struct hws_error *err)
+{
+    int r = undo_steps(op, err);
+    return r < 0 ? r : end(op, true, err);
+}
+
+/* A step has failed with @result: the operation is taken back, completed, or left for later. */
+static int settle(struct op *op, int result, struct hws_error *err)
+{
+    struct hws_error why = {0};
+    op->failed = true;
+    bool forwards = op->type->direction(op) == OP_FORWARD;
+    if (forwards ? forward(op, &why) == 0 : back(op, &why) == 0)
+        return forwards ? 0 : result;
+    log_warning("operation %s (%s) on %s is not finished: %s", op->id, op->type->name, op->object,
+                why.text);
+    return hws_wrap(err, result, "not finished, and tried again later");
+}
+
+static void add_intent(struct batch *batch, const struct operation *type, const char *id,
+                       const char *object, json_t *params)
+{
+    batch_raw(batch, KIND, id, object,
+              json_pack("{s:s, s:s, s:s, s:o, s:I}", "id", id, "operation", type->name, "object",
+                        object, "params", params, "created", (json_int_t)time(NULL)),
+              true);
+}
+
+void journal_add(struct batch *batch, const struct operation *type, const char *object,
+                 json_t *params)
+{
+    char id[ID_BYTES];
+    id_make(id);
+    add_intent(batch, type, id, object, params);
+}
+
+int journal_run(struct control *control, const struct operation *type, const char *object,
+                json_t *params, struct batch *begin, json_t **ret_result, struct hws_error *err)
+{
+    struct op op = {.control = control, .type = type, .params = params, .result = json_object()};
+    id_make(op.id);
+    snprintf(op.object, sizeof(op.object), "%s", object);
+    add_intent(begin, type, op.id, object, json_incref(params));
+    int r = batch_commit(begin, control, err);
+    control_unlock_model(control);
+    if (r == 0) {
+        r = forward(&op, err);
+        if (r < 0)
+            r = settle(&op, r, err);
+    }
+    if (r == 0 && ret_result)
+        *ret_result = json_incref(op.result);
+    json_decref(op.params);
+    json_decref(op.result);
+    return r;
+}
+
+int journal_check(struct control *control, const char *object, struct hws_error *err)
+{
+    auto_json *intent = NULL;
+    int r = control->store->driver->find(control->store, KIND, object, &intent, err);
+    if (r == -ENOENT)
+        return 0;
+    return r < 0
+               ? r
+               : hws_fail(err, EBUSY, "an operation on it (%s) is not finished; it is tried again",
+                          json_string_value(json_object_get(intent, "operation")));
+}
+
+static int load(struct control *control, const json_t *intent, struct op *op)
+{
+    const char *id = json_string_value(json_object_get(intent, "id"));
+    const char *name = json_string_value(json_object_get(intent, "operation"));
+    const char *object = json_string_value(json_object_get(intent, "object"));
+    *op = (struct op){.control = control};
+    for (unsigned i = 0; name && i < ARRAY_LEN(operations); i++)
+        if (!strcmp(operations[i]->name, name))
+            op->type = operations[i];
+    if (!id || !object || !op->type || strlen(id) >= ID_BYTES || strlen(object) >= ID_BYTES)
+        return -EINVAL;
+    snprintf(op->id, sizeof(op->id), "%s", id);
+    snprintf(op->object, sizeof(op->object), "%s", object);
+    op->params = json_incref(json_object_get(intent, "params"));
+    op->result = json_object();
+    return 0;
+}
+
+/* Of an operation that may have gone since it was listed. */
+static bool is_there(const struct op *op)
+{
+    auto_json *intent = NULL;
+    return op->control->store->driver->get(op->control->store, KIND, op->id, &intent, NULL) == 0;
+}
+
+static bool recover_one(struct op *op)
+{
+    struct hws_error err = {0};
+    if (locks_take(&op->control->locks, op->object, 0, NULL) < 0)
+        return false; /* somebody works on it */
+    bool forwards = op->type->direction(op) == OP_FORWARD;
+    bool gone = !is_there(op);
+    int r = gone ? 0 : forwards ? forward(op, &err) : back(op, &err);
+    op->failed = r < 0;
+    if (r < 0 && forwards && op->type->direction(op) == OP_BACK) {
+        forwards = false;
+        r = back(op, &err);
+    }
+    locks_release(&op->control->locks, op->object);
+    if (!gone && r == 0)
+        log_info("operation %s (%s) on %s was %s", op->id, op->type->name, op->object,
+                 forwards ? "completed" : "taken back");
+    if (r < 0)
+        log_warning("operation %s (%s) on %s cannot be finished: %s", op->id, op->type->name,
+                    op->object, err.text);
+    return r == 0;
+}
+
+void journal_finish(struct control *control, const char *object)
+{
+    auto_json *intent = NULL;
+    struct op op;
+    if (control->store->driver->find(control->store, KIND, object, &intent, NULL) < 0 ||
+        load(control, intent, &op) < 0)
+        return;
+    recover_one(&op);
+    json_decref(op.params);
+    json_decref(op.result);
+}
+
+unsigned journal_recover(struct control *control)
+{
+    struct store_query query = {.kind = KIND};
+    struct hws_error err = {0};
+    auto_json *list = NULL;
+    unsigned left = 0;
+    size_t i;
+    json_t *intent;
+    if (control->store->driver->list(control->store, &query, &list, &err) < 0) {
+        log_error("the journal cannot be read: %s", err.text);
+        return 1;
+    }
+    json_array_foreach(list, i, intent)
+    {
+        struct op op;
+        if (load(control, intent, &op) < 0) {
+            log_error("the journal holds what this program does not know; run a newer one");
+            left++;
+            continue;
+        }
+        left += !recover_one(&op);
+        json_decref(op.params);
+        json_decref(op.result);
+    }
+    return left;
+}

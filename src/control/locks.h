@@ -1,0 +1,27 @@
+/*
+ * One operation an object at a time: ids that are held. Who comes second waits.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef CONTROL_LOCKS_H
+#define CONTROL_LOCKS_H
+
+#include "control/name.h"
+#include <pthread.h>
+
+struct locks {
+    pthread_mutex_t mutex;
+    pthread_cond_t freed;
+    char (*held)[ID_BYTES];
+    unsigned count, capacity;
+};
+
+void locks_init(struct locks *locks);
+void locks_end(struct locks *locks);
+
+/** Waits up to @timeout_ms for @id: -EBUSY. An operation holds one id at a time. */
+HWS_MUST_CHECK int locks_take(struct locks *locks, const char *id, unsigned timeout_ms,
+                              struct hws_error *err);
+void locks_release(struct locks *locks, const char *id);
+
+#endif

@@ -1,0 +1,199 @@
+/*
+ * The objects' tables, and reading them from the store; see control/objects.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "control/internal.h"
+
+const char *const format_choices[] = {"qcow2", "raw", NULL};
+const char *const fs_choices[] = {"ext4", "xfs", "btrfs", "none", NULL};
+static const char *const states[] = {STATE_CREATING, STATE_AVAILABLE, NULL};
+static const char *const attach_modes[] = {ATTACH_DEVICE, ATTACH_MOUNT, NULL};
+
+#define TEXT(type, field, key, help)                         \
+    {                                                        \
+        key, RECORD_TEXT, offsetof(struct type, field), help \
+    }
+#define UINT(type, field, key, help)                         \
+    {                                                        \
+        key, RECORD_UINT, offsetof(struct type, field), help \
+    }
+#define SIZE(type, field, key, help)                         \
+    {                                                        \
+        key, RECORD_SIZE, offsetof(struct type, field), help \
+    }
+#define BOOL(type, field, key, help)                         \
+    {                                                        \
+        key, RECORD_BOOL, offsetof(struct type, field), help \
+    }
+#define LABELS(type)                                                                      \
+    {                                                                                     \
+        "labels", RECORD_LABELS, offsetof(struct type, labels), "texts of the user's own" \
+    }
+#define COMMON(type)                                      \
+    UINT(type, created, "created", "seconds since 1970"), \
+        UINT(type, generation, "generation", "grows with every change")
+#define ID(type)                                                   \
+    {                                                              \
+        "id", RECORD_TEXT, offsetof(struct type, id), "UUID", true \
+    }
+#define NAME(type)                                                            \
+    {                                                                         \
+        "name", RECORD_TEXT, offsetof(struct type, name), "unique name", true \
+    }
+
+#define TABLE(type_name, type, kind_name, name_at, owner_at) \
+    const struct object_type type_name##_type = {            \
+        .kind = kind_name,                                   \
+        .fields = type_name##_fields,                        \
+        .bytes = sizeof(struct type),                        \
+        .name = name_at,                                     \
+        .owner = owner_at,                                   \
+        .generation = offsetof(struct type, generation),     \
+    }
+
+static const struct record_field pool_fields[] = {
+    ID(pool),
+    NAME(pool),
+    {"path", RECORD_TEXT, offsetof(struct pool, path), "its folder", true},
+    SIZE(pool, capacity_bytes, "capacity", "bytes; 0: what its file system has"),
+    UINT(pool, overcommit_percent, "overcommit-percent",
+         "of the capacity, that volumes may have in all; 0: any"),
+    SIZE(pool, quota_bytes, "quota", "bytes that volumes may have in all; 0: any"),
+    LABELS(pool),
+    {"image-roots", RECORD_LIST, offsetof(struct pool, image_roots),
+     "folders from which images are taken in place"},
+    COMMON(pool),
+    {NULL},
+};
+TABLE(pool, pool, "pool", offsetof(struct pool, name), NO_FIELD);
+
+static const struct record_field class_fields[] = {
+    ID(class),
+    NAME(class),
+    {"format", RECORD_TEXT, offsetof(struct class, format), "of new images",
+     .choices = format_choices},
+    {"fs", RECORD_TEXT, offsetof(struct class, fs), "file system", .choices = fs_choices},
+    SIZE(class, size_bytes, "size", "of volumes that ask for none; 0: the usual"),
+    SIZE(class, cluster_bytes, "cluster-size", "of new images; 0: the format's own"),
+    LABELS(class),
+    COMMON(class),
+    {NULL},
+};
+TABLE(class, class, "class", offsetof(struct class, name), NO_FIELD);
+
+static const struct record_field volume_fields[] = {
+    ID(volume),
+    NAME(volume),
+    TEXT(volume, pool, "pool", "id of its pool"),
+    TEXT(volume, class, "class", "id of its class"),
+    {"state", RECORD_TEXT, offsetof(struct volume, state), "creating or available", true,
+     .choices = states},
+    TEXT(volume, layer, "layer", "id of its top layer"),
+    TEXT(volume, format, "format", "of its top layer"),
+    TEXT(volume, fs, "fs", "file system"),
+    TEXT(volume, origin, "origin", "id of the snapshot that it was cloned from"),
+    SIZE(volume, size_bytes, "size", "bytes"),
+    SIZE(volume, cluster_bytes, "cluster-size", "of new layers; 0: the format's own"),
+    BOOL(volume, protected, "protected", "cannot be deleted"),
+    BOOL(volume, formatted, "formatted", "it was mounted once"),
+    BOOL(volume, grow, "grow", "its file system is to be grown at the next mount"),
+    LABELS(volume),
+    COMMON(volume),
+    {NULL},
+};
+TABLE(volume, volume, "volume", offsetof(struct volume, name), offsetof(struct volume, pool));
+
+static const struct record_field layer_fields[] = {
+    ID(layer),
+    {"pool", RECORD_TEXT, offsetof(struct layer, pool), "id of its pool", true},
+    TEXT(layer, format, "format", "of the file"),
+    TEXT(layer, parent, "parent", "id of the layer below"),
+    {"path", RECORD_TEXT, offsetof(struct layer, path), "of an image that was taken in place",
+     .max = 4096},
+    TEXT(layer, volume, "volume", "id of the volume whose top it is"),
+    TEXT(layer, snapshot, "snapshot", "id of the snapshot that it is"),
+    SIZE(layer, size_bytes, "size", "bytes"),
+    UINT(layer, depth, "depth", "layers below"),
+    UINT(layer, generation, "generation", "grows with every change"),
+    {NULL},
+};
+TABLE(layer, layer, "layer", offsetof(struct layer, path), offsetof(struct layer, parent));
+
+static const struct record_field snapshot_fields[] = {
+    ID(snapshot),
+    NAME(snapshot),
+    {"key", RECORD_TEXT, offsetof(struct snapshot, key), "VOLUME/NAME", true},
+    {"state", RECORD_TEXT, offsetof(struct snapshot, state), "creating or available", true,
+     .choices = states},
+    TEXT(snapshot, volume, "volume", "id of its volume"),
+    TEXT(snapshot, pool, "pool", "id of its pool"),
+    TEXT(snapshot, layer, "layer", "id of its layer"),
+    SIZE(snapshot, size_bytes, "size", "bytes"),
+    BOOL(snapshot, formatted, "formatted", "it holds a file system"),
+    LABELS(snapshot),
+    COMMON(snapshot),
+    {NULL},
+};
+TABLE(snapshot, snapshot, "snapshot", offsetof(struct snapshot, key),
+      offsetof(struct snapshot, volume));
+
+static const struct record_field attachment_fields[] = {
+    {"id", RECORD_TEXT, offsetof(struct attachment_record, id), "that of the volume", true},
+    {"mode", RECORD_TEXT, offsetof(struct attachment_record, mode), "device or mount", true,
+     .choices = attach_modes},
+    TEXT(attachment_record, device, "device", "block device"),
+    TEXT(attachment_record, mountpoint, "mountpoint", "where it is mounted"),
+    TEXT(attachment_record, boot, "boot", "id of the boot that it belongs to"),
+    {"users", RECORD_LIST, offsetof(struct attachment_record, users), "who uses it", .max = 10000},
+    BOOL(attachment_record, read_only, "read-only", "nobody writes"),
+    COMMON(attachment_record),
+    {NULL},
+};
+TABLE(attachment, attachment_record, "attachment", offsetof(struct attachment_record, id),
+      NO_FIELD);
+
+int object_parse(const struct object_type *type, const json_t *value, void *ret,
+                 struct hws_error *err)
+{
+    int r = record_parse(type->fields, value, type->kind, ret, type->bytes, err);
+    return r < 0 ? hws_wrap(err, -EUCLEAN, "the catalog") : 0;
+}
+
+static int take(const struct object_type *type, int r, json_t *value, const char *reference,
+                void *ret, struct hws_error *err)
+{
+    memset(ret, 0, type->bytes);
+    if (r == -ENOENT)
+        return hws_fail(err, ENOENT, "there is no %s '%.140s'", type->kind, reference);
+    if (r < 0)
+        return r;
+    r = object_parse(type, value, ret, err);
+    json_decref(value);
+    return r;
+}
+
+int object_get(struct control *control, const struct object_type *type, const char *id, void *ret,
+               struct hws_error *err)
+{
+    json_t *value = NULL;
+    int r = control->store->driver->get(control->store, type->kind, id, &value, err);
+    return take(type, r, value, id, ret, err);
+}
+
+int object_find(struct control *control, const struct object_type *type, const char *reference,
+                void *ret, struct hws_error *err)
+{
+    json_t *value = NULL;
+    if (id_is_valid(reference))
+        return object_get(control, type, reference, ret, err);
+    int r = control->store->driver->find(control->store, type->kind, reference, &value, err);
+    return take(type, r, value, reference, ret, err);
+}
+
+int object_list(struct control *control, const struct object_type *type, const char *owner,
+                json_t **ret, struct hws_error *err)
+{
+    struct store_query query = {.kind = type->kind, .owner = owner};
+    return control->store->driver->list(control->store, &query, ret, err);
+}

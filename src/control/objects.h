@@ -1,0 +1,143 @@
+/*
+ * The objects of the catalog: structs, and the tables of their fields.
+ *
+ * A record that was read must be ended with record_free(type->fields, record). Times are seconds
+ * since 1970. `generation` grows with every change of an object.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef CONTROL_OBJECTS_H
+#define CONTROL_OBJECTS_H
+
+#include "control/name.h"
+#include "control/record.h"
+
+struct control;
+
+/** Files in a chain; the engine takes more, a human does not. */
+#define LAYER_DEPTH_MAX 256
+/** Largest volume: what the kernel takes as a file. */
+#define VOLUME_SIZE_MAX (INT64_MAX - 4095)
+
+struct pool {
+    char *id, *name, *path;
+    uint64_t capacity_bytes;     /* 0: what its file system has */
+    uint64_t overcommit_percent; /* volumes may have so much of the capacity; 0: any */
+    uint64_t quota_bytes;        /* of all volumes' sizes; 0: none */
+    json_t *labels;
+    json_t *image_roots; /* folders from which images are taken in place */
+    uint64_t created, generation;
+};
+
+struct class
+{
+    char *id, *name, *format, *fs;
+    uint64_t size_bytes;    /* of volumes that ask for none; 0: the usual */
+    uint64_t cluster_bytes; /* of new images; 0: the format's own */
+    json_t *labels;
+    uint64_t created, generation;
+};
+
+/* Of volumes and snapshots; an attachment tells whether a volume is in use. */
+#define STATE_CREATING  "creating"
+#define STATE_AVAILABLE "available"
+
+struct volume {
+    char *id, *name, *pool, *class, *state, *layer, *format, *fs;
+    char *origin; /* id of the snapshot that it was cloned from */
+    uint64_t size_bytes, cluster_bytes;
+    bool protected;
+    bool formatted; /* it was mounted once: its file system is whole */
+    bool grow;      /* it is larger than its file system: to be grown at the next mount */
+    json_t *labels;
+    uint64_t created, generation;
+};
+
+struct layer {
+    char *id, *pool, *format;
+    char *parent;   /* id of the layer below */
+    char *path;     /* of an image outside, taken in place; never deleted */
+    char *volume;   /* id of the volume whose top it is */
+    char *snapshot; /* id of the snapshot that it is */
+    uint64_t size_bytes, depth, generation;
+};
+
+struct snapshot {
+    char *id, *name, *state, *volume, *pool, *layer;
+    char *key; /* VOLUME/NAME, by which it is found */
+    uint64_t size_bytes;
+    bool formatted;
+    json_t *labels;
+    uint64_t created, generation;
+};
+
+#define ATTACH_DEVICE "device"
+#define ATTACH_MOUNT  "mount"
+
+struct attachment_record {
+    char *id; /* that of the volume */
+    char *mode, *device, *mountpoint, *boot;
+    json_t *users;
+    bool read_only;
+    uint64_t created, generation;
+};
+
+struct object_type {
+    const char *kind;
+    const struct record_field *fields;
+    size_t bytes;
+    /* Offsets of char * fields; NO_FIELD where there is none. */
+    size_t name, owner;
+    size_t generation;
+};
+#define NO_FIELD SIZE_MAX
+
+extern const struct object_type pool_type, class_type, volume_type, layer_type, snapshot_type,
+    attachment_type;
+
+extern const char *const format_choices[]; /* of volumes that are made */
+extern const char *const fs_choices[];
+
+/** Reads an object by its id. -ENOENT, with a message. */
+HWS_MUST_CHECK int object_get(struct control *control, const struct object_type *type,
+                              const char *id, void *ret, struct hws_error *err);
+
+/** Reads an object by its id or name. -ENOENT, with a message. */
+HWS_MUST_CHECK int object_find(struct control *control, const struct object_type *type,
+                               const char *reference, void *ret, struct hws_error *err);
+
+/** All objects of a kind with that owner (NULL: any). @ret a new array of JSON objects. */
+HWS_MUST_CHECK int object_list(struct control *control, const struct object_type *type,
+                               const char *owner, json_t **ret, struct hws_error *err);
+
+/** Reads a member of what object_list() returned. */
+HWS_MUST_CHECK int object_parse(const struct object_type *type, const json_t *value, void *ret,
+                                struct hws_error *err);
+
+/* Ends records that leave a scope. */
+#define AUTO_RECORD(name)                              \
+    static inline void cleanup_##name##_(void *record) \
+    {                                                  \
+        record_free(name##_type.fields, record);       \
+    }
+AUTO_RECORD(pool)
+AUTO_RECORD(class)
+AUTO_RECORD(volume)
+AUTO_RECORD(layer)
+AUTO_RECORD(snapshot)
+AUTO_RECORD(attachment)
+
+#define auto_pool       __attribute__((cleanup(cleanup_pool_))) struct pool
+#define auto_class      __attribute__((cleanup(cleanup_class_))) struct class
+#define auto_volume     __attribute__((cleanup(cleanup_volume_))) struct volume
+#define auto_layer      __attribute__((cleanup(cleanup_layer_))) struct layer
+#define auto_snapshot   __attribute__((cleanup(cleanup_snapshot_))) struct snapshot
+#define auto_attachment __attribute__((cleanup(cleanup_attachment_))) struct attachment_record
+
+static inline void cleanup_json_(json_t **value)
+{
+    json_decref(*value);
+}
+#define auto_json __attribute__((cleanup(cleanup_json_))) json_t
+
+#endif

@@ -1,0 +1,335 @@
+/*
+ * Attaching and detaching: an engine for a volume, and who uses it.
+ *
+ * A volume has one engine on this host, however many use it. Each user is a text of its own, a
+ * container's id for instance; who comes twice counts once. With the last user the engine goes.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "base/log.h"
+#include "control/internal.h"
+#include <limits.h>
+
+#define USER_DEFAULT "manual"
+/** What a program that a dead attach left on the device (mkfs) gets to end. */
+#define UNDO_TRIES    50
+#define UNDO_RETRY_US 200000
+
+struct attach_request {
+    char *user, *mode;
+    bool read_only, force;
+};
+
+static const char *const modes[] = {ATTACH_DEVICE, ATTACH_MOUNT, NULL};
+
+static const struct record_field attach_fields[] = {
+    {"user", RECORD_TEXT, offsetof(struct attach_request, user), "who uses it", .max = 256},
+    {"mode", RECORD_TEXT, offsetof(struct attach_request, mode), "device or mount",
+     .choices = modes},
+    {"read-only", RECORD_BOOL, offsetof(struct attach_request, read_only), "nobody writes"},
+    {NULL},
+};
+
+static const struct record_field detach_fields[] = {
+    {"user", RECORD_TEXT, offsetof(struct attach_request, user), "who used it", .max = 256},
+    {"force", RECORD_BOOL, offsetof(struct attach_request, force), "whoever uses it"},
+    {NULL},
+};
+
+/* ---- attach ---- */
+
+static int start_engine(struct op *op, struct hws_error *err)
+{
+    const char *mountpoint = op_text(op, "mountpoint"), *fs = op_text(op, "fs");
+    auto_pool pool = {0};
+    int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
+    if (r == 0)
+        r = pool_check(&pool, err);
+    if (r < 0)
+        return r;
+    char **allow = layer_allow(&pool);
+    if (!allow)
+        return hws_fail(err, ENOMEM, "out of memory");
+    struct engine_wish wish = {
+        .id = op->object,
+        .path = op_text(op, "path"),
+        .format = op_text(op, "format"),
+        .allow = (const char *const *)allow,
+        .read_only = json_is_true(json_object_get(op->params, "read-only")),
+        .mountpoint = mountpoint,
+        .mkfs = mountpoint && json_is_true(json_object_get(op->params, "mkfs")) ? fs : NULL,
+    };
+    struct engine_place place = {0};
+    r = op->control->engines->attach(&wish, &place, err);
+    layer_allow_free(allow);
+    if (r == 0 && place.device)
+        json_object_set_new(op->result, "device", json_string(place.device));
+    engine_place_free(&place);
+    return r;
+}
+
+/* A program that made a file system may still be at it: it gets time, then the device is taken. */
+static int stop_engine(struct op *op, struct hws_error *err)
+{
+    int r = -EBUSY;
+    for (unsigned i = 0; r == -EBUSY && i <= UNDO_TRIES; i++) {
+        r = op->control->engines->detach(op->object, i == UNDO_TRIES, err);
+        if (r == -EBUSY)
+            usleep(UNDO_RETRY_US);
+    }
+    return r;
+}
+
+static int grow_fs(struct op *op, struct hws_error *err)
+{
+    const char *device = json_string_value(json_object_get(op->result, "device"));
+    const char *mountpoint = op_text(op, "mountpoint"), *fs = op_text(op, "fs");
+    struct hws_error why = {0};
+    if (!json_is_true(json_object_get(op->params, "grow")) || !mountpoint || !fs || !device)
+        return 0;
+    if (op->control->engines->grow(fs, device, mountpoint, &why) < 0)
+        log_warning("volume %s: its file system stays as small as it was: %s", op->object,
+                    why.text);
+    else
+        json_object_set_new(op->result, "grown", json_true());
+    return 0;
+}
+
+static enum op_direction always_back(struct op *op)
+{
+    return OP_BACK;
+}
+
+static int attach_end(struct op *op, struct batch *batch, struct hws_error *err)
+{
+    auto_attachment attachment = {0};
+    auto_volume volume = {0};
+    json_t *record = json_deep_copy(json_object_get(op->params, "record"));
+    json_object_set(record, "device", json_object_get(op->result, "device"));
+    int r = object_parse(&attachment_type, record, &attachment, err);
+    json_decref(record);
+    if (r == 0)
+        r = object_get(op->control, &volume_type, op->object, &volume, err);
+    if (r < 0)
+        return r;
+    batch_put(batch, &attachment_type, &attachment);
+    if (attachment.mountpoint && !attachment.read_only &&
+        (!volume.formatted || json_object_get(op->result, "grown"))) {
+        volume.formatted = true;
+        volume.grow = volume.grow && !json_object_get(op->result, "grown");
+        batch_put(batch, &volume_type, &volume);
+    }
+    return 0;
+}
+
+static int attach_undone(struct op *op, struct batch *batch, struct hws_error *err)
+{
+    return 0;
+}
+
+const struct operation volume_attach_operation = {
+    .name = "volume-attach",
+    .steps = {{"start the engine", start_engine, stop_engine},
+              {"grow the file system", grow_fs, NULL},
+              {NULL}},
+    .direction = always_back,
+    .end = attach_end,
+    .undone = attach_undone,
+};
+
+static int add_user(struct control *control, struct attachment_record *attachment,
+                    const struct volume *volume, const struct attach_request *request,
+                    struct hws_error *err)
+{
+    auto_batch batch = {0};
+    struct engine_place place = {0};
+    size_t i;
+    json_t *user;
+    if (strcmp(attachment->mode, request->mode) != 0 || attachment->read_only != request->read_only)
+        return hws_fail(err, EBUSY, "volume '%s' is attached already, as a %s%s", volume->name,
+                        attachment->mode, attachment->read_only ? ", read-only" : "");
+    int r = control->engines->find(volume->id, &place, err);
+    bool running = r == 0 && place.running;
+    engine_place_free(&place);
+    if (!running)
+        return hws_fail(err, EIO,
+                        "the engine of volume '%s' died; detach it with force, and attach it again",
+                        volume->name);
+    json_array_foreach(attachment->users, i, user)
+    {
+        if (!strcmp(json_string_value(user), request->user))
+            return 0;
+    }
+    json_array_append_new(attachment->users, json_string(request->user));
+    batch_put(&batch, &attachment_type, attachment);
+    control_lock_model(control);
+    r = batch_commit(&batch, control, err);
+    control_unlock_model(control);
+    return r;
+}
+
+static json_t *attach_params(struct control *control, const struct volume *volume,
+                             const struct pool *pool, const struct layer *layer,
+                             const struct attach_request *request)
+{
+    autofree char *path = layer_path(pool, layer), *mountpoint = NULL;
+    bool mount = !strcmp(request->mode, ATTACH_MOUNT);
+    if (mount && asprintf(&mountpoint, "%s/mounts/%s", control->folder, volume->id) < 0)
+        mountpoint = NULL;
+    json_t *record =
+        json_pack("{s:s, s:s, s:s, s:[s], s:b, s:I, s:s*}", "id", volume->id, "mode", request->mode,
+                  "boot", control->boot, "users", request->user, "read-only", request->read_only,
+                  "created", (json_int_t)time(NULL), "mountpoint", mountpoint);
+    bool made = volume->fs && strcmp(volume->fs, "none") != 0;
+    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:s*, s:s*, s:o}", "pool", pool->id,
+                     "layer", layer->id, "path", path ? path : "", "format", layer->format,
+                     "read-only", request->read_only, "mkfs",
+                     made && !request->read_only && !volume->formatted, "grow",
+                     volume->grow && !request->read_only, "mountpoint", mountpoint, "fs",
+                     made ? volume->fs : NULL, "record", record);
+}
+
+static int attach_taken(struct control *control, const struct volume *volume,
+                        const struct attach_request *request, struct hws_error *err)
+{
+    auto_attachment attachment = {0};
+    auto_layer layer = {0};
+    auto_pool pool = {0};
+    auto_batch begin = {0};
+    bool attached;
+    int r = attachment_get(control, volume->id, &attachment, &attached, err);
+    if (r == 0 && attached)
+        return add_user(control, &attachment, volume, request, err);
+    if (r == 0)
+        r = object_get(control, &layer_type, volume->layer, &layer, err);
+    if (r == 0)
+        r = object_get(control, &pool_type, volume->pool, &pool, err);
+    if (r == 0 && !strcmp(request->mode, ATTACH_MOUNT) && volume->fs && !strcmp(volume->fs, "none"))
+        r = hws_fail(err, EINVAL, "volume '%s' has no file system; attach it as a device",
+                     volume->name);
+    if (r < 0)
+        return r;
+    control_lock_model(control);
+    return journal_run(control, &volume_attach_operation, volume->id,
+                       attach_params(control, volume, &pool, &layer, request), &begin, NULL, err);
+}
+
+static int take_defaults(struct attach_request *request, struct hws_error *err)
+{
+    if ((!request->user && record_set_text(&request->user, USER_DEFAULT) < 0) ||
+        (!request->mode && record_set_text(&request->mode, ATTACH_MOUNT) < 0))
+        return hws_fail(err, ENOMEM, "out of memory");
+    return request->user[0] ? 0 : hws_fail(err, EINVAL, "user is empty");
+}
+
+int control_volume_attach(struct control *control, const char *reference, const json_t *given,
+                          json_t **ret, struct hws_error *err)
+{
+    auto_volume volume = {0};
+    auto_attachment attachment = {0};
+    struct attach_request request;
+    int r = record_parse(attach_fields, given, "attach", &request, sizeof(request), err);
+    if (r == 0)
+        r = take_defaults(&request, err);
+    if (r == 0)
+        r = volume_take(control, reference, &volume, err);
+    if (r == 0) {
+        r = attach_taken(control, &volume, &request, err);
+        if (r == 0)
+            r = object_get(control, &attachment_type, volume.id, &attachment, err);
+        if (r == 0)
+            *ret = record_json(attachment_type.fields, &attachment);
+        volume_release(control, &volume);
+    }
+    record_free(attach_fields, &request);
+    return r;
+}
+
+/* ---- detach ---- */
+
+static int end_engine(struct op *op, struct hws_error *err)
+{
+    bool force = json_is_true(json_object_get(op->params, "force"));
+    return op->control->engines->detach(op->object, force, err);
+}
+
+static enum op_direction forward_once(struct op *op)
+{
+    return op->failed ? OP_BACK : OP_FORWARD;
+}
+
+static int detach_end(struct op *op, struct batch *batch, struct hws_error *err)
+{
+    batch_remove(batch, &attachment_type, op->object);
+    return 0;
+}
+
+static int detach_undone(struct op *op, struct batch *batch, struct hws_error *err)
+{
+    return 0; /* in use: it stays attached, with its users */
+}
+
+const struct operation volume_detach_operation = {
+    .name = "volume-detach",
+    .steps = {{"stop the engine", end_engine, NULL}, {NULL}},
+    .direction = forward_once,
+    .end = detach_end,
+    .undone = detach_undone,
+};
+
+static int detach_taken(struct control *control, const struct volume *volume,
+                        const struct attach_request *request, struct hws_error *err)
+{
+    auto_attachment attachment = {0};
+    auto_batch batch = {0};
+    bool attached;
+    size_t i, found = SIZE_MAX;
+    json_t *user;
+    int r = attachment_get(control, volume->id, &attachment, &attached, err);
+    if (r < 0 || !attached)
+        return r; /* asked again, after an answer that was lost */
+    json_array_foreach(attachment.users, i, user)
+    {
+        if (!strcmp(json_string_value(user), request->user))
+            found = i;
+    }
+    if (found == SIZE_MAX && !request->force)
+        return hws_fail(err, ESRCH,
+                        "volume '%s' is in use, but not by '%s'; force detaches it from all users",
+                        volume->name, request->user);
+    control_lock_model(control);
+    if (!request->force && json_array_size(attachment.users) > 1) {
+        json_array_remove(attachment.users, found);
+        batch_put(&batch, &attachment_type, &attachment);
+        r = batch_commit(&batch, control, err);
+        control_unlock_model(control);
+        return r;
+    }
+    return journal_run(control, &volume_detach_operation, volume->id,
+                       json_pack("{s:b}", "force", request->force), &batch, NULL, err);
+}
+
+int control_volume_detach(struct control *control, const char *reference, const json_t *given,
+                          struct hws_error *err)
+{
+    auto_volume volume = {0};
+    struct attach_request request;
+    int r = record_parse(detach_fields, given, "detach", &request, sizeof(request), err);
+    if (r == 0)
+        r = take_defaults(&request, err);
+    if (r == 0)
+        r = volume_take(control, reference, &volume, err);
+    if (r == 0) {
+        r = detach_taken(control, &volume, &request, err);
+        volume_release(control, &volume);
+    }
+    record_free(detach_fields, &request);
+    free(request.mode);
+    return r;
+}
+
+int control_attachment_list(struct control *control, const struct control_page *page, json_t **ret,
+                            struct hws_error *err)
+{
+    return control_page(control, &attachment_type, NULL, page, "", NULL, ret, err);
+}

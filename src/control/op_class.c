@@ -1,0 +1,102 @@
+/*
+ * Classes: the policies that volumes are made by. What the engine cannot do yet has its place here,
+ * and is refused by its name.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "control/internal.h"
+#include "control/policy.h"
+
+int policy_refuse(const json_t *request, struct hws_error *err)
+{
+    static const char *const later[] = {"encryption", "compression", "limits", "replication"};
+    for (unsigned i = 0; i < ARRAY_LEN(later); i++) {
+        const json_t *value = json_object_get(request, later[i]);
+        if (value && !json_is_null(value))
+            return hws_fail(err, ENOTSUP, "not supported yet by the engine: %s", later[i]);
+    }
+    return 0;
+}
+
+int policy_check_cluster(const char *format, uint64_t cluster_bytes, struct hws_error *err)
+{
+    if (!cluster_bytes)
+        return 0;
+    if (format && !strcmp(format, "raw"))
+        return hws_fail(err, EINVAL, "cluster-size: format raw has no clusters");
+    if (!is_power_of_2(cluster_bytes) || cluster_bytes < 512 || cluster_bytes > 2 * MiB)
+        return hws_fail(err, EINVAL,
+                        "cluster-size is %llu; it can be a power of two of 512 to 2097152",
+                        (unsigned long long)cluster_bytes);
+    return 0;
+}
+
+static const struct record_field class_request[] = {
+    {"name", RECORD_TEXT, offsetof(struct class, name), "unique name", true},
+    {"format", RECORD_TEXT, offsetof(struct class, format), "of new images",
+     .choices = format_choices},
+    {"fs", RECORD_TEXT, offsetof(struct class, fs), "file system", .choices = fs_choices},
+    {"size", RECORD_SIZE, offsetof(struct class, size_bytes), "of volumes that ask for none",
+     .max = VOLUME_SIZE_MAX},
+    {"cluster-size", RECORD_SIZE, offsetof(struct class, cluster_bytes), "of new images"},
+    {"labels", RECORD_LABELS, offsetof(struct class, labels), "texts of the user's own"},
+    {NULL},
+};
+
+int control_class_create(struct control *control, const json_t *request, json_t **ret,
+                         struct hws_error *err)
+{
+    auto_class class = {0};
+    auto_batch batch = {0};
+    char id[ID_BYTES];
+    id_make(id);
+    int r = policy_refuse(request, err);
+    if (r == 0)
+        r = record_parse(class_request, request, "class", &class, sizeof(class), err);
+    if (r == 0)
+        r = name_check("class", class.name, err);
+    if (r == 0)
+        r = policy_check_cluster(class.format, class.cluster_bytes, err);
+    if (r < 0)
+        return r;
+    if (record_set_text(&class.id, id) < 0)
+        return hws_fail(err, ENOMEM, "out of memory");
+    class.created = (uint64_t)time(NULL);
+    batch_add(&batch, &class_type, &class);
+    control_lock_model(control);
+    r = batch_commit(&batch, control, err);
+    control_unlock_model(control);
+    if (r == 0)
+        *ret = record_json(class_type.fields, &class);
+    return r;
+}
+
+int control_class_show(struct control *control, const char *reference, json_t **ret,
+                       struct hws_error *err)
+{
+    auto_class class = {0};
+    int r = object_find(control, &class_type, reference, &class, err);
+    if (r == 0)
+        *ret = record_json(class_type.fields, &class);
+    return r;
+}
+
+int control_class_list(struct control *control, const struct control_page *page, json_t **ret,
+                       struct hws_error *err)
+{
+    return control_page(control, &class_type, NULL, page, "", NULL, ret, err);
+}
+
+int control_class_delete(struct control *control, const char *reference, struct hws_error *err)
+{
+    auto_class class = {0};
+    auto_batch batch = {0};
+    control_lock_model(control);
+    int r = object_find(control, &class_type, reference, &class, err);
+    if (r == 0) {
+        batch_remove(&batch, &class_type, class.id); /* volumes keep what they were made with */
+        r = batch_commit(&batch, control, err);
+    }
+    control_unlock_model(control);
+    return r;
+}

@@ -1,0 +1,145 @@
+/*
+ * Volumes as they are: finding, locking, showing, and changing what needs no steps.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "control/internal.h"
+
+int volume_take(struct control *control, const char *reference, struct volume *ret,
+                struct hws_error *err)
+{
+    char id[ID_BYTES];
+    int r = object_find(control, &volume_type, reference, ret, err);
+    if (r < 0)
+        return r;
+    snprintf(id, sizeof(id), "%s", ret->id);
+    record_free(volume_type.fields, ret);
+    r = locks_take(&control->locks, id, OBJECT_WAIT_MS, err);
+    if (r < 0)
+        return hws_wrap(err, r, "volume '%.140s'", reference);
+    /* It may have become another one while we waited, or none. */
+    r = object_get(control, &volume_type, id, ret, err);
+    if (r == 0)
+        r = journal_check(control, id, err);
+    if (r == 0 && strcmp(ret->state, STATE_AVAILABLE) != 0)
+        r = hws_fail(err, EBUSY, "volume '%s' is %s", ret->name, ret->state);
+    if (r < 0) {
+        locks_release(&control->locks, id);
+        record_free(volume_type.fields, ret);
+    }
+    return r;
+}
+
+void volume_release(struct control *control, struct volume *volume)
+{
+    locks_release(&control->locks, volume->id);
+}
+
+int attachment_get(struct control *control, const char *volume, struct attachment_record *ret,
+                   bool *ret_there, struct hws_error *err)
+{
+    int r = object_get(control, &attachment_type, volume, ret, err);
+    *ret_there = r == 0;
+    if (r == -ENOENT && err)
+        err->code = 0;
+    return r == -ENOENT ? 0 : r;
+}
+
+int volume_describe(struct control *control, json_t *item, struct hws_error *err)
+{
+    auto_attachment attachment = {0};
+    auto_json *snapshots = NULL;
+    bool attached;
+    const char *id = json_string_value(json_object_get(item, "id"));
+    if (!id)
+        return hws_fail(err, EUCLEAN, "the catalog holds a volume without an id");
+    int r = attachment_get(control, id, &attachment, &attached, err);
+    if (r == 0 && attached)
+        json_object_set_new(item, "attachment", record_json(attachment_type.fields, &attachment));
+    if (r == 0)
+        r = object_list(control, &snapshot_type, id, &snapshots, err);
+    json_object_set_new(item, "snapshots", json_integer((json_int_t)json_array_size(snapshots)));
+    return r;
+}
+
+int control_volume_show(struct control *control, const char *reference, json_t **ret,
+                        struct hws_error *err)
+{
+    auto_volume volume = {0};
+    int r = object_find(control, &volume_type, reference, &volume, err);
+    if (r < 0)
+        return r;
+    json_t *item = record_json(volume_type.fields, &volume);
+    r = volume_describe(control, item, err);
+    if (r < 0)
+        json_decref(item);
+    else
+        *ret = item;
+    return r;
+}
+
+int control_volume_list(struct control *control, const struct control_page *page, json_t **ret,
+                        struct hws_error *err)
+{
+    return control_page(control, &volume_type, NULL, page, "", volume_describe, ret, err);
+}
+
+struct change {
+    char *name;
+    bool protected;
+    json_t *labels;
+};
+
+static const struct record_field change_fields[] = {
+    {"name", RECORD_TEXT, offsetof(struct change, name), "unique name"},
+    {"protected", RECORD_BOOL, offsetof(struct change, protected), "cannot be deleted"},
+    {"labels", RECORD_LABELS, offsetof(struct change, labels), "texts of the user's own"},
+    {NULL},
+};
+
+static bool is_given(const json_t *request, const char *name)
+{
+    const json_t *value = json_object_get(request, name);
+    return value && !json_is_null(value);
+}
+
+static int change_taken(struct control *control, struct volume *volume, struct change *change,
+                        const json_t *request, struct hws_error *err)
+{
+    auto_batch batch = {0};
+    int r = change->name ? name_check("volume", change->name, err) : 0;
+    if (r < 0)
+        return r;
+    if (change->name && record_set_text(&volume->name, change->name) < 0)
+        return hws_fail(err, ENOMEM, "out of memory");
+    if (is_given(request, "protected"))
+        volume->protected = change->protected;
+    if (is_given(request, "labels")) {
+        json_decref(volume->labels);
+        volume->labels = json_incref(change->labels);
+    }
+    batch_put(&batch, &volume_type, volume);
+    control_lock_model(control);
+    r = batch_commit(&batch, control, err);
+    control_unlock_model(control);
+    return r;
+}
+
+int control_volume_change(struct control *control, const char *reference, const json_t *request,
+                          json_t **ret, struct hws_error *err)
+{
+    auto_volume volume = {0};
+    struct change change;
+    int r = record_parse(change_fields, request, "volume", &change, sizeof(change), err);
+    if (r < 0)
+        return r;
+    r = volume_take(control, reference, &volume, err);
+    if (r == 0) {
+        r = change_taken(control, &volume, &change, request, err);
+        if (r == 0)
+            r = control_volume_show(control, volume.id, ret, err);
+        volume_release(control, &volume);
+    }
+    record_free(change_fields, &change);
+    return r;
+}
