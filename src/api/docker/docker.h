@@ -1,0 +1,22 @@
+/*
+ * The volume plugin protocol of Docker, as podman speaks it too.
+ *
+ * https://docs.docker.com/engine/extend/plugins_volume/: every call is a POST with a JSON body, and
+ * answers a JSON object whose "Err" tells a failure.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef API_DOCKER_DOCKER_H
+#define API_DOCKER_DOCKER_H
+
+#include "api/http/server.h"
+#include "control/control.h"
+
+/** The handler of its server; @control is a struct control. */
+void docker_handle(void *control, const struct http_request *request, struct http_reply *reply);
+
+/** Answers in its manner what could not be handed to it. */
+void docker_refuse(const struct http_request *request, unsigned status, const char *message,
+                   struct http_reply *reply);
+
+#endif
