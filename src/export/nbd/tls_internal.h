@@ -82,6 +82,9 @@ void nbd_tls_subject(const X509 *certificate, char *text, size_t bytes);
 /** Who the other side has said that it is. */
 void nbd_tls_describe(const struct nbd_tls_session *session, char *text, size_t bytes);
 
+/** Records that are sent with one key; only tests change it. */
+extern uint64_t nbd_tls_records_max;
+
 BIO_METHOD *nbd_tls_bio_method(void);
 /** OpenSSL's callback for the key of an identity. */
 unsigned nbd_tls_psk_callback(SSL *ssl, const char *identity, unsigned char *key, unsigned max);

@@ -20,8 +20,10 @@
 #define RECORD_BYTES SSL3_RT_MAX_PLAIN_LENGTH
 /* What a record needs beside its plaintext, and a message that OpenSSL sends of its own. */
 #define RECORD_EXTRA 1024
-/* With one key: below the 2^24.5 full records that RFC 8446, section 5.5 allows AES-GCM. */
-#define RECORDS_MAX (1u << 24)
+
+/* Below the 2^24.5 full records that RFC 8446, section 5.5 allows AES-GCM. TLS 1.2 knows no new
+ * keys but by renegotiation. */
+uint64_t nbd_tls_records_max = 1 << 24;
 
 static_assert(RECORD_BYTES + RECORD_EXTRA < NBD_CHUNK_BYTES, "");
 
@@ -161,8 +163,7 @@ ssize_t nbd_tls_receive(struct nbd_tls_session *s, void *at, size_t room, bool *
         }
         got += n;
     }
-    if (r != -EAGAIN && got < room)
-        (void)flush_out(s, &progress); /* an alert */
+    (void)flush_out(s, &progress); /* an alert, or the answer to a change of keys */
     drop_out(s);
     /* The end comes again at the next call: the socket may not tell of it a second time. */
     *ret_more = got == room || (got && r != -EAGAIN);
@@ -198,7 +199,7 @@ static ssize_t encrypt_record(struct nbd_tls_session *s, struct source *from, ui
 {
     const uint8_t *bytes = staging;
     size_t length = RECORD_BYTES, n;
-    if (++s->records > RECORDS_MAX && SSL_version(s->ssl) == TLS1_3_VERSION) {
+    if (++s->records > nbd_tls_records_max && SSL_version(s->ssl) == TLS1_3_VERSION) {
         if (SSL_key_update(s->ssl, SSL_KEY_UPDATE_NOT_REQUESTED) != 1)
             return -EPROTO;
         s->records = 1;

@@ -46,6 +46,8 @@ static int co_wait_readable(struct nbd_connection *c)
 static ssize_t receive(struct nbd_connection *c, void *at, size_t room)
 {
     ssize_t n = nbd_stream_receive(c, at, room, &c->readable);
+    if (nbd_stream_unsent(c) && !c->sending)
+        rt_later(&c->flush); /* TLS itself has something to say */
     return n ? n : -EPIPE;
 }
 
