@@ -50,7 +50,7 @@ static int co_status_method(struct engine *engine, const void *params, json_t **
                   (json_int_t)((rt_now_ns() - engine->started_ns) / 1000000), "volumes", volumes);
     if (export)
         json_object_set_new(*ret, "export", export);
-    json_t *nbd = nbd_state(engine);
+    json_t *nbd = nbd_status(engine);
     if (nbd)
         json_object_set_new(*ret, "nbd", nbd);
     return 0;

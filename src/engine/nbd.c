@@ -9,7 +9,7 @@
 #define LISTEN_MAX 16
 
 struct nbd_options {
-    uint64_t threads, connections;
+    uint64_t threads, connections, memory;
 };
 
 static const struct option_desc table[] = {
@@ -17,6 +17,8 @@ static const struct option_desc table[] = {
      "queue threads; 0 for one a CPU, up to 4", "0", .max = NBD_THREADS_MAX},
     {"connections", OPTION_UINT, offsetof(struct nbd_options, connections),
      "clients at a time; 0 for 1024", "0", .max = 1 << 20},
+    {"memory", OPTION_SIZE, offsetof(struct nbd_options, memory),
+     "bytes that all clients together may cost; 256M if not given", .min = NBD_MEMORY_MIN},
     OPTION_END,
 };
 
@@ -81,6 +83,7 @@ int co_nbd_start(struct engine *engine, struct hws_error *err)
     nbd->listen = json_object_get(config, "listen");
     struct nbd_server_options server = {.threads = (unsigned)options.threads,
                                         .connections = (unsigned)options.connections,
+                                        .memory = options.memory,
                                         .clients_wait = engine->manner.clients_wait};
     if (engine->manner.until_left) {
         server.left = all_left;
@@ -144,4 +147,21 @@ json_t *nbd_state(const struct engine *engine)
                            nbd_activation_state(engine), "tls", nbd->tls, "exports",
                            nbd_entries_state(nbd))
                : NULL;
+}
+
+json_t *nbd_status(const struct engine *engine)
+{
+    struct nbd_server_info info;
+    json_t *status = nbd_state(engine);
+    if (!status)
+        return NULL;
+    nbd_server_info(engine->nbd->server, &info);
+    json_t *counts =
+        json_pack("{s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:I}", "connections", (int)info.connections,
+                  "connections-max", (int)info.connections_max, "waiting-for-memory",
+                  (int)info.waiting, "accepted", (json_int_t)info.accepted, "refused",
+                  (json_int_t)info.refused, "cut", (json_int_t)info.cut, "memory",
+                  (json_int_t)info.memory_bytes, "memory-max", (json_int_t)info.memory_max_bytes);
+    json_object_update_new(status, counts);
+    return status;
 }

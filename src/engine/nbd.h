@@ -63,8 +63,10 @@ HWS_MUST_CHECK int co_nbd_stop(struct engine *engine, bool force, struct hws_err
 /** Reads the credentials again: new clients meet them. On failure those before stay in use. */
 HWS_MUST_CHECK int co_nbd_tls_reload(struct engine *engine, struct hws_error *err);
 
-/** For `status` and the state file; NULL where there is none. A new reference. */
+/** For the state file; NULL where there is none. A new reference. */
 json_t *nbd_state(const struct engine *engine);
+/** The same for `status`, with how the server does. */
+json_t *nbd_status(const struct engine *engine);
 
 /* ---- nbd_exports.c ---- */
 

@@ -181,11 +181,12 @@ json_t *nbd_entries_state(const struct nbd *nbd)
         if (!entry->export)
             continue;
         nbd_export_info(entry->export, &info);
-        json_array_append_new(exports,
-                              json_pack("{s:s, s:s, s:b, s:i, s:I}", "name", info.name, "volume",
-                                        entry->volume->config.name, "read-only", info.read_only,
-                                        "connections", (int)info.connections, "requests",
-                                        (json_int_t)info.requests));
+        json_array_append_new(
+            exports, json_pack("{s:s, s:s, s:b, s:i, s:I, s:I, s:I}", "name", info.name, "volume",
+                               entry->volume->config.name, "read-only", info.read_only,
+                               "connections", (int)info.connections, "requests",
+                               (json_int_t)info.requests, "sent-bytes", (json_int_t)info.sent_bytes,
+                               "received-bytes", (json_int_t)info.received_bytes));
     }
     return exports;
 }

@@ -17,19 +17,39 @@ static struct nbd_export *find(struct nbd_server *server, const char *name, size
     return NULL;
 }
 
-struct nbd_export *nbd_export_use(struct nbd_server *server, const char *name, size_t length)
+static int use(struct nbd_server *server, const char *name, size_t length, bool look,
+               struct nbd_export **ret)
 {
+    int r = 0;
     rt_mutex_lock(&server->lock);
     struct nbd_export *export = find(server, name, length);
     if (!export && length == 0 && !list_empty(&server->exports))
         export = list_entry(server->exports.next, struct nbd_export, link);
-    if (export && (export->removed ||
-                   (export->connections_max && export->connections >= export->connections_max)))
-        export = NULL;
-    if (export)
+    if (!export)
+        r = -ENOENT;
+    else if (export->removed || server->stopping)
+        r = -ESHUTDOWN;
+    else if (!look && export->connections_max && export->connections >= export->connections_max)
+        r = -EUSERS;
+    else if (look)
+        export->looks++;
+    else
         export->connections++;
     rt_mutex_unlock(&server->lock);
-    return export;
+    *ret = export;
+    return r;
+}
+
+int nbd_export_use(struct nbd_server *server, const char *name, size_t length,
+                   struct nbd_export **ret)
+{
+    return use(server, name, length, false, ret);
+}
+
+int nbd_export_look(struct nbd_server *server, const char *name, size_t length,
+                    struct nbd_export **ret)
+{
+    return use(server, name, length, true, ret);
 }
 
 void nbd_export_join(struct nbd_export *export)
@@ -39,11 +59,14 @@ void nbd_export_join(struct nbd_export *export)
     rt_mutex_unlock(&export->server->lock);
 }
 
-void nbd_export_leave(struct nbd_export *export)
+void nbd_export_leave(struct nbd_export *export, bool look)
 {
     struct nbd_server *server = export->server;
     rt_mutex_lock(&server->lock);
-    export->connections--;
+    if (look)
+        export->looks--;
+    else
+        export->connections--;
     co_waitq_wake_all(&server->changed);
     rt_mutex_unlock(&server->lock);
 }
@@ -184,7 +207,7 @@ int co_nbd_export_remove(struct nbd_export *export, bool force, struct hws_error
                co_waitq_wait_until(&server->changed, &server->lock, deadline))
             ;
         cut_connections(export, SHUT_RDWR);
-        while (export->connections)
+        while (export->connections || export->looks) /* who looks has his handshake's time */
             co_waitq_wait(&server->changed, &server->lock);
         list_del(&export->link);
     }
@@ -196,14 +219,37 @@ int co_nbd_export_remove(struct nbd_export *export, bool force, struct hws_error
     return 0;
 }
 
+static void add_counts(struct nbd_counts *to, const struct nbd_counts *from)
+{
+    nbd_count(&to->requests, atomic_load_explicit(&from->requests, memory_order_relaxed));
+    nbd_count(&to->sent_bytes, atomic_load_explicit(&from->sent_bytes, memory_order_relaxed));
+    nbd_count(&to->received_bytes,
+              atomic_load_explicit(&from->received_bytes, memory_order_relaxed));
+}
+
 void nbd_export_info(const struct nbd_export *export, struct nbd_export_info *ret)
 {
+    struct nbd_counts sum = {0};
     rt_mutex_lock(&export->server->lock);
+    add_counts(&sum, &export->ended);
+    list_for_each (link, &export->server->connections) {
+        const struct nbd_connection *c = list_entry(link, struct nbd_connection, link);
+        if (c->export == export)
+            add_counts(&sum, &c->counts);
+    }
     *ret = (struct nbd_export_info){
         .name = export->name,
         .read_only = export->read_only,
         .connections = export->connections,
-        .requests = atomic_load_explicit(&export->requests, memory_order_relaxed),
+        .requests = sum.requests,
+        .sent_bytes = sum.sent_bytes,
+        .received_bytes = sum.received_bytes,
     };
     rt_mutex_unlock(&export->server->lock);
+}
+
+void nbd_export_ended(struct nbd_connection *c)
+{
+    add_counts(&c->export->ended, &c->counts);
+    c->export->connections--;
 }

@@ -86,8 +86,12 @@ static int co_one_option(struct nbd_negotiation *n)
     autofree uint8_t *data = length ? malloc(length) : NULL;
     if (length && !data)
         return -ENOMEM;
+    nbd_memory_charge(n->connection->lane, length);
     r = co_nbd_receive(n, data, length);
-    return r < 0 ? r : co_nbd_option(n, be32_get(head.option), data, length);
+    if (r == 0)
+        r = co_nbd_option(n, be32_get(head.option), data, length);
+    nbd_memory_give(n->connection->lane, length);
+    return r;
 }
 
 int co_nbd_negotiate(struct nbd_connection *connection)

@@ -37,6 +37,8 @@
 #define NBD_OPTION_MAX    (64 * KiB)                  /* data of an option */
 #define NBD_CONTEXTS_MAX  16u
 #define NBD_QUERIES_MAX   64u
+#define NBD_REQUEST_COST  (16 * KiB) /* of a request beside its buffers */
+#define NBD_STALLS_MAX    5u         /* seconds without progress while memory is short */
 
 /* ---- memory of a thread (pool.c) ---- */
 
@@ -57,6 +59,23 @@ struct nbd_pool {
     bool watched; /* the lane will give back what is not used */
     bool used;    /* since it looked last */
 };
+
+/* ---- memory of all (memory.c) ---- */
+
+struct nbd_lane;
+struct nbd_connection;
+
+void nbd_memory_init(struct nbd_server *server, uint64_t memory);
+/** Takes @bytes, whatever is free. */
+void nbd_memory_charge(struct nbd_lane *lane, uint64_t bytes);
+void nbd_memory_give(struct nbd_lane *lane, uint64_t bytes);
+/** Takes @bytes for a request of @c. Where there are not enough it is in line then, and woken
+ *  (c->blocked) when it may try again; until nbd_memory_sated(). */
+HWS_MUST_CHECK bool nbd_memory_take(struct nbd_connection *c, uint64_t bytes);
+void nbd_memory_sated(struct nbd_connection *c);
+/** Whether somebody waits; then the lane calls nbd_memory_tick() every second and when woken. */
+bool nbd_memory_is_short(struct nbd_lane *lane);
+void nbd_memory_tick(struct nbd_lane *lane);
 
 /** @bytes at most NBD_PIECE_BYTES or NBD_PAYLOAD_MAX; page-aligned. NULL when out of memory. */
 void *nbd_buffer_get(struct nbd_pool *pool, size_t bytes);
@@ -81,7 +100,14 @@ struct nbd_lane {
     struct co_mutex handshake; /* one TLS handshake's arithmetic at a time */
     struct list ended;         /* connections to be freed */
     bool ending;
+    int64_t credit; /* bytes of server->memory_used that nobody has yet */
+    struct list hungry;
+    _Atomic unsigned hungry_count;
+    uint64_t swept_ns;
 };
+
+/** Has it look around. Any thread. */
+void nbd_lane_wake(struct nbd_lane *lane);
 
 /** The coroutine of a lane: frees what has ended, and memory that rests. */
 void co_nbd_lane(void *arg);
@@ -100,9 +126,28 @@ struct nbd_server {
     bool clients_wait;
     void (*left)(void *arg);
     void *left_arg;
+    uint64_t memory_max;
+    _Atomic uint64_t memory_used;         /* by the lanes, their credit among it */
+    _Atomic unsigned hungry;              /* connections that wait for memory */
+    struct nbd_connection *_Atomic claim; /* the one that all wait for; only compared */
+    _Atomic uint64_t accepted, refused, cut;
     unsigned lanes;
     struct nbd_lane lane[NBD_THREADS_MAX];
 };
+
+/* Written by one thread, read by any. */
+struct nbd_counts {
+    _Atomic uint64_t requests, sent_bytes, received_bytes;
+};
+
+/** Adds to a counter that no other thread writes. */
+static inline void nbd_count(_Atomic uint64_t *counter, uint64_t more)
+{
+    uint64_t now = atomic_load_explicit(counter, memory_order_relaxed);
+    atomic_store_explicit(counter, now + more, memory_order_relaxed);
+}
+
+struct nbd_connection;
 
 struct nbd_export {
     struct list link;
@@ -113,15 +158,26 @@ struct nbd_export {
     char **bitmaps;           /* that clients may see, NULL at the end; NULL: all */
     bool read_only, no_depth, removed;
     unsigned connections, connections_max;
-    _Atomic uint64_t requests;
+    unsigned looks;          /* who negotiates, and only looks so far */
+    struct nbd_counts ended; /* of connections that are gone */
     void (*kernel_ended)(void *arg, bool asked);
     void *kernel_ended_arg;
 };
 
-/** Finds the export that a client names and counts the connection as its user. */
-struct nbd_export *nbd_export_use(struct nbd_server *server, const char *name, size_t length);
+/**
+ * Finds the export that a client names and counts the connection as its user. -ENOENT, -EUSERS (it
+ * has as many as it may), -ESHUTDOWN.
+ */
+HWS_MUST_CHECK int nbd_export_use(struct nbd_server *server, const char *name, size_t length,
+                                  struct nbd_export **ret);
+/** The same for who only wants to know of it; there may be any number. */
+HWS_MUST_CHECK int nbd_export_look(struct nbd_server *server, const char *name, size_t length,
+                                   struct nbd_export **ret);
 void nbd_export_join(struct nbd_export *export);
-void nbd_export_leave(struct nbd_export *export);
+void nbd_export_leave(struct nbd_export *export, bool look);
+/** A connection is out of the server's list: it leaves, its counts stay. Caller holds server->lock.
+ */
+void nbd_export_ended(struct nbd_connection *connection);
 /** Ends all its connections. Any thread. */
 void nbd_export_cut(struct nbd_export *export);
 /** Whether clients may see the bitmap called @name. */
@@ -159,16 +215,25 @@ struct nbd_connection {
     struct rt_watch *watch;
     struct nbd_chunk *chunk; /* NULL: nothing is buffered */
     size_t start, end;       /* unread bytes in it */
-    bool readable;           /* the watch has fired since the last recv() */
-    bool reading;            /* the reader's coroutine is there */
-    struct co *waiting;      /* the reader, for the socket */
-    struct co *blocked;      /* the reader, for requests to end */
-    bool closing;            /* no request is taken any more */
-    bool broken;             /* nothing can be sent any more */
+    uint8_t aside[32];       /* part of a header, while no chunk is there */
+    unsigned aside_bytes;
+    bool readable;      /* the watch has fired since the last recv() */
+    bool reading;       /* the reader's coroutine is there */
+    struct co *waiting; /* the reader, for the socket */
+    struct co *blocked; /* the reader, for requests to end */
+    bool closing;       /* no request is taken any more */
+    bool broken;        /* nothing can be sent any more */
 
     /* requests */
     unsigned in_flight;
     uint64_t in_flight_bytes;
+
+    /* memory.c */
+    struct list hungry;
+    uint64_t hungry_since_ns;
+    struct nbd_counts counts;
+    uint64_t seen_sent_bytes, seen_received_bytes;
+    unsigned stalls;
 
     /* sending */
     struct list replies;
@@ -206,6 +271,8 @@ HWS_MUST_CHECK int co_nbd_option_reply(struct nbd_negotiation *n, uint32_t optio
                                        const void *data, size_t length);
 HWS_MUST_CHECK int co_nbd_option_error(struct nbd_negotiation *n, uint32_t option, uint32_t type,
                                        const char *text);
+/** Tells why nbd_export_use() has failed with @result. */
+HWS_MUST_CHECK int co_nbd_export_refused(struct nbd_negotiation *n, uint32_t option, int result);
 /** OPT_LIST_META_CONTEXT and OPT_SET_META_CONTEXT. */
 HWS_MUST_CHECK int co_nbd_meta_context(struct nbd_negotiation *n, uint32_t option,
                                        const uint8_t *data, size_t length);
@@ -226,7 +293,8 @@ struct nbd_request {
     struct nbd_connection *connection;
     uint16_t command, flags;
     uint64_t cookie, offset, length;
-    uint64_t charged; /* of in_flight_bytes */
+    uint64_t charged;  /* of in_flight_bytes */
+    uint32_t contexts; /* of a block status: bit i is that of the connection's context i */
 
     struct nbd_chunk *chunk; /* where payload lies, or NULL */
     uint8_t *payload;

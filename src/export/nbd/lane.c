@@ -10,7 +10,7 @@
 /* After this long without requests memory goes back. */
 #define REST_NS ((uint64_t)1000000000)
 
-static void wake(struct nbd_lane *lane)
+void nbd_lane_wake(struct nbd_lane *lane)
 {
     rt_mutex_lock(&lane->lock);
     co_waitq_wake_all(&lane->woken);
@@ -20,7 +20,7 @@ static void wake(struct nbd_lane *lane)
 void nbd_lane_watch_pool(struct nbd_lane *lane)
 {
     lane->pool.watched = true;
-    wake(lane);
+    nbd_lane_wake(lane);
 }
 
 void nbd_lane_end(struct nbd_lane *lane)
@@ -37,20 +37,26 @@ void nbd_connection_touch(struct nbd_connection *c)
         return;
     c->ending = true;
     list_push_back(&c->lane->ended, &c->ended);
-    wake(c->lane);
+    nbd_lane_wake(c->lane);
 }
 
 /* Waits for something to do. Holds lane->lock. */
 static void co_rest(struct nbd_lane *lane)
 {
     struct nbd_pool *pool = &lane->pool;
-    if (!pool->watched) {
+    bool is_short = nbd_memory_is_short(lane);
+    if (!pool->watched && !is_short) {
         co_waitq_wait(&lane->woken, &lane->lock);
         return;
     }
     pool->used = false;
     bool woken = co_waitq_wait_until(&lane->woken, &lane->lock, rt_now_ns() + REST_NS);
-    if (woken || pool->used)
+    if (is_short) {
+        rt_mutex_unlock(&lane->lock);
+        nbd_memory_tick(lane);
+        rt_mutex_lock(&lane->lock);
+    }
+    if (woken || pool->used || !pool->watched)
         return;
     nbd_pool_trim(pool);
     pool->watched = false;

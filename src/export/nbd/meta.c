@@ -5,6 +5,9 @@
  *   qemu:allocation-depth     which layer of the chain answers, 1 for the first, 0 for none
  *   qemu:dirty-bitmap:NAME    what a bitmap of the image has marked
  *
+ * A list answers what there is and one of the queries fits; a choice takes the queries one by one,
+ * by their whole names.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/cursor.h"
@@ -17,8 +20,8 @@ static const char *const prefixes[] = {
     [NBD_CONTEXT_BITMAP] = "qemu:dirty-bitmap:",
 };
 
-/* Bitmaps that a list tells of. */
-#define LIST_BITMAPS_MAX (NBD_CONTEXTS_MAX - 2)
+/* Bitmaps that a list tells of; more can be chosen. */
+#define LIST_BITMAPS_MAX 1024
 
 void nbd_contexts_clear(struct nbd_connection *c)
 {
@@ -26,6 +29,61 @@ void nbd_contexts_clear(struct nbd_connection *c)
         free(steal_ptr(&c->contexts[i].bitmap));
     c->context_count = 0;
 }
+
+struct queries {
+    struct nbd_negotiation *n;
+    uint32_t option;
+    const struct nbd_export *export;
+    char *text[NBD_QUERIES_MAX];
+    unsigned count;
+};
+
+static int co_tell(const struct queries *q, uint32_t id, enum nbd_context_kind kind,
+                   const char *bitmap)
+{
+    struct {
+        struct be32 id;
+        char name[BLOCK_BITMAP_NAME_MAX + 64];
+    } reply = {.id = be32_of(id)};
+    int length = snprintf(reply.name, sizeof(reply.name), "%s%s", prefixes[kind], bitmap);
+    return co_nbd_option_reply(q->n, q->option, NBD_REP_META_CONTEXT, &reply, 4 + (size_t)length);
+}
+
+/* ---- listing ---- */
+
+/* The first words of a name with their colon stand for all names that begin so. No query at all is
+ * one for everything. */
+static bool is_asked_for(const struct queries *q, enum nbd_context_kind kind, const char *bitmap)
+{
+    char name[BLOCK_BITMAP_NAME_MAX + 64];
+    snprintf(name, sizeof(name), "%s%s", prefixes[kind], bitmap);
+    for (unsigned i = 0; i < q->count; i++) {
+        size_t length = strlen(q->text[i]);
+        if (!strcmp(name, q->text[i]) ||
+            (length && q->text[i][length - 1] == ':' && !strncmp(name, q->text[i], length)))
+            return true;
+    }
+    return q->count == 0;
+}
+
+static int co_list(const struct queries *q)
+{
+    char name[BLOCK_BITMAP_NAME_MAX + 1];
+    int r = 0;
+    if (is_asked_for(q, NBD_CONTEXT_ALLOCATION, ""))
+        r = co_tell(q, 0, NBD_CONTEXT_ALLOCATION, "");
+    if (r == 0 && !q->export->no_depth && is_asked_for(q, NBD_CONTEXT_DEPTH, ""))
+        r = co_tell(q, 0, NBD_CONTEXT_DEPTH, "");
+    for (unsigned i = 0; i < LIST_BITMAPS_MAX && r == 0; i++) {
+        if (co_root_bitmap_name(q->export->root, i, name) < 0)
+            break;
+        if (nbd_export_shows(q->export, name) && is_asked_for(q, NBD_CONTEXT_BITMAP, name))
+            r = co_tell(q, 0, NBD_CONTEXT_BITMAP, name);
+    }
+    return r;
+}
+
+/* ---- choosing ---- */
 
 static int choose(struct nbd_connection *c, enum nbd_context_kind kind, const char *bitmap)
 {
@@ -43,135 +101,98 @@ static int choose(struct nbd_connection *c, enum nbd_context_kind kind, const ch
     return 0;
 }
 
-/* ---- queries ---- */
-
-struct queries {
-    struct nbd_connection *connection;
-    const struct nbd_export *export;
-    bool list;
-};
-
-/* In a list, the first words of a name with their colon stand for all names that begin so. */
-static bool matches(const char *name, const char *query, bool list)
+/* One that nobody can read, since it was left in use, is not there. */
+static bool co_has_bitmap(const struct nbd_export *export, const char *name)
 {
-    size_t length = strlen(query);
-    return !strcmp(name, query) ||
-           (list && length && query[length - 1] == ':' && !strncmp(name, query, length));
+    bool dirty;
+    uint64_t length;
+    return *name && nbd_export_shows(export, name) && block_root_size(export->root) &&
+           co_root_bitmap_next(export->root, name, 0, 1, &dirty, &length) == 0;
 }
 
-static int co_choose_listed_bitmaps(struct queries *q)
+static int co_choose(const struct queries *q)
 {
-    char name[BLOCK_BITMAP_NAME_MAX + 1];
+    struct nbd_connection *c = q->n->connection;
+    size_t prefix = strlen(prefixes[NBD_CONTEXT_BITMAP]);
     int r = 0;
-    for (unsigned i = 0; i < LIST_BITMAPS_MAX && r == 0; i++) {
-        if (co_root_bitmap_name(q->export->root, i, name) < 0)
-            break;
-        if (nbd_export_shows(q->export, name))
-            r = choose(q->connection, NBD_CONTEXT_BITMAP, name);
+    for (unsigned i = 0; i < q->count && r == 0; i++) {
+        const char *text = q->text[i];
+        if (!strcmp(text, prefixes[NBD_CONTEXT_ALLOCATION]))
+            r = choose(c, NBD_CONTEXT_ALLOCATION, NULL);
+        else if (!strcmp(text, prefixes[NBD_CONTEXT_DEPTH]) && !q->export->no_depth)
+            r = choose(c, NBD_CONTEXT_DEPTH, NULL);
+        else if (!strncmp(text, prefixes[NBD_CONTEXT_BITMAP], prefix) &&
+                 co_has_bitmap(q->export, text + prefix))
+            r = choose(c, NBD_CONTEXT_BITMAP, text + prefix);
+    }
+    for (unsigned i = 0; i < c->context_count && r == 0; i++)
+        r = co_tell(q, i + 1, c->contexts[i].kind,
+                    c->contexts[i].bitmap ? c->contexts[i].bitmap : "");
+    if (r == 0) {
+        c->contexts_export = strdup(q->export->name);
+        r = c->contexts_export ? 0 : -ENOMEM;
     }
     return r;
 }
 
-static int co_choose_bitmap(struct queries *q, const char *name)
-{
-    bool dirty;
-    uint64_t length;
-    if (!*name || !nbd_export_shows(q->export, name) || !block_root_size(q->export->root))
-        return 0;
-    int r = co_root_bitmap_next(q->export->root, name, 0, 1, &dirty, &length);
-    return r < 0 ? 0 : choose(q->connection, NBD_CONTEXT_BITMAP, name);
-}
-
-static int co_query(struct queries *q, const char *query)
-{
-    size_t prefix = strlen(prefixes[NBD_CONTEXT_BITMAP]);
-    int r = 0;
-    if (matches(prefixes[NBD_CONTEXT_ALLOCATION], query, q->list))
-        r = choose(q->connection, NBD_CONTEXT_ALLOCATION, NULL);
-    if (r == 0 && !q->export->no_depth && matches(prefixes[NBD_CONTEXT_DEPTH], query, q->list))
-        r = choose(q->connection, NBD_CONTEXT_DEPTH, NULL);
-    if (r < 0)
-        return r;
-    if (q->list && matches(prefixes[NBD_CONTEXT_BITMAP], query, true))
-        return co_choose_listed_bitmaps(q);
-    return strncmp(query, prefixes[NBD_CONTEXT_BITMAP], prefix)
-               ? 0
-               : co_choose_bitmap(q, query + prefix);
-}
-
-/* @return -EINVAL where the queries are malformed. */
-static int co_take_queries(struct queries *q, struct cursor *at, uint32_t count)
-{
-    int r = 0;
-    if (q->list && count == 0) {
-        r = co_query(q, "base:");
-        if (r == 0)
-            r = co_query(q, "qemu:");
-    }
-    for (uint32_t i = 0; i < count && r == 0; i++) {
-        uint32_t length = cursor_be32(at);
-        const uint8_t *query = cursor_take(at, length);
-        if (!query || length > NBD_STRING_MAX)
-            return -EINVAL;
-        autofree char *text = strndup((const char *)query, length);
-        r = text ? co_query(q, text) : -ENOMEM;
-    }
-    return r < 0 ? r : at->failed || cursor_left(at) ? -EINVAL : 0;
-}
-
 /* ---- the options ---- */
 
-static int co_tell(struct nbd_negotiation *n, uint32_t option, uint32_t id,
-                   const struct nbd_context *context)
+static int take_queries(struct queries *q, struct cursor *at, uint32_t count)
 {
-    struct {
-        struct be32 id;
-        char name[BLOCK_BITMAP_NAME_MAX + 64];
-    } reply = {.id = be32_of(id)};
-    int length = snprintf(reply.name, sizeof(reply.name), "%s%s", prefixes[context->kind],
-                          context->bitmap ? context->bitmap : "");
-    return co_nbd_option_reply(n, option, NBD_REP_META_CONTEXT, &reply, 4 + (size_t)length);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t length = cursor_be32(at);
+        const uint8_t *query = cursor_take(at, length);
+        if (!query || length > NBD_STRING_MAX || memchr(query, 0, length))
+            return -EINVAL;
+        q->text[i] = strndup((const char *)query, length);
+        if (!q->text[i])
+            return -ENOMEM;
+        q->count++;
+    }
+    return at->failed || cursor_left(at) ? -EINVAL : 0;
 }
 
-static int co_answer(struct nbd_negotiation *n, uint32_t option, struct nbd_export *export,
-                     struct cursor *at, uint32_t count)
+static int co_answer(struct queries *q, struct cursor *at, uint32_t count)
 {
-    struct nbd_connection *c = n->connection;
-    bool list = option == NBD_OPT_LIST_META_CONTEXT;
-    struct queries queries = {.connection = c, .export = export, .list = list};
-    int r = co_take_queries(&queries, at, count);
+    int r = take_queries(q, at, count);
     if (r == -EINVAL)
-        return co_nbd_option_error(n, option, NBD_REP_ERR_INVALID, "malformed queries");
-    for (unsigned i = 0; i < c->context_count && r == 0; i++)
-        r = co_tell(n, option, list ? 0 : i + 1, &c->contexts[i]);
-    if (r == 0 && !list) {
-        c->contexts_export = strdup(export->name);
-        r = c->contexts_export ? 0 : -ENOMEM;
-    }
-    return r < 0 ? r : co_nbd_option_reply(n, option, NBD_REP_ACK, NULL, 0);
+        return co_nbd_option_error(q->n, q->option, NBD_REP_ERR_INVALID, "malformed queries");
+    if (r == 0)
+        r = q->option == NBD_OPT_LIST_META_CONTEXT ? co_list(q) : co_choose(q);
+    return r < 0 ? r : co_nbd_option_reply(q->n, q->option, NBD_REP_ACK, NULL, 0);
 }
 
 int co_nbd_meta_context(struct nbd_negotiation *n, uint32_t option, const uint8_t *data,
                         size_t length)
 {
     struct nbd_connection *c = n->connection;
+    struct queries q = {.n = n, .option = option};
     struct cursor at = cursor_of(data, length);
     uint32_t name_bytes = cursor_be32(&at);
     const uint8_t *name = cursor_take(&at, name_bytes);
     uint32_t count = cursor_be32(&at);
-    nbd_contexts_clear(c);
-    free(steal_ptr(&c->contexts_export));
+    if (option == NBD_OPT_SET_META_CONTEXT) {
+        /* "Issuing this command replaces all previously-set contexts (including when it fails)." */
+        nbd_contexts_clear(c);
+        free(steal_ptr(&c->contexts_export));
+    }
     if (!c->structured && !c->extended)
         return co_nbd_option_error(n, option, NBD_REP_ERR_INVALID,
                                    "structured replies must be agreed on first");
-    if (at.failed || name_bytes > NBD_STRING_MAX || count > NBD_QUERIES_MAX)
+    if (at.failed || name_bytes > NBD_STRING_MAX)
         return co_nbd_option_error(n, option, NBD_REP_ERR_INVALID, "malformed request");
-    struct nbd_export *export = nbd_export_use(c->lane->server, (const char *)name, name_bytes);
-    if (!export)
-        return co_nbd_option_error(n, option, NBD_REP_ERR_UNKNOWN, "no export of that name");
-    int r = co_answer(n, option, export, &at, count);
-    nbd_export_leave(export);
-    if (!c->contexts_export)
+    if (count > NBD_QUERIES_MAX)
+        return co_nbd_option_error(n, option, NBD_REP_ERR_TOO_BIG, "too many queries");
+    struct nbd_export *export;
+    int r = nbd_export_look(c->lane->server, (const char *)name, name_bytes, &export);
+    if (r < 0)
+        return co_nbd_export_refused(n, option, r);
+    q.export = export;
+    r = co_answer(&q, &at, count);
+    nbd_export_leave(export, true);
+    for (unsigned i = 0; i < q.count; i++)
+        free(q.text[i]);
+    if (option == NBD_OPT_SET_META_CONTEXT && !c->contexts_export)
         nbd_contexts_clear(c);
     return r;
 }

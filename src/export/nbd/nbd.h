@@ -20,11 +20,14 @@ struct nbd_export;
 
 #define NBD_THREADS_MAX         16
 #define NBD_CONNECTIONS_DEFAULT 1024
+#define NBD_MEMORY_DEFAULT      (256 * MiB)
+#define NBD_MEMORY_MIN          (64 * MiB) /* the longest request, twice */
 #define NBD_EXPORT_NAME_MAX     4096
 
 struct nbd_server_options {
     unsigned threads;     /* queue threads, 1..NBD_THREADS_MAX; 0: one a CPU, up to 4 */
     unsigned connections; /* at a time; 0: NBD_CONNECTIONS_DEFAULT */
+    uint64_t memory;      /* bytes, for all clients; 0: NBD_MEMORY_DEFAULT */
     bool clients_wait;    /* those beyond wait to be accepted; else they are refused */
     /** Called on any thread when the last of all connections has ended, if it had chosen an export.
      * It must not wait. NULL: nothing. */
@@ -98,11 +101,22 @@ HWS_MUST_CHECK int nbd_serve_kernel(struct nbd_export *export, int fd, struct hw
 /** The transmission flags that the kernel has to be told of @export. */
 uint16_t nbd_kernel_flags(const struct nbd_export *export);
 
+struct nbd_server_info {
+    unsigned connections, connections_max; /* now, those that negotiate among them */
+    unsigned waiting;                      /* connections that wait for memory */
+    uint64_t accepted, refused;            /* connections since the start */
+    uint64_t cut;                          /* for want of memory */
+    uint64_t memory_bytes, memory_max_bytes;
+};
+
+void nbd_server_info(struct nbd_server *server, struct nbd_server_info *ret);
+
 struct nbd_export_info {
     const char *name;
     bool read_only;
-    unsigned connections; /* now */
-    uint64_t requests;    /* since the start */
+    unsigned connections;                /* now */
+    uint64_t requests;                   /* since the start */
+    uint64_t sent_bytes, received_bytes; /* of transmission, headers among them */
 };
 
 /** @ret strings live as long as @export. */

@@ -56,6 +56,30 @@ static bool has_structured(const struct nbd_connection *c)
     return c->structured || c->extended;
 }
 
+/* The contexts that were chosen are of @export, under whatever name. */
+static bool has_contexts(const struct nbd_connection *c, const struct nbd_export *export)
+{
+    return c->context_count && c->contexts_export && !strcmp(c->contexts_export, export->name);
+}
+
+static uint16_t flags_for(const struct nbd_connection *c, const struct nbd_export *export)
+{
+    unsigned flags = nbd_export_flags(export, has_structured(c));
+    if (c->extended && has_contexts(c, export))
+        flags |= NBD_FLAG_BLOCK_STATUS_PAYLOAD;
+    return (uint16_t)flags;
+}
+
+int co_nbd_export_refused(struct nbd_negotiation *n, uint32_t option, int result)
+{
+    if (result == -EUSERS)
+        return co_nbd_option_error(n, option, NBD_REP_ERR_POLICY,
+                                   "this export has as many clients as it may");
+    if (result == -ESHUTDOWN)
+        return co_nbd_option_error(n, option, NBD_REP_ERR_SHUTDOWN, "this export is about to end");
+    return co_nbd_option_error(n, option, NBD_REP_ERR_UNKNOWN, "no export of that name");
+}
+
 /* ---- INFO and GO ---- */
 
 static int co_text_info(struct nbd_negotiation *n, uint32_t option, uint16_t type, const char *text)
@@ -72,9 +96,8 @@ static int co_text_info(struct nbd_negotiation *n, uint32_t option, uint16_t typ
 static int co_send_info(struct nbd_negotiation *n, uint32_t option, const struct nbd_export *export,
                         struct cursor *wanted)
 {
-    struct nbd_info_export main = {
-        be16_of(NBD_INFO_EXPORT), be64_of(block_root_size(export->root)),
-        be16_of(nbd_export_flags(export, has_structured(n->connection)))};
+    struct nbd_info_export main = {be16_of(NBD_INFO_EXPORT), be64_of(block_root_size(export->root)),
+                                   be16_of(flags_for(n->connection, export))};
     struct nbd_info_block_size sizes = {be16_of(NBD_INFO_BLOCK_SIZE), be32_of(1),
                                         be32_of(export->preferred_bytes), be32_of(NBD_PAYLOAD_MAX)};
     int r = 0;
@@ -103,7 +126,7 @@ static int begin(struct nbd_negotiation *n, struct nbd_export *export)
     if (removed)
         return -ESHUTDOWN;
     /* "If the export name differs, the server MUST NOT use the contexts." */
-    if (c->contexts_export && strcmp(c->contexts_export, export->name))
+    if (!has_contexts(c, export))
         nbd_contexts_clear(c);
     free(steal_ptr(&c->contexts_export));
     return 1;
@@ -117,15 +140,17 @@ static int co_info(struct nbd_negotiation *n, uint32_t option, const uint8_t *da
     size_t wanted_bytes = (size_t)cursor_be16(&at) * 2;
     if (at.failed || cursor_left(&at) != wanted_bytes || name_bytes > NBD_STRING_MAX)
         return co_nbd_option_error(n, option, NBD_REP_ERR_INVALID, "malformed request");
-    struct nbd_export *export =
-        nbd_export_use(n->connection->lane->server, (const char *)name, name_bytes);
-    if (!export)
-        return co_nbd_option_error(n, option, NBD_REP_ERR_UNKNOWN,
-                                   "no export of that name, or it has its number of clients");
-    int r = co_send_info(n, option, export, &at);
-    if (r == 0 && option == NBD_OPT_GO)
+    struct nbd_server *server = n->connection->lane->server;
+    struct nbd_export *export;
+    bool look = option == NBD_OPT_INFO;
+    int r = look ? nbd_export_look(server, (const char *)name, name_bytes, &export)
+                 : nbd_export_use(server, (const char *)name, name_bytes, &export);
+    if (r < 0)
+        return co_nbd_export_refused(n, option, r);
+    r = co_send_info(n, option, export, &at);
+    if (r == 0 && !look)
         return begin(n, export);
-    nbd_export_leave(export);
+    nbd_export_leave(export, look);
     return r;
 }
 
@@ -133,17 +158,17 @@ static int co_info(struct nbd_negotiation *n, uint32_t option, const uint8_t *da
 static int co_export_name(struct nbd_negotiation *n, const uint8_t *data, size_t length)
 {
     struct nbd_connection *c = n->connection;
-    struct nbd_export *export = nbd_export_use(c->lane->server, (const char *)data, length);
-    if (!export)
-        return -ENOENT;
+    struct nbd_export *export;
+    int r = nbd_export_use(c->lane->server, (const char *)data, length, &export);
+    if (r < 0)
+        return r;
     struct nbd_export_name_reply reply = {.size = be64_of(block_root_size(export->root)),
-                                          .flags =
-                                              be16_of(nbd_export_flags(export, has_structured(c)))};
-    int r = co_nbd_send_all(
+                                          .flags = be16_of(flags_for(c, export))};
+    r = co_nbd_send_all(
         n, &reply, c->no_zeroes ? offsetof(struct nbd_export_name_reply, zeroes) : sizeof(reply));
     if (r == 0)
         return begin(n, export);
-    nbd_export_leave(export);
+    nbd_export_leave(export, false);
     return r;
 }
 

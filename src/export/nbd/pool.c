@@ -106,6 +106,7 @@ struct nbd_chunk *nbd_chunk_get(struct nbd_pool *pool)
             return NULL;
         }
     }
+    nbd_memory_charge(container_of(pool, struct nbd_lane, pool), NBD_CHUNK_BYTES);
     chunk->references = 1;
     return chunk;
 }
@@ -114,6 +115,7 @@ void nbd_chunk_put(struct nbd_pool *pool, struct nbd_chunk *chunk)
 {
     if (!chunk || --chunk->references > 0)
         return;
+    nbd_memory_give(container_of(pool, struct nbd_lane, pool), NBD_CHUNK_BYTES);
     if (pool->chunks >= KEEP_CHUNKS) {
         free(chunk->bytes);
         free(chunk);

@@ -256,6 +256,7 @@ void nbd_request_end(struct nbd_request *q)
     nbd_buffer_put(pool, q->buffer, q->buffer_bytes);
     c->in_flight--;
     c->in_flight_bytes -= q->charged;
+    nbd_memory_give(c->lane, q->charged);
     nbd_request_put(pool, q);
     if (c->blocked)
         co_wake(steal_ptr(&c->blocked));

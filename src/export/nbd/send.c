@@ -48,6 +48,7 @@ static void piece_is_over(struct nbd_request *request)
 
 static void consume(struct nbd_connection *c, size_t bytes)
 {
+    nbd_count(&c->counts.sent_bytes, bytes);
     bytes += c->sent;
     c->sent = 0;
     while (bytes > 0) {

@@ -38,13 +38,13 @@ void co_nbd_connection_free(struct nbd_connection *c)
     bool served = c->export != NULL;
     if (c->kernel && c->export->kernel_ended)
         c->export->kernel_ended(c->export->kernel_ended_arg, c->asked);
-    if (served)
-        nbd_export_leave(c->export);
     free(c->contexts_export);
     nbd_contexts_clear(c);
     nbd_chunk_put(&lane->pool, c->chunk);
     rt_mutex_lock(&server->lock);
     list_del(&c->link);
+    if (served)
+        nbd_export_ended(c);
     lane->connections--;
     server->connection_count--;
     close(c->fd);
@@ -84,6 +84,7 @@ static struct nbd_lane *choose_lane(struct nbd_server *server)
 static int begin(struct nbd_server *server, struct nbd_connection *c)
 {
     c->negotiating = true;
+    list_init(&c->hungry);
     rt_mutex_lock(&server->lock);
     unsigned there = server->connection_count;
     bool refused = server->stopping || there >= server->connections_max;
@@ -93,6 +94,7 @@ static int begin(struct nbd_server *server, struct nbd_connection *c)
         server->connection_count++;
         list_push_back(&server->connections, &c->link);
     }
+    nbd_count(refused ? &server->refused : &server->accepted, 1);
     rt_mutex_unlock(&server->lock);
     if (refused)
         log_warning("nbd: a connection is refused: there are %u", there);
@@ -141,7 +143,7 @@ int nbd_serve_kernel(struct nbd_export *export, int fd, struct hws_error *err)
     int r = begin(export->server, c);
     if (r == 0)
         return 0;
-    nbd_export_leave(export);
+    nbd_export_leave(export, false);
     return hws_fail_errno(err, -r, "cannot serve the kernel's connection");
 }
 
@@ -248,6 +250,7 @@ int co_nbd_server_start(const struct nbd_server_options *options, struct nbd_ser
     list_init(&server->connections);
     list_init(&server->listeners);
     server->clients_wait = options->clients_wait;
+    nbd_memory_init(server, options->memory);
     server->left = options->left;
     server->left_arg = options->left_arg;
     server->connections_max = options->connections ? options->connections : NBD_CONNECTIONS_DEFAULT;
@@ -298,4 +301,20 @@ void co_nbd_server_stop(struct nbd_server *server)
         co_waitq_wait(&server->changed, &server->lock);
     rt_mutex_unlock(&server->lock);
     co_stop_lanes(server);
+}
+
+void nbd_server_info(struct nbd_server *server, struct nbd_server_info *ret)
+{
+    rt_mutex_lock(&server->lock);
+    *ret = (struct nbd_server_info){
+        .connections = server->connection_count,
+        .connections_max = server->connections_max,
+        .waiting = atomic_load_explicit(&server->hungry, memory_order_relaxed),
+        .accepted = server->accepted,
+        .refused = server->refused,
+        .cut = server->cut,
+        .memory_bytes = atomic_load_explicit(&server->memory_used, memory_order_relaxed),
+        .memory_max_bytes = server->memory_max,
+    };
+    rt_mutex_unlock(&server->lock);
 }

@@ -90,21 +90,22 @@ static int co_context(struct nbd_request *q, unsigned index, uint8_t **at, uint8
     if (c->extended)
         store_be32(start + 4, (uint32_t)((size_t)(e.at - start - head) / 16));
     store_be32(*at, (uint32_t)(e.at - start));
-    store_be32(*at + 4, index + 1 < c->context_count);
+    store_be32(*at + 4, q->contexts >> index > 1); /* more to come */
     *at = e.at;
     return 0;
 }
 
 int co_nbd_block_status(struct nbd_request *q)
 {
-    unsigned count = q->connection->context_count;
+    unsigned count = (unsigned)__builtin_popcount(q->contexts), done = 0;
     q->buffer_bytes = NBD_STATUS_BYTES;
     q->buffer = nbd_buffer_get(&q->connection->lane->pool, NBD_STATUS_BYTES);
     if (!q->buffer)
         return -ENOMEM;
     uint8_t *at = q->buffer;
     int r = 0;
-    for (unsigned i = 0; i < count && r == 0; i++)
-        r = co_context(q, i, &at, q->buffer + NBD_STATUS_BYTES / count * (i + 1));
+    for (unsigned i = 0; q->contexts >> i && r == 0; i++)
+        if (q->contexts >> i & 1)
+            r = co_context(q, i, &at, q->buffer + NBD_STATUS_BYTES / count * ++done);
     return r;
 }

@@ -48,6 +48,7 @@ static ssize_t receive(struct nbd_connection *c, void *at, size_t room)
     ssize_t n = nbd_stream_receive(c, at, room, &c->readable);
     if (nbd_stream_unsent(c) && !c->sending)
         rt_later(&c->flush); /* TLS itself has something to say */
+    nbd_count(&c->counts.received_bytes, n > 0 ? (size_t)n : 0);
     return n ? n : -EPIPE;
 }
 
@@ -57,8 +58,13 @@ static int make_room(struct nbd_connection *c, size_t bytes)
     struct nbd_pool *pool = &c->lane->pool;
     if (!c->chunk) {
         c->chunk = nbd_chunk_get(pool);
-        c->start = c->end = 0;
-        return c->chunk ? 0 : -ENOMEM;
+        if (!c->chunk)
+            return -ENOMEM;
+        memcpy(c->chunk->bytes, c->aside, c->aside_bytes);
+        c->start = 0;
+        c->end = c->aside_bytes;
+        c->aside_bytes = 0;
+        return 0;
     }
     if (c->start + bytes <= NBD_CHUNK_BYTES && c->end < NBD_CHUNK_BYTES)
         return 0;
@@ -78,14 +84,25 @@ static int make_room(struct nbd_connection *c, size_t bytes)
     return 0;
 }
 
+/* Who waits with less than a header in hand needs no chunk for it. */
+static void set_aside(struct nbd_connection *c)
+{
+    if (!c->chunk || buffered(c) > sizeof(c->aside))
+        return;
+    c->aside_bytes = (unsigned)buffered(c);
+    memcpy(c->aside, c->chunk->bytes + c->start, c->aside_bytes);
+    nbd_chunk_put(&c->lane->pool, steal_ptr(&c->chunk));
+}
+
 /* @bytes (at most a chunk) are buffered on return. -EAGAIN with @may_end where nothing is and
  * nothing comes: the reader may end. */
 static int co_need(struct nbd_connection *c, size_t bytes, bool may_end)
 {
     while (!c->chunk || buffered(c) < bytes) {
         if (!c->readable) {
-            if (may_end && (!c->chunk || buffered(c) == 0))
+            if (may_end && (c->chunk ? buffered(c) == 0 : c->aside_bytes == 0))
                 return -EAGAIN;
+            set_aside(c);
             int r = co_wait_readable(c);
             if (r < 0)
                 return r;
@@ -146,15 +163,20 @@ static bool has_room(const struct nbd_connection *c, uint64_t bytes)
  * time. */
 static int co_wait_for_room(struct nbd_connection *c, uint64_t bytes)
 {
-    if (likely(has_room(c, bytes)))
+    if (likely(has_room(c, bytes) && nbd_memory_take(c, bytes)))
         return 0;
+    bool taken = false;
     co_watch_stop(steal_ptr(&c->watch));
-    while (!has_room(c, bytes) && !c->closing) {
+    while (!c->closing && !(taken = has_room(c, bytes) && nbd_memory_take(c, bytes))) {
         c->blocked = co_self();
         co_suspend();
     }
+    nbd_memory_sated(c);
     c->readable = true;
-    return c->closing ? -ESHUTDOWN : start_watch(c);
+    int r = c->closing ? -ESHUTDOWN : start_watch(c);
+    if (r < 0 && taken)
+        nbd_memory_give(c->lane, bytes);
+    return r;
 }
 
 /* ---- one request ---- */
@@ -194,7 +216,8 @@ static uint16_t flags_of_command(const struct nbd_connection *c, uint16_t comman
     case NBD_CMD_WRITE_ZEROES:
         return NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE | NBD_CMD_FLAG_FAST_ZERO;
     case NBD_CMD_BLOCK_STATUS:
-        return NBD_CMD_FLAG_REQ_ONE | NBD_CMD_FLAG_FUA;
+        return NBD_CMD_FLAG_REQ_ONE | NBD_CMD_FLAG_FUA |
+               (c->extended ? NBD_CMD_FLAG_PAYLOAD_LEN : 0);
     default:
         return NBD_CMD_FLAG_FUA;
     }
@@ -213,6 +236,8 @@ static int check_request(const struct nbd_connection *c, const struct nbd_reques
         return -EINVAL;
     if (q->flags & ~flags_of_command(c, q->command))
         return -EINVAL;
+    if (c->extended && q->command == NBD_CMD_WRITE && !(q->flags & NBD_CMD_FLAG_PAYLOAD_LEN))
+        return -EINVAL;
     if (q->command == NBD_CMD_FLUSH)
         return q->offset || q->length ? -EINVAL : 0;
     if (writes(q->command) && c->export->read_only)
@@ -228,10 +253,36 @@ static int check_request(const struct nbd_connection *c, const struct nbd_reques
     return 0;
 }
 
+/* Bytes behind the header: extended ones say themselves whether there are any. */
 static uint64_t payload_of(const struct nbd_connection *c, const struct nbd_request *q)
 {
-    if (q->command == NBD_CMD_WRITE || (c->extended && q->flags & NBD_CMD_FLAG_PAYLOAD_LEN))
-        return q->length;
+    bool has = c->extended ? q->flags & NBD_CMD_FLAG_PAYLOAD_LEN : q->command == NBD_CMD_WRITE;
+    return has ? q->length : 0;
+}
+
+/* A block status that says of which contexts: the range's length, and their identifiers.
+ * @return 0, or -EINVAL with the payload left to be passed over; -errno of the socket in @ret_end.
+ */
+static int co_take_selection(struct nbd_connection *c, struct nbd_request *q, uint64_t payload,
+                             int *ret_end)
+{
+    if (payload < 12 || payload > 8 + 4 * NBD_CONTEXTS_MAX || payload % 4)
+        return -EINVAL;
+    *ret_end = co_need(c, (size_t)payload, false);
+    if (*ret_end < 0)
+        return 0;
+    const uint8_t *at = c->chunk->bytes + c->start;
+    c->start += (size_t)payload;
+    q->length = load_be64(at);
+    q->contexts = 0;
+    for (at += 8, payload -= 8; payload; at += 4, payload -= 4) {
+        uint32_t id = load_be32(at);
+        uint32_t bit = id >= 1 && id <= c->context_count ? 1u << (id - 1) : 0;
+        if (!bit || q->contexts & bit)
+            q->contexts = UINT32_MAX;
+        else
+            q->contexts |= bit;
+    }
     return 0;
 }
 
@@ -274,12 +325,29 @@ static int co_write_long(struct nbd_connection *c, struct nbd_request *q, int *r
     return r;
 }
 
-static int co_take_body(struct nbd_connection *c, struct nbd_request *q, int result)
+/* Buffers that it may take at a time. */
+static uint64_t memory_of(const struct nbd_connection *c, const struct nbd_request *q)
 {
-    uint64_t payload = payload_of(c, q);
+    bool in_pieces = (c->structured || c->extended) && !(q->flags & NBD_CMD_FLAG_DF);
+    switch (q->command) {
+    case NBD_CMD_READ:
+        return in_pieces ? MIN(q->length, (uint64_t)NBD_PIECE_BYTES) : q->length;
+    case NBD_CMD_WRITE: /* what stays in chunks is charged as such */
+        return q->length <= IN_CHUNK_MAX ? 0 : MIN(q->length, (uint64_t)NBD_PIECE_BYTES);
+    case NBD_CMD_CACHE:
+        return MIN(q->length, (uint64_t)NBD_PIECE_BYTES);
+    case NBD_CMD_BLOCK_STATUS:
+        return NBD_STATUS_BYTES;
+    default:
+        return 0;
+    }
+}
+
+/* What is behind the header, and the request itself. @result what is wrong with it, or 0. */
+static int co_take_body(struct nbd_connection *c, struct nbd_request *q, uint64_t payload,
+                        int result)
+{
     int r = 0;
-    if (payload > NBD_PAYLOAD_MAX)
-        return -EMSGSIZE;
     if (result == 0 && payload > NBD_PIECE_BYTES) {
         r = co_write_long(c, q, &result);
         if (r == 0)
@@ -299,20 +367,36 @@ static int co_take_body(struct nbd_connection *c, struct nbd_request *q, int res
     return r;
 }
 
-/* Buffers that it may take at a time. */
-static uint64_t memory_of(const struct nbd_request *q)
+/* The header is taken. @ret_begun: the request ends by itself from there on. */
+static int co_begin_request(struct nbd_connection *c, struct nbd_request *q, bool *ret_begun)
 {
-    switch (q->command) {
-    case NBD_CMD_READ:
-    case NBD_CMD_WRITE:
-        return MIN(q->length, (uint64_t)NBD_PAYLOAD_MAX);
-    case NBD_CMD_CACHE:
-        return MIN(q->length, (uint64_t)NBD_PIECE_BYTES);
-    case NBD_CMD_BLOCK_STATUS:
-        return NBD_STATUS_BYTES;
-    default:
-        return 0;
+    uint64_t payload = payload_of(c, q);
+    int r = 0, result = 0;
+    if (payload > NBD_PAYLOAD_MAX)
+        return -EMSGSIZE;
+    q->contexts = (1u << c->context_count) - 1;
+    if (q->command == NBD_CMD_BLOCK_STATUS && payload) {
+        result = co_take_selection(c, q, payload, &r);
+        if (r < 0)
+            return r;
+        if (result == 0)
+            payload = 0;
     }
+    if (result == 0)
+        result = q->contexts == UINT32_MAX ? -EINVAL : check_request(c, q);
+    uint64_t cost = NBD_REQUEST_COST + (result == 0 ? memory_of(c, q) : 0);
+    r = co_wait_for_room(c, cost);
+    if (r < 0)
+        return r;
+    *ret_begun = true;
+    q->charged = cost;
+    c->in_flight++;
+    c->in_flight_bytes += cost;
+    nbd_count(&c->counts.requests, 1);
+    r = co_take_body(c, q, payload, result);
+    if (r < 0)
+        nbd_request_end(q);
+    return r;
 }
 
 /* @return 0, -ESHUTDOWN at a polite end, -errno. */
@@ -328,19 +412,11 @@ static int co_take_request(struct nbd_connection *c)
         c->asked = true;
         r = -ESHUTDOWN;
     }
-    if (r < 0) {
-        nbd_request_put(&c->lane->pool, q);
-        return r;
-    }
-    q->charged = memory_of(q);
-    r = co_wait_for_room(c, q->charged);
-    c->in_flight++;
-    c->in_flight_bytes += q->charged;
-    atomic_fetch_add_explicit(&c->export->requests, 1, memory_order_relaxed);
+    bool begun = false;
     if (r == 0)
-        r = co_take_body(c, q, check_request(c, q));
-    if (r < 0)
-        nbd_request_end(q);
+        r = co_begin_request(c, q, &begun);
+    if (r < 0 && !begun)
+        nbd_request_put(&c->lane->pool, q);
     return r;
 }
 
