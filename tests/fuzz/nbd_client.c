@@ -52,10 +52,10 @@ static int send_bytes(struct nbd_channel *channel, const void *bytes, size_t len
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t length)
 {
-    struct tape tape = {.channel = {receive, send_bytes, NULL}, .at = bytes, .left = length};
+    struct tape tape = {.channel = {receive, send_bytes, NULL, NULL}, .at = bytes, .left = length};
     struct nbd_list list;
     struct hws_error err = {0};
-    int r = nbd_client_list(&tape.channel, &list, &err);
+    int r = nbd_client_list(&tape.channel, NULL, &list, &err);
     assert(r == 0 || (r < 0 && err.code > 0 && err.text[0]));
     assert(r < 0 || tape.option_left == 0);
     assert(list.count <= NBD_CLIENT_EXPORTS_MAX);

@@ -2,6 +2,7 @@
 """The qemu-nbd personality held against qemu-nbd 7.2, side by side.
 
   ending     command lines that end by themselves (qemu_nbd_cases.py): texts and exit codes
+  tls        who gets a list with which credentials, of each server by each client
   list       -L of what a scripted server says (qemu_nbd_server.py), and of real servers
   life       when each server ends, whom it serves, what it leaves: observed of both, and the same
   generated  random options on twin images: what nbdinfo tells, what clients read after the same writes, and
@@ -48,6 +49,8 @@ class Bench:
         for line in cases.FIXTURES:
             self.tool("theirs", *shlex.split(line))
         shutil.copytree(self.folders["theirs"], self.folders["ours"])
+        with open(os.path.join(self.root, "header"), "wb") as file:
+            file.write(b"QFI\xfb" + struct.pack(">I", 3) + bytes(504))
 
     def close(self):
         shutil.rmtree(self.root, ignore_errors=True)
@@ -171,7 +174,7 @@ def told(bench, who, server, name=""):
     """What nbdinfo tells of the export, without what may differ (docs/qemu-nbd.md)."""
     info = json.loads(bench.tool(who, "nbdinfo", "--json", server.uri(name)).stdout)
     export = info["exports"][0]
-    for key in ("uri", "block_size_preferred", "contexts"):
+    for key in ("uri", "block_size_preferred"):
         export.pop(key, None)
     return info
 
@@ -217,6 +220,71 @@ def same_live_list(bench, words):
             seen = [bench.run(who, "-L", "-k", server.path) for who in WHO]
         if seen[0] != seen[1] or seen[0][0]:
             raise Failure(f"of the server {server_of}\n  theirs: {seen[0]}\n  ours:   {seen[1]}")
+
+
+# ---- TLS ----
+
+def make_credentials(bench):
+    """Folders for x509 and psk, the same for both."""
+    folder = os.path.join(bench.root, "tls")
+    os.mkdir(folder)
+
+    def openssl(*words):
+        subprocess.run(("openssl", *words), cwd=folder, check=True, capture_output=True, timeout=TIMEOUT_S)
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *key, "-subj", "/CN=CA", "-keyout", "ca-key.pem", "-out", "ca-cert.pem")
+    for who in ("server", "client"):
+        with open(os.path.join(folder, "extensions"), "w") as file:
+            file.write(f"subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage={who}Auth\n")
+        openssl("req", *key, "-subj", f"/CN={who}", "-keyout", f"{who}-key.pem", "-out", "request")
+        openssl("x509", "-req", "-in", "request", "-CA", "ca-cert.pem", "-CAkey", "ca-key.pem", "-CAcreateserial",
+                "-extfile", "extensions", "-out", f"{who}-cert.pem")
+    other = os.path.join(folder, "other")
+    shutil.copytree(folder, other)
+    openssl("req", "-x509", *key, "-subj", "/CN=other", "-keyout", "other/ca-key.pem", "-out", "other/ca-cert.pem")
+    for path in (folder, other):
+        with open(os.path.join(path, "keys.psk"), "w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(f"alice:{'ab' * 32}\nbob:{('cd' if path == other else 'ef') * 32}\n")
+    return folder
+
+
+X509, PSK = "tls-creds-x509,id=t,dir=", "tls-creds-psk,id=t,dir="
+
+# Of a client: what it is told to use, and whether it gets its list.
+TLS = {
+    X509: ((f"--object {X509}{{dir}},endpoint=client --tls-creds=t --tls-hostname=localhost", True),
+           (f"--object {X509}{{dir}},endpoint=client --tls-creds=t --tls-hostname=127.0.0.1", True),
+           (f"--object {X509}{{dir}},endpoint=client --tls-creds=t --tls-hostname=wrong", False),
+           (f"--object {X509}{{dir}},endpoint=client --tls-creds=t", False),
+           (f"--object {X509}{{dir}},endpoint=server --tls-creds=t", False),
+           (f"--object {X509}{{dir}}/other,endpoint=client --tls-creds=t --tls-hostname=localhost", False),
+           (f"--object {PSK}{{dir}},endpoint=client,username=alice --tls-creds=t", False),
+           ("", False)),
+    PSK: ((f"--object {PSK}{{dir}},endpoint=client,username=alice --tls-creds=t", True),
+          (f"--object {PSK}{{dir}},endpoint=client,username=bob --tls-creds=t", True),
+          (f"--object {PSK}{{dir}}/other,endpoint=client,username=alice --tls-creds=t", True),
+          (f"--object {PSK}{{dir}}/other,endpoint=client,username=bob --tls-creds=t", False),
+          (f"--object {PSK}{{dir}},endpoint=client,username=carl --tls-creds=t", False),
+          (f"--object {PSK}{{dir}},endpoint=client --tls-creds=t", False),
+          (f"--object {X509}{{dir}},endpoint=client --tls-creds=t --tls-hostname=localhost", False),
+          ("", False)),
+}
+
+
+def same_tls(bench, kind):
+    """Each client with each server: who gets a list is decided, and it is the same list."""
+    folder = os.path.join(bench.root, "tls")
+    if not os.path.exists(folder):
+        make_credentials(bench)
+    for server_of in WHO:
+        with Server.at_socket(bench, server_of, "-t", "-e", "0", "--object", f"{kind}{folder},endpoint=server",
+                              "--tls-creds=t", "-f", "raw", "disk.raw") as server:
+            for line, good in TLS[kind]:
+                words = shlex.split(line.format(dir=folder))
+                lists = [bench.run(who, "-L", "-k", server.path, *words) for who in WHO]
+                if {code for code, _, _ in lists} != {0 if good else 1} or lists[0][1] != lists[1][1]:
+                    raise Failure(f"of the server {server_of}: -L {line}\n  theirs: {lists[0]}\n  ours:   {lists[1]}")
 
 
 # ---- life ----
@@ -339,6 +407,14 @@ def life_forked_with_warning(bench, who):
     return result, bench.tool(who, "nbdinfo", "--size", f"nbd+unix:///?socket={bench.socket(who)}").stdout
 
 
+def life_guessed_raw(bench, who):
+    """What was not called raw does not become another format by a write."""
+    with Server.at_socket(bench, who, "-t", "disk.raw") as server:
+        return [bench.tool(who, "qemu-io", "-f", "raw", "-c", line, server.uri(), check=False).returncode
+                for line in ("write -s ../header 0 512", "write -s ../header 0 1024", "write -P 81 0 512",
+                             "write -P 7 512 4096", "write -z 0 4096")]
+
+
 def life_port_in_use(bench, who):
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
@@ -432,6 +508,10 @@ def make_line(rng):
     words += maybe(rng, ("-e", "4"), ("-e", "0"), ("--shared=2",))
     export = rng.choice(("", "", "disk", "a name"))
     words += ["-x", export] if export else []
+    words += maybe(rng, ("-D", "what it is"), ("-D", ""))
+    words += maybe(rng, ("-A",))
+    if name == "disk.qcow2" and not offset and "-s" not in words:
+        words += maybe(rng, ("-B", "dirty"))
     if rng.random() < 0.3:
         words += ["--image-opts", f"driver={fmt},file.driver=file,file.filename={name}"]
     else:
@@ -489,14 +569,16 @@ def same_generated(bench, rng):
 
 def main():
     tools = Tools(__doc__)
-    if not shutil.which("nbdinfo"):
-        print("skipped: nbdinfo is not installed (apt-get install libnbd-bin)")
-        sys.exit(SKIP)
+    for program, package in (("nbdinfo", "libnbd-bin"), ("openssl", "openssl")):
+        if not shutil.which(program):
+            print(f"skipped: {program} is not installed (apt-get install {package})")
+            sys.exit(SKIP)
     bench, failures = Bench(tools), 0
     work = [(f"ending: {line}", same_ending, line) for line in cases.ENDING]
     work += [(f"list: {name}", same_list, script) for name, script in qemu_nbd_server.LISTS.items()]
     work += [(f"list: {name}", refused_list, pair) for name, pair in qemu_nbd_server.REFUSED.items()]
     work += [(f"list of {shlex.join(words)}", same_live_list, words) for words in cases.LISTED]
+    work += [(f"tls: {kind}", same_tls, kind) for kind in TLS]
     work += [(watch.__name__, same_life, watch) for watch in LIFE]
     work += [(f"generated-{seed}", same_generated, random.Random(seed))
              for seed in range(tools.seed, tools.seed + SEEDS)]

@@ -21,9 +21,12 @@ static json_t *describe(const struct qi_operand *operand)
         return json_pack("{s:s, s:{s:s, s:s}}", "driver", format, "file", "driver", "null", "size",
                          "1G");
     json_t *name = json_string_nocheck(operand->file);
-    return name ? json_pack("{s:s, s:{s:s, s:o}}", "driver", format, "file", "driver", "file",
-                            "filename", name)
-                : NULL;
+    json_t *all = name ? json_pack("{s:s, s:{s:s, s:o}}", "driver", format, "file", "driver",
+                                   "file", "filename", name)
+                       : NULL;
+    if (all && !operand->format && strcmp(format, "raw") == 0)
+        json_object_set_new(all, "guessed", json_true());
+    return all;
 }
 
 /* ---- -l ---- */
@@ -139,7 +142,7 @@ static int make_volume(const struct qn_command *command, struct qn_image *image,
     bool unmap =
         command->discard && (!strcmp(command->discard, "on") || !strcmp(command->discard, "unmap"));
     image->volume = json_object();
-    set_text(image->volume, "name", command->name ? command->name : "");
+    set_text(image->volume, "name", QN_VOLUME);
     json_object_set_new(image->volume, "image", json_string_nocheck(description));
     set_text(image->volume, "via", "none");
     set_text(image->volume, "cache", cache);

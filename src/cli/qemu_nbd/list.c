@@ -5,6 +5,7 @@
  */
 #include "cli/qemu_nbd/qemu_nbd.h"
 #include "host/nbd_client/client.h"
+#include <signal.h>
 
 /* By their bits, from the second on; the first one says that there are flags. */
 static const char *const flag_names[] = {"readonly", "flush",  "fua",      "rotational",
@@ -40,17 +41,26 @@ static void print_list(const struct nbd_list *list)
     }
 }
 
-int qn_list(const struct qn_command *command)
+int qn_list(const struct qn_command *command, const struct qn_creds *creds)
 {
     struct nbd_client_address address = {
         .socket = command->socket, .host = qn_host(command), .port = qn_port(command)};
     struct hws_error err = {0};
     struct nbd_channel *channel;
     struct nbd_list list;
+    struct nbd_client_tls tls = {.host = command->tls_hostname
+                                             ? command->tls_hostname
+                                             : (command->socket ? NULL : address.host)};
+    if (creds) {
+        tls.folder = creds->folder;
+        tls.psk = creds->psk;
+        tls.username = creds->username;
+    }
+    signal(SIGPIPE, SIG_IGN);
     int r = nbd_client_connect(&address, &channel, &err);
     if (r < 0)
         return qi_error("%s", err.text);
-    r = nbd_client_list(channel, &list, &err);
+    r = nbd_client_list(channel, creds ? &tls : NULL, &list, &err);
     nbd_channel_close(channel);
     if (r == 0)
         print_list(&list);

@@ -21,9 +21,12 @@ static const char help_text[] =
     "  -k, --socket=PATH          listen at a unix socket instead\n"
     "  -e, --shared=NUM           clients at a time (1); 0 for any number\n"
     "  -t, --persistent           go on when the last client has left\n"
-    "  -x, --export-name=NAME     name of the export (empty)\n\n"
+    "  -x, --export-name=NAME     name of the export (empty)\n"
+    "  -D, --description=TEXT     what a list tells of the export\n\n"
     "What of the image:\n"
     "  -o, --offset=BYTES         from there on\n"
+    "  -A, --allocation-depth     tell which layer of a chain answers\n"
+    "  -B, --bitmap=NAME          tell what a dirty bitmap has marked; may be repeated\n"
     "  -l, --load-snapshot=WHICH  an internal snapshot, read-only: ID, name, or\n"
     "                             snapshot.id=ID,snapshot.name=NAME\n"
     "  -s, --snapshot             writes go to a temporary file\n"
@@ -41,6 +44,11 @@ static const char help_text[] =
     "  -v, --verbose              tell what happens\n\n"
     "Asking another server:\n"
     "  -L, --list                 tell what the server at -b and -p, or at -k, exports\n\n"
+    "TLS:\n"
+    "      --object=tls-creds-x509,id=ID,endpoint=server|client,dir=FOLDER[,verify-peer=off]\n"
+    "      --object=tls-creds-psk,id=ID,endpoint=server|client,dir=FOLDER[,username=NAME]\n"
+    "      --tls-creds=ID         credentials of an --object before it\n"
+    "      --tls-hostname=NAME    whom the certificate of a listed server must be about\n\n"
     "What differs from QEMU's tool: docs/qemu-nbd.md.\n";
 
 static int print_help(void)
@@ -166,9 +174,21 @@ static int take_socket(void *arg, const struct qi_arg *row, char *value)
 static int take_name(void *arg, const struct qi_arg *row, char *value)
 {
     struct qn_command *command = arg;
+    bool name = row->letter == 'x';
+    *(name ? &command->name : &command->description) = value;
+    return strlen(value) <= QN_STRING_MAX
+               ? 0
+               : qi_error("export %s '%s' too long", name ? "name" : "description", value);
+}
+
+static int take_bitmap(void *arg, const struct qi_arg *row, char *value)
+{
+    struct qn_command *command = arg;
     (void)row;
-    command->name = value;
-    return strlen(value) <= QN_STRING_MAX ? 0 : qi_error("export name '%s' too long", value);
+    if (command->bitmaps == QN_BITMAPS_MAX)
+        return qi_error("up to %d bitmaps are possible", QN_BITMAPS_MAX);
+    command->bitmap[command->bitmaps++] = value;
+    return 0;
 }
 
 static int take_snapshot(void *arg, const struct qi_arg *row, char *value)
@@ -178,6 +198,13 @@ static int take_snapshot(void *arg, const struct qi_arg *row, char *value)
     command->snapshot = value;
     command->read_only = true;
     return 0;
+}
+
+static int take_object(void *arg, const struct qi_arg *row, char *value)
+{
+    struct qn_command *command = arg;
+    (void)row;
+    return qn_object_add(&command->objects, value);
 }
 
 static int refuse_trace(void *command, const struct qi_arg *row, char *value)
@@ -201,6 +228,8 @@ static const struct qi_arg rows[] = {
     QI_TAKE("socket", 'k', take_socket),
     QI_TAKE("offset", 'o', take_offset),
     QI_FLAG(N, read_only, "read-only", 'r'),
+    QI_FLAG(N, depth, "allocation-depth", 'A'),
+    QI_TAKE("bitmap", 'B', take_bitmap),
     QI_FLAG(N, temporary, "snapshot", 's'),
     QI_TAKE("load-snapshot", 'l', take_snapshot),
     QI_DO("nocache", 'n', take_cache),
@@ -215,6 +244,11 @@ static const struct qi_arg rows[] = {
     QI_OPTS(N),
     QI_TAKE("export-name", 'x', take_name),
     QI_FLAG(N, list, "list", 'L'),
+    QI_TAKE("object", 0, take_object),
+    QI_WORD(N, tls_creds, "tls-creds", 0),
+    QI_WORD(N, tls_hostname, "tls-hostname", 0),
+    QI_WORD(N, tls_authz, "tls-authz", 0),
+    QI_TAKE("description", 'D', take_name),
     QI_FLAG(N, fork, "fork", 0),
     QI_WORD(N, pid_file, "pid-file", 0),
     QI_TAKE("trace", 'T', refuse_trace),
@@ -228,8 +262,9 @@ static int check_list(const struct qn_command *command, int operands)
 {
     if (operands)
         return qi_error("List mode is incompatible with a file name");
-    if (command->name || command->offset_given || command->format || command->cache ||
-        command->aio || command->discard || command->snapshot)
+    if (command->name || command->description || command->bitmaps || command->depth ||
+        command->offset_given || command->format || command->cache || command->aio ||
+        command->discard || command->snapshot)
         return qi_error("List mode is incompatible with per-device settings");
     if (command->fork)
         return qi_error("List mode is incompatible with forking");
@@ -256,8 +291,19 @@ struct server {
     const struct qn_command *command;
     struct qn_daemon daemon;
     struct qn_image image;
+    const struct qn_creds *creds; /* or NULL */
     bool started, told;
 };
+
+/* Of the engine's configuration. */
+static json_t *describe_tls(const struct qn_creds *creds)
+{
+    json_t *tls = json_pack("{s:s, s:b, s:s}", "credentials", creds->folder, "required", true,
+                            "mode", creds->psk ? "psk" : "x509");
+    if (tls && !creds->psk)
+        json_object_set_new(tls, "verify-peer", json_boolean(creds->verify_peer));
+    return tls;
+}
 
 static int started(void *arg, struct hws_error *err)
 {
@@ -271,22 +317,57 @@ static int started(void *arg, struct hws_error *err)
 /* No limit is as many as the engine takes. */
 #define CLIENTS_MAX (1u << 20)
 
-static int serve_at(struct server *server, int fd)
+static json_t *describe_export(const struct qn_command *command)
+{
+    unsigned clients = MIN(command->shared, CLIENTS_MAX);
+    json_t *bitmaps = json_array();
+    for (unsigned i = 0; i < command->bitmaps; i++)
+        json_array_append_new(bitmaps, json_string_nocheck(command->bitmap[i]));
+    return json_pack(
+        "{s:o, s:s, s:o*, s:i, s:o, s:b}", "name",
+        json_string_nocheck(command->name ? command->name : ""), "volume", QN_VOLUME, "description",
+        command->description ? json_string_nocheck(command->description) : NULL, "connections",
+        (int)clients, "bitmaps", bitmaps, "allocation-depth", command->depth);
+}
+
+static json_t *make_config(const struct server *server, int fd)
 {
     const struct qn_command *command = server->command;
+    unsigned clients = MIN(command->shared, CLIENTS_MAX);
+    char address[32];
+    snprintf(address, sizeof(address), "fd:%d", fd);
+    json_t *config = json_pack(
+        "{s:[O], s:{s:[s], s:i, s:[o]}, s:s}", "volumes", server->image.volume, "nbd", "listen",
+        address, "connections", (int)(clients ? clients : CLIENTS_MAX), "exports",
+        describe_export(command), "log-level", command->verbose ? "info" : "error");
+    if (config && server->creds)
+        json_object_set_new(json_object_get(config, "nbd"), "tls", describe_tls(server->creds));
+    return config;
+}
+
+/* Why it did not start. */
+static int explain(const struct server *server, const struct hws_error *err)
+{
+    const struct qn_command *command = server->command;
+    for (unsigned i = 0; i < command->bitmaps; i++) {
+        autofree char *words = NULL;
+        if (asprintf(&words, "no bitmap '%s'", command->bitmap[i]) >= 0 && strstr(err->text, words))
+            return qi_error("Bitmap '%s' is not found", command->bitmap[i]);
+    }
+    return server->started || strncmp(err->text, "TLS: ", 5) == 0
+               ? qi_error("%s", err->text)
+               : qi_explain(&server->image.operand, err);
+}
+
+static int serve_at(struct server *server, int fd)
+{
     struct engine_manner manner = {.hangup_stops = true,
                                    .cut_clients = true,
-                                   .until_left = !command->persistent,
+                                   .until_left = !server->command->persistent,
                                    .clients_wait = true,
                                    .started = started,
                                    .arg = server};
-    char address[32];
-    unsigned clients = MIN(command->shared, CLIENTS_MAX);
-    snprintf(address, sizeof(address), "fd:%d", fd);
-    json_t *config =
-        json_pack("{s:[O], s:{s:[s], s:i}, s:s}", "volumes", server->image.volume, "nbd", "listen",
-                  address, "connections", (int)(clients ? clients : CLIENTS_MAX), "log-level",
-                  command->verbose ? "info" : "error");
+    json_t *config = make_config(server, fd);
     if (!config)
         return qi_error("out of memory");
     struct hws_error err = {0};
@@ -294,12 +375,12 @@ static int serve_at(struct server *server, int fd)
     json_decref(config);
     if (r == 0 || server->told)
         return r < 0;
-    return server->started ? qi_error("%s", err.text) : qi_explain(&server->image.operand, &err);
+    return explain(server, &err);
 }
 
-static int serve(const struct qn_command *command)
+static int serve(const struct qn_command *command, const struct qn_creds *creds)
 {
-    struct server server = {.command = command, .daemon = {-1, -1, -1}};
+    struct server server = {.command = command, .creds = creds, .daemon = {-1, -1, -1}};
     if (command->fork)
         qn_fork(&server.daemon);
     int fd = qn_listen(command);
@@ -314,6 +395,42 @@ static int serve(const struct qn_command *command)
     return code;
 }
 
+/* The credentials that are asked for. @return 0 or 1, told. */
+static int take_creds(const struct qn_command *command, const struct qn_creds **ret)
+{
+    *ret = NULL;
+    if (!command->tls_creds && command->tls_hostname)
+        return qi_error("--tls-hostname is not permitted without --tls-creds");
+    if (!command->tls_creds && command->tls_authz)
+        return qi_error("--tls-authz is not permitted without --tls-creds");
+    if (!command->tls_creds)
+        return 0;
+    *ret = qn_creds_find(command->objects, command->tls_creds, !command->list);
+    if (!*ret)
+        return 1;
+    if (command->tls_hostname && !command->list)
+        return qi_error("TLS hostname is only supported with export list");
+    return command->tls_authz ? qi_error("--tls-authz: this program knows no authorization objects")
+                              : 0;
+}
+
+static int run(struct qn_command *command, int operands, char **operand)
+{
+    const struct qn_creds *creds;
+    int code = command->list ? check_list(command, operands) : 0;
+    if (!code)
+        code = take_creds(command, &creds);
+    if (code || command->list)
+        return code ? code : qn_list(command, creds);
+    if (operands != 1)
+        return qi_usage("Invalid number of arguments");
+    command->file = operand[0];
+    code = check_activated(command);
+    if (!code && command->format && command->reach & QI_IMAGE_OPTS)
+        code = qi_error("--image-opts and -f are mutually exclusive");
+    return code ? code : serve(command, creds);
+}
+
 int qemu_nbd_main(int argc, char **argv)
 {
     static const struct qi_tool tool = {
@@ -326,15 +443,8 @@ int qemu_nbd_main(int argc, char **argv)
     struct qn_command command = {.shared = 1};
     qi_tool = &tool;
     int code = qi_take(&args, &command, argc, argv);
-    if (code != QI_GO)
-        return code;
-    if (command.list)
-        return check_list(&command, argc - optind) || qn_list(&command);
-    if (argc - optind != 1)
-        return qi_usage("Invalid number of arguments");
-    command.file = argv[optind];
-    code = check_activated(&command);
-    if (!code && command.format && command.reach & QI_IMAGE_OPTS)
-        code = qi_error("--image-opts and -f are mutually exclusive");
-    return code ? code : serve(&command);
+    if (code == QI_GO)
+        code = run(&command, argc - optind, argv + optind);
+    qn_objects_free(command.objects);
+    return code;
 }

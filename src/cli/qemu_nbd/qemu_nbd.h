@@ -10,6 +10,7 @@
  *     image.c    the image as a volume of the engine: -o, -l, -s
  *     listen.c   where it listens, sockets of a service manager
  *     daemon.c   --fork, --pid-file
+ *     object.c   --object: credentials for TLS
  *     list.c     -L: what another server exports
  *
  * SPDX-License-Identifier: Apache-2.0
@@ -22,19 +23,25 @@
 /** Runs the command line; @return the exit code. */
 int qemu_nbd_main(int argc, char **argv);
 
-#define QN_STRING_MAX 4096
+#define QN_BITMAPS_MAX 14      /* contexts that the server offers beside its own two */
+#define QN_VOLUME      "image" /* what the engine calls it */
+#define QN_STRING_MAX  4096
 
 /* The command line. */
 struct qn_command {
     const char *port, *bind, *socket;
-    const char *name, *pid_file;
+    const char *name, *description, *pid_file;
     const char *format, *file; /* file: the operand */
+    const char *tls_creds, *tls_authz, *tls_hostname;
+    struct qn_object *objects;
     const char *cache, *aio, *discard, *detect_zeroes, *snapshot;
+    const char *bitmap[QN_BITMAPS_MAX + 1];
+    unsigned bitmaps;
     unsigned reach; /* enum qi_reach */
     unsigned shared;
     uint64_t offset;
     bool offset_given;
-    bool persistent, verbose, fork, read_only, temporary, list;
+    bool persistent, verbose, fork, read_only, temporary, list, depth;
 };
 
 /* ---- image.c ---- */
@@ -62,10 +69,26 @@ const char *qn_port(const struct qn_command *command);
 /** @return a listening socket, or -1 told. */
 int qn_listen(const struct qn_command *command);
 
+/* ---- object.c ---- */
+
+struct qn_object;
+
+struct qn_creds {
+    char *folder, *username;
+    bool psk, server, verify_peer;
+};
+
+/** Takes one --object. @return 0, or 1 told. */
+int qn_object_add(struct qn_object **objects, const char *text);
+/** The credentials called @id, of a server or of a client. NULL: told. */
+const struct qn_creds *qn_creds_find(struct qn_object *objects, const char *id, bool server);
+void qn_objects_free(struct qn_object *objects);
+
 /* ---- list.c ---- */
 
-/** Prints what the server at the address exports. @return the exit code. */
-int qn_list(const struct qn_command *command);
+/** Prints what the server at the address exports; @creds NULL: without TLS. @return the exit code.
+ */
+int qn_list(const struct qn_command *command, const struct qn_creds *creds);
 
 /* ---- daemon.c ---- */
 

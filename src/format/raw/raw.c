@@ -5,7 +5,8 @@
  *            0      offset        device      offset + size
  *
  * Raw images have no header, so raw is never found by probing: a guest could write another format's
- * header into its disk and have the next open follow it to other files. The user says raw.
+ * header into its disk and have the next open follow it to other files. The user says raw. Where a
+ * program guesses it for its user all the same, "guessed" refuses such writes.
  *
  * Alignment and limits are the file node's: requests pass through and the core fits them there.
  *
@@ -16,6 +17,7 @@
 struct raw_options {
     uint64_t offset_bytes;
     uint64_t size_bytes; /* 0: up to the end of the file */
+    bool guessed;
 };
 
 enum raw_preallocation { RAW_PREALLOC_OFF, RAW_PREALLOC_FALLOC, RAW_PREALLOC_FULL };
@@ -28,7 +30,11 @@ struct raw_create_options {
 struct raw {
     uint64_t start_bytes;
     bool fixed_size; /* the user gave the size of the window */
+    bool guessed;    /* nothing may be written that looks like another format's header */
 };
+
+/* What formats are found by. */
+#define HEAD_BYTES 512u
 
 static struct block_node *file_of(const struct block_node *node)
 {
@@ -52,6 +58,9 @@ static int co_raw_open(struct block_node *node, const void *options, struct hws_
                         (unsigned long long)o->size_bytes, (unsigned long long)file_bytes);
     raw->start_bytes = o->offset_bytes;
     raw->fixed_size = o->size_bytes != 0;
+    raw->guessed = o->guessed && o->offset_bytes == 0;
+    if (raw->guessed)
+        node->limits.request_alignment = HEAD_BYTES; /* the head is written as a whole */
     node->limits.optimal_bytes = file_of(node)->limits.optimal_bytes;
     node->write_flags = BLOCK_FUA;
     node->zero_flags = BLOCK_FUA | BLOCK_MAY_UNMAP | BLOCK_NO_FALLBACK;
@@ -65,9 +74,20 @@ static int co_raw_read(struct block_node *node, uint64_t offset, struct sgl buff
     return co_block_read(file_of(node), raw->start_bytes + offset, buffer, flags);
 }
 
+static int check_head(struct sgl buffer)
+{
+    uint8_t head[HEAD_BYTES];
+    size_t bytes = MIN(buffer.length, sizeof(head));
+    sgl_to_buffer(sgl_slice(buffer, 0, bytes), head);
+    return block_probe(head, bytes) || block_foreign_format(head, bytes) ? -EPERM : 0;
+}
+
 static int co_raw_write(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
 {
     struct raw *raw = node->state;
+    int r = raw->guessed && offset < HEAD_BYTES ? check_head(buffer) : 0;
+    if (r < 0)
+        return r;
     return co_block_write(file_of(node), raw->start_bytes + offset, buffer, flags);
 }
 
@@ -100,6 +120,8 @@ static int64_t co_raw_copy_range(struct block_node *from, uint64_t from_offset,
 {
     struct raw *raw = to->state;
     uint64_t copied = 0;
+    if (raw->guessed && to_offset < HEAD_BYTES)
+        return -ENOTSUP; /* it is read and written, and looked at */
     int r = co_block_copy_range(from, from_offset, file_of(to), raw->start_bytes + to_offset,
                                 length, &copied);
     return copied > 0 ? (int64_t)copied : r;
@@ -197,6 +219,8 @@ static const struct option_desc raw_table[] = {
      "where in the file the device begins", "0", .max = BLOCK_SIZE_MAX},
     {"size", OPTION_SIZE, offsetof(struct raw_options, size_bytes),
      "size of the device; 0: up to the end of the file", "0", .max = BLOCK_SIZE_MAX},
+    {"guessed", OPTION_BOOL, offsetof(struct raw_options, guessed),
+     "nothing may be written that would be taken for another format's header"},
     OPTION_END,
 };
 

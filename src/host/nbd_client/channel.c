@@ -71,6 +71,7 @@ int nbd_socket_send(struct nbd_channel *channel, const void *bytes, size_t lengt
 static void close_socket(struct nbd_channel *channel)
 {
     struct nbd_socket *socket = (struct nbd_socket *)channel;
+    nbd_socket_end_tls(socket);
     close(socket->fd);
     free(socket);
 }
@@ -130,7 +131,8 @@ int nbd_client_connect(const struct nbd_client_address *address, struct nbd_chan
     struct nbd_socket *to = calloc(1, sizeof(*to));
     if (!to)
         return hws_fail(err, ENOMEM, "out of memory");
-    to->channel = (struct nbd_channel){nbd_socket_receive, nbd_socket_send, close_socket};
+    to->channel = (struct nbd_channel){nbd_socket_receive, nbd_socket_send, nbd_socket_start_tls,
+                                       close_socket};
     to->deadline_ms = now_ms() + NBD_CLIENT_TOTAL_MS;
     int r = address->socket ? connect_unix(to, address->socket, err)
                             : connect_tcp(to, address->host, address->port, err);

@@ -24,11 +24,22 @@
 #define NBD_CLIENT_SILENCE_MS   30000      /* without a byte */
 #define NBD_CLIENT_TOTAL_MS     600000     /* for all of it */
 
+/* Who we are, and whom the server must be. */
+struct nbd_client_tls {
+    const char *folder; /* with ca-cert.pem, client-cert.pem and client-key.pem; or keys.psk */
+    bool psk;
+    const char *username; /* psk: ours */
+    const char *host;     /* x509: that the certificate must be about */
+};
+
 /* A way for bytes. Both block, move all of @length or fail. */
 struct nbd_channel {
     int (*receive)(struct nbd_channel *channel, void *bytes, size_t length, struct hws_error *err);
     int (*send)(struct nbd_channel *channel, const void *bytes, size_t length,
                 struct hws_error *err);
+    /** From here on in TLS. NULL: it cannot. */
+    int (*start_tls)(struct nbd_channel *channel, const struct nbd_client_tls *tls,
+                     struct hws_error *err);
     void (*close)(struct nbd_channel *channel);
 };
 
@@ -59,10 +70,10 @@ struct nbd_list {
     unsigned count;
 };
 
-/** Asks for all exports and what can be known of them, and leaves. @ret nbd_list_free(), also after
- * a failure. */
-HWS_MUST_CHECK int nbd_client_list(struct nbd_channel *channel, struct nbd_list *ret,
-                                   struct hws_error *err);
+/** Asks for all exports and what can be known of them, in TLS unless @tls is NULL, and leaves. @ret
+ * nbd_list_free(), also after a failure. SIGPIPE must be ignored. */
+HWS_MUST_CHECK int nbd_client_list(struct nbd_channel *channel, const struct nbd_client_tls *tls,
+                                   struct nbd_list *ret, struct hws_error *err);
 void nbd_list_free(struct nbd_list *list);
 
 #endif

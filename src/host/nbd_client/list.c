@@ -471,7 +471,43 @@ static int greet(struct talk *talk, struct nbd_list *list, struct hws_error *err
     return r < 0 ? r : (int)common;
 }
 
-int nbd_client_list(struct nbd_channel *channel, struct nbd_list *ret, struct hws_error *err)
+static int start_tls(struct talk *talk, const struct nbd_client_tls *tls, struct hws_error *err)
+{
+    int r = ask_simple(talk, NBD_OPT_STARTTLS, true, err);
+    if (r < 0)
+        return r;
+    if (r == 0 || !talk->channel->start_tls)
+        return hws_fail(err, ENOTSUP, "Server don't support STARTTLS option");
+    return talk->channel->start_tls(talk->channel, tls, err);
+}
+
+static int negotiate(struct talk *talk, const struct nbd_client_tls *tls, struct nbd_list *list,
+                     struct hws_error *err)
+{
+    int r = greet(talk, list, err);
+    if (r < 0)
+        return r;
+    if (tls && (r == INT_MAX || !(r & NBD_FLAG_FIXED_NEWSTYLE)))
+        return hws_fail(err, ENOTSUP, "Server does not support STARTTLS");
+    if (r == INT_MAX)
+        return 0;
+    if (!(r & NBD_FLAG_FIXED_NEWSTYLE))
+        return hws_fail(err, ENOTSUP, "Server does not support export lists");
+    r = tls ? start_tls(talk, tls, err) : 0;
+    if (r == 0)
+        r = ask_simple(talk, NBD_OPT_STRUCTURED_REPLY, false, err);
+    talk->structured = r > 0;
+    if (r >= 0)
+        r = ask_list(talk, list, err);
+    if (r == 0)
+        r = ask_details(talk, list, err);
+    if (r == 0) /* whoever does not hear it sees the end of the connection */
+        (void)!send_option(talk, NBD_OPT_ABORT, NULL, 0, NULL);
+    return r;
+}
+
+int nbd_client_list(struct nbd_channel *channel, const struct nbd_client_tls *tls,
+                    struct nbd_list *ret, struct hws_error *err)
 {
     struct talk talk = {.channel = channel, .left_bytes = NBD_CLIENT_BYTES_MAX};
     autofree uint8_t *payload = malloc(NBD_CLIENT_REPLY_MAX + 1);
@@ -479,20 +515,7 @@ int nbd_client_list(struct nbd_channel *channel, struct nbd_list *ret, struct hw
     if (!payload)
         return hws_fail(err, ENOMEM, "out of memory");
     talk.payload = payload;
-    int r = greet(&talk, ret, err);
-    if (r < 0 || r == INT_MAX)
-        return MIN(r, 0);
-    if (!(r & NBD_FLAG_FIXED_NEWSTYLE))
-        return hws_fail(err, ENOTSUP, "Server does not support export lists");
-    r = ask_simple(&talk, NBD_OPT_STRUCTURED_REPLY, false, err);
-    talk.structured = r > 0;
-    if (r >= 0)
-        r = ask_list(&talk, ret, err);
-    if (r == 0)
-        r = ask_details(&talk, ret, err);
-    if (r == 0) /* whoever does not hear it sees the end of the connection */
-        (void)!send_option(&talk, NBD_OPT_ABORT, NULL, 0, NULL);
-    return r;
+    return negotiate(&talk, tls, ret, err);
 }
 
 void nbd_list_free(struct nbd_list *list)
