@@ -54,15 +54,19 @@ static const struct option_desc *find_option(const struct option_desc *table, co
     return NULL;
 }
 
-/* The members of @description that are for opening: the rest was for making the storage. */
+/* The members of @description that are for opening: the rest was for making the storage. NULL: no
+ * memory. */
 static json_t *to_open(const struct block_driver *driver, const json_t *description)
 {
     json_t *open = json_object(), *value;
     const char *name;
     json_object_foreach((json_t *)description, name, value)
     {
-        if (strcmp(name, "driver") == 0 || find_option(driver->options, name))
-            json_object_set(open, name, value);
+        if ((strcmp(name, "driver") == 0 || find_option(driver->options, name)) &&
+            json_object_set(open, name, value) < 0) {
+            json_decref(open);
+            return NULL;
+        }
     }
     return open;
 }
@@ -91,6 +95,8 @@ static int co_open_made(const struct part *storage, const json_t *description,
                         struct hws_error *err)
 {
     json_t *open = to_open(storage->driver, description);
+    if (!open)
+        return hws_fail(err, ENOMEM, "out of memory");
     int r = co_block_open(open, BLOCK_OPEN_WRITE | BLOCK_OPEN_RESIZE, policy, ret, err);
     json_decref(open);
     return r;

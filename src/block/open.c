@@ -352,8 +352,10 @@ static int describe_named(const struct block_node *node, const char *name, const
         return block_describe(name, format, ret, err);
     json_t *file = describe_file(path);
     *ret = plain ? file : json_pack("{s:o}", "file", file);
-    if (*ret && !plain && format)
-        json_object_set_new(*ret, "driver", json_string(format));
+    if (*ret && !plain && format && json_object_set_new(*ret, "driver", json_string(format)) < 0) {
+        json_decref(*ret);
+        *ret = NULL;
+    }
     return *ret ? 0 : hws_fail(err, ENOMEM, "out of memory");
 }
 

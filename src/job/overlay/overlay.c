@@ -67,11 +67,14 @@ int co_overlay_create(const struct overlay_spec *spec, struct hws_error *err)
     r = block_describe(spec->path, spec->format ? spec->format : DEFAULT_FORMAT, &options, err);
     if (r < 0)
         return r;
-    json_object_set_new(options, "size", json_integer((json_int_t)spec->size_bytes));
-    json_object_set_new(options, "backing_file",
-                        json_string_nocheck(name)); /* bytes, as paths are */
-    json_object_set_new(options, "backing_fmt", json_string(spec->backing_format));
-    r = co_block_create(options, false, NULL, err);
+    /* An overlay that lacks one of them would be a whole image, and another one. Paths are bytes.
+     */
+    if (json_object_set_new(options, "size", json_integer((json_int_t)spec->size_bytes)) < 0 ||
+        json_object_set_new(options, "backing_file", json_string_nocheck(name)) < 0 ||
+        json_object_set_new(options, "backing_fmt", json_string(spec->backing_format)) < 0)
+        r = hws_fail(err, ENOMEM, "out of memory");
+    if (r == 0)
+        r = co_block_create(options, false, NULL, err);
     json_decref(options);
     return r;
 }
