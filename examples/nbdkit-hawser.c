@@ -144,7 +144,8 @@ static int do_zero(void *handle, uint32_t count, uint64_t offset, uint32_t flags
 
 static int add_extent(void *arg, const struct hws_extent *extent)
 {
-    uint32_t type = (extent->data ? 0 : NBDKIT_EXTENT_HOLE) | (extent->zero ? NBDKIT_EXTENT_ZERO : 0);
+    uint32_t type =
+        (extent->data ? 0 : NBDKIT_EXTENT_HOLE) | (extent->zero ? NBDKIT_EXTENT_ZERO : 0);
     return nbdkit_add_extent((struct nbdkit_extents *)arg, extent->start, extent->length, type) < 0
                ? -errno
                : 0;

@@ -17,7 +17,10 @@
  * hws_thread_end(). After fork() the child may open disks of its own; those of its parent, and
  * their queues, answer -EPERM there. None of the calls may be made from a signal handler, or, but
  * for hws_disk_map()'s, from a callback of this library (-EDEADLK). A signal handler may run in
- * the midst of a call, on a stack of 64 KiB; it must return, and may not jump out.
+ * the midst of a call, on a stack of 64 KiB; it must return, and may not jump out. The library
+ * changes no signal handlers; its threads block all signals. Where the kernel takes down an I/O
+ * ring of a thread, it may end a wait of that thread (epoll_wait) early, with EINTR, as for a
+ * signal.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

@@ -4,8 +4,9 @@
  * Every call blocks until the work is done, runs its own I/O runtime inside, and shares nothing
  * with other calls, so any thread may make any of them at any time; none of them may be called from
  * a signal handler. Sizes and offsets are bytes. Functions return 0 or a negative errno, with the
- * reason in `err` (may be NULL). Images are locked as QEMU's tools lock them: an image that
- * somebody else writes is refused with -EAGAIN unless `force_share` is set.
+ * reason in `err` (may be NULL; other pointers may not unless it says so). Images are locked as
+ * QEMU's tools lock them: an image that somebody else writes is refused with -EAGAIN unless
+ * `force_share` is set.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

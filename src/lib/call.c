@@ -73,17 +73,25 @@ static int find_cache(const char *name, enum block_cache *ret, struct hws_error 
                 : 0;
 }
 
+int call_check_image(const struct hws_image *image, struct hws_error *err)
+{
+    return image && image->path ? 0 : hws_fail(err, EINVAL, "an image with a path is needed");
+}
+
 /* @policy: what the call adds to what the image asks for. */
 static int co_open_with(const struct hws_image *image, unsigned flags, struct block_policy policy,
                         struct block_node **ret, struct hws_error *err)
 {
+    int r = call_check_image(image, err);
+    if (r < 0)
+        return r;
     policy.allow = image->allow;
     policy.trust_names = image->trust_names;
     policy.probe_raw = image->probe_raw;
     json_t *description;
     if (image->snapshot && (flags & BLOCK_OPEN_WRITE))
         return hws_fail(err, EROFS, "'%s': an internal snapshot can only be read", image->path);
-    int r = find_cache(image->cache, &policy.cache, err);
+    r = find_cache(image->cache, &policy.cache, err);
     if (r == 0)
         r = block_describe(image->path, image->format, &description, err);
     if (r < 0)
@@ -126,7 +134,7 @@ int co_call_open_disk(const struct hws_image *image, uint64_t cache_bytes, unsig
                       enum block_cache *ret_cache, struct block_node **ret, struct hws_error *err)
 {
     struct block_policy policy = {.cache = BLOCK_CACHE_WRITEBACK, .cache_bytes = cache_bytes};
-    int r = find_cache(image->cache, &policy.cache, err);
+    int r = image ? find_cache(image->cache, &policy.cache, err) : 0;
     *ret_cache = policy.cache;
     return r < 0 ? r : co_open_with(image, flags, policy, ret, err);
 }

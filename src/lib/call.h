@@ -21,6 +21,9 @@ void call_prepare(void);
  */
 HWS_MUST_CHECK int call_run(call_fn *fn, void *arg, struct hws_error *err);
 
+/** Is there an image, and has it a path? Else -EINVAL. */
+HWS_MUST_CHECK int call_check_image(const struct hws_image *image, struct hws_error *err);
+
 /** Opens @image with @flags (enum block_open_flags) on top of what the image itself asks for. */
 HWS_MUST_CHECK int co_call_open(const struct hws_image *image, unsigned flags,
                                 struct block_node **ret, struct hws_error *err);

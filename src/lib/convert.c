@@ -449,6 +449,10 @@ int hws_convert(const struct hws_image *from, const struct hws_image *to,
     *c.ret = (struct hws_converted){0};
     int r = c.source ? call_check_load(&c.load, err) : hws_fail(err, ENOMEM, "out of memory");
     if (r == 0)
+        r = call_check_image(from, err);
+    if (r == 0)
+        r = call_check_image(to, err);
+    if (r == 0)
         r = call_run(co_convert, &c, err);
     free(c.source);
     resume_free(&c.resume);

@@ -180,7 +180,9 @@ int hws_create(const struct hws_image *image, const struct hws_create *create, c
                struct hws_error *err)
 {
     struct creation c = {image, create, NULL, ret_json != NULL};
-    int r = call_run(co_create, &c, err);
+    int r = call_check_image(image, err);
+    if (r == 0)
+        r = call_run(co_create, &c, err);
     if (r < 0) {
         json_decref(c.result);
         return r;

@@ -126,8 +126,10 @@ int hws_rebase(const struct hws_image *image, const struct hws_rebase *rebase,
                struct hws_error *err)
 {
     struct rebasing r = {image, rebase, NULL};
-    int result = 0;
-    if (*rebase->backing)
+    int result = call_check_image(image, err);
+    if (result == 0 && !rebase->backing)
+        result = hws_fail(err, EINVAL, "the backing file's name is needed; \"\" is none");
+    if (result == 0 && *rebase->backing)
         result = call_resolve_beside(image->path, rebase->backing, &r.path, err);
     if (result == 0)
         result = call_run(co_rebase, &r, err);
