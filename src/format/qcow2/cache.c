@@ -107,11 +107,10 @@ int qcow2_cache_init(struct qcow2 *q)
     return c->buckets ? 0 : -ENOMEM;
 }
 
-void qcow2_cache_free(struct qcow2 *q)
+/* Nobody may know a slice any more. */
+static void free_arenas(struct qcow2 *q)
 {
     struct qcow2_cache *c = &q->cache;
-    if (!c->buckets)
-        return;
     struct list *link;
     while ((link = list_pop_front(&c->arenas))) {
         struct arena *arena = list_entry(link, struct arena, link);
@@ -125,8 +124,28 @@ void qcow2_cache_free(struct qcow2 *q)
     }
     if (c->reserved_bytes)
         block_cache_release(q->node->context, c->reserved_bytes);
+    c->reserved_bytes = 0;
+}
+
+void qcow2_cache_free(struct qcow2 *q)
+{
+    struct qcow2_cache *c = &q->cache;
+    if (!c->buckets)
+        return;
+    free_arenas(q);
     free(c->buckets);
     memset(c, 0, sizeof(*c));
+}
+
+void qcow2_cache_restart(struct qcow2 *q)
+{
+    struct qcow2_cache *c = &q->cache;
+    assert(list_empty(&c->dirty[QCOW2_TABLE_L2]) && list_empty(&c->dirty[QCOW2_TABLE_REFCOUNT]));
+    free_arenas(q);
+    memset(c->buckets, 0, c->buckets_count * sizeof(c->buckets[0]));
+    list_init(&c->clean);
+    list_init(&c->unused);
+    c->slices = c->used = 0;
 }
 
 static unsigned arena_slices(const struct qcow2 *q)

@@ -429,6 +429,13 @@ static int co_recover(struct qcow2 *q, struct hws_error *err)
 
 /* ---- life ---- */
 
+static void init_lists(struct qcow2_kept *k)
+{
+    list_init(&k->sectors);
+    list_init(&k->spare);
+    list_init(&k->arenas);
+}
+
 int qcow2_co_keep_open(struct qcow2 *q, struct hws_error *err)
 {
     struct qcow2_kept *k = &q->kept;
@@ -442,9 +449,22 @@ int qcow2_co_keep_open(struct qcow2 *q, struct hws_error *err)
     int r = block_keep_attach(q->node, &k->image, err);
     if (r < 0 || !k->image)
         return r;
-    list_init(&k->sectors);
-    list_init(&k->spare);
-    list_init(&k->arenas);
+    init_lists(k);
+    return co_recover(q, err);
+}
+
+/* The cache begins anew, in the keep's memory. There is nothing to recover: else the image would
+   not have been opened. */
+int qcow2_co_keep_begin(struct qcow2 *q, struct hws_error *err)
+{
+    struct qcow2_kept *k = &q->kept;
+    if (k->image || !block_policy_of(q->node)->keep)
+        return 0;
+    int r = block_keep_attach(q->node, &k->image, err);
+    if (r < 0 || !k->image)
+        return r;
+    init_lists(k);
+    qcow2_cache_restart(q);
     return co_recover(q, err);
 }
 

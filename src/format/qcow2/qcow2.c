@@ -222,7 +222,10 @@ static int co_qcow2_close(struct block_node *node, struct hws_error *err)
 
 static int co_set_read_only(struct block_node *node, bool read_only, struct hws_error *err)
 {
-    return read_only ? co_settle(node, err) : co_check_writable(node, err);
+    if (read_only)
+        return co_settle(node, err);
+    int r = qcow2_co_keep_begin(qcow2_of(node), err);
+    return r < 0 ? r : co_check_writable(node, err);
 }
 
 const struct block_driver qcow2_driver = {

@@ -402,6 +402,8 @@ HWS_MUST_CHECK int qcow2_co_bitmaps_switch(struct qcow2 *q, const struct qcow2_b
 HWS_MUST_CHECK int qcow2_cache_init(struct qcow2 *q);
 /** Drops every slice, dirty or not. */
 void qcow2_cache_free(struct qcow2 *q);
+/** Empties it and gives its memory back. Nothing is dirty, and no request is in flight. */
+void qcow2_cache_restart(struct qcow2 *q);
 
 /** Look-up only. The caller holds q->lock. @return NULL where it is absent or still loading. */
 struct qcow2_slice *qcow2_cache_find(struct qcow2 *q, uint64_t offset);
@@ -461,6 +463,10 @@ enum qcow2_kept_kind {
  * not written yet. Right after qcow2_co_start().
  */
 HWS_MUST_CHECK int qcow2_co_keep_open(struct qcow2 *q, struct hws_error *err);
+/**
+ * The same for an image that was opened read-only and is to be written, with no request in flight.
+ */
+HWS_MUST_CHECK int qcow2_co_keep_begin(struct qcow2 *q, struct hws_error *err);
 /** Ends its use. Where something is not on disk (the last flush failed) it stays in the keep. */
 void qcow2_keep_close(struct qcow2 *q);
 
