@@ -26,7 +26,8 @@ struct plan live_plan(uint64_t seed, bool small)
     plan.bitmap_bits = 0;
     plan.fixed_size = true;
     plan.layer[0].raw = random_one_in(r, 3);
-    bool equal = random_one_in(r, 2);
+    /* Layers that end before those around them show what was forgotten. */
+    bool equal = random_one_in(r, 3);
     for (unsigned i = 0; i <= plan.depth; i++) {
         plan.layer[i].sectors = equal ? sectors : MAX(1 + random_below(r, 2 * sectors), 16u);
         if (i > 0)
@@ -215,6 +216,7 @@ void co_live_setup(void *arg)
     for (unsigned i = 0; i <= world->plan.depth; i++) {
         guest_layer(world->guest, world->plan.layer[i].sectors);
         world->top = i;
+        world->steps = i == 0 ? 12 : 3;
         if (!co_world_create(world, i) || !co_world_open(world))
             return;
         co_world_phase_beside(world, co_nothing);

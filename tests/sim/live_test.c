@@ -24,7 +24,7 @@ static const char *const disturbance_names[] = {"crash",  "EIO",        "EIO, st
 static void begin(struct world *world, const struct sweep *sweep, const struct plan *plan)
 {
     struct sim_options storage = sweep_storage(sweep, plan);
-    *world = (struct world){.plan = *plan, .random = random_seed(plan->seed), .steps = 3};
+    *world = (struct world){.plan = *plan, .random = random_seed(plan->seed)};
     world_note(world, sweep->program, "");
     if (sweep->trace)
         plan_print(&world->plan);
