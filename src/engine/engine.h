@@ -177,8 +177,9 @@ HWS_MUST_CHECK int co_volume_leave(struct volume *volume, struct hws_error *err)
 /** For a successor; NULL where the configuration is enough. A new reference. */
 json_t *volume_resume(const struct volume *volume);
 /**
- * What to open. The state file of a predecessor counts where its device is there (@inherits), and
- * where a keeper started this engine after it: what a snapshot put on top stays on top.
+ * What to open. The state file of a predecessor counts where its device or its keep is there
+ * (@inherits), and where a keeper started this engine after it: what a snapshot put on top stays on
+ * top.
  */
 void volume_find_top(struct volume *volume, bool inherits);
 void volume_forget_top(struct volume *volume);

@@ -131,7 +131,8 @@ static int co_open_root(struct volume *volume, struct hws_error *err)
     const struct volume_config *config = &volume->config;
     struct block_node *node;
     bool inherits = device_way_outlives(config->via) && co_device_is_there(config);
-    volume_find_top(volume, inherits);
+    /* A keep that was left tells of a death, too: what it holds is of the images that were open. */
+    volume_find_top(volume, inherits || (config->keep && access(config->keep, F_OK) == 0));
     int r = co_open_keep(volume, inherits, err);
     if (r == 0)
         r = co_open_patiently(volume, inherits || volume->engine->succeeds, &node, err);
