@@ -89,6 +89,8 @@ _hawser_values()
     snapshot:--create|snapshot:-c) echo @ ;;
     snapshot:--apply|snapshot:-a) echo @ ;;
     snapshot:--delete|snapshot:-d) echo @ ;;
+    snapshot:--merge|snapshot:-m) echo @file ;;
+    snapshot:--rate|snapshot:-r) echo @ ;;
     snapshot:--format|snapshot:-f) echo @format ;;
     snapshot:--allow) echo @folder ;;
     snapshot:--output) echo human json ;;
@@ -170,7 +172,7 @@ _hawser_options()
     rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
     amend) echo --format= --options= --force --allow= --quiet --help ;;
     compact) echo --format= --zeroes --allow= --quiet --output= --help ;;
-    snapshot) echo --list --create= --apply= --delete= --revert --force --format= --allow= --force-share --output= --help ;;
+    snapshot) echo --list --create= --apply= --delete= --revert --force --merge= --rate= --keep --quiet --format= --allow= --force-share --output= --help ;;
     bitmap) echo --list --add --remove --clear --enable --disable --merge= --granularity= --source-file= --source-format= --format= --allow= --force-share --output= --help ;;
     attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --mount= --mkfs= --output= --help ;;
     export) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;

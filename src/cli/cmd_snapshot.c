@@ -6,6 +6,7 @@
  */
 #include "cli/image.h"
 #include "cli/internal_snapshot.h"
+#include "cli/merge_snapshot.h"
 #include "cli/output.h"
 #include "engine/client.h"
 #include <limits.h>
@@ -16,7 +17,9 @@ struct snapshot_options {
     bool force_share;
     bool revert, force;
     bool list;
-    const char *create, *apply, *remove;
+    const char *create, *apply, *remove, *merge;
+    uint64_t rate;
+    bool keep, quiet;
     int output;
 };
 
@@ -233,12 +236,41 @@ static int run_inside(const struct snapshot_options *options, char **operands, u
                          : cli_change_snapshot(&image, action, name, options->output == CLI_JSON);
 }
 
+static int run_merge(const struct snapshot_options *options, char **operands, unsigned count)
+{
+    struct hws_error err = {0};
+    char layer[PATH_MAX];
+    const struct merge_options merge = {.rate = options->rate,
+                                        .keep = options->keep,
+                                        .json = options->output == CLI_JSON,
+                                        .quiet = options->quiet};
+    enum hws_snapshot_action action;
+    const char *name;
+    if (inside(options, &action, &name) || options->revert || options->force ||
+        options->force_share)
+        hws_fail(&err, EINVAL, "--merge goes with --rate, --keep and --quiet alone");
+    else if (count > 1)
+        hws_fail(&err, EINVAL, "'%.200s': --merge needs no other file", operands[1]);
+    if (err.code)
+        return out_error("snapshot", CLI_USAGE, &err);
+    if (cli_refuse_reach(operands[0], options->format, &options->allow, &err) < 0 ||
+        absolute(options->merge, layer, sizeof(layer), &err) < 0)
+        return out_error("snapshot", CLI_FAILED, &err);
+    return cli_merge_snapshot(operands[0], layer, &merge);
+}
+
 static int run(const void *arg, char **operands, unsigned count)
 {
     const struct snapshot_options *options = arg;
     struct hws_error err = {0};
     enum hws_snapshot_action action;
     const char *name;
+    if (options->merge)
+        return run_merge(options, operands, count);
+    if (options->rate != UINT64_MAX || options->keep || options->quiet) {
+        hws_fail(&err, EINVAL, "--rate, --keep and --quiet go with --merge");
+        return out_error("snapshot", CLI_USAGE, &err);
+    }
     if (inside(options, &action, &name))
         return run_inside(options, operands, count);
     if (options->force_share) {
@@ -272,6 +304,15 @@ static const struct cli_option table[] = {
      "go back: give up what was written since the snapshot"},
     {"force", 0, CLI_FLAG, offsetof(struct snapshot_options, force), NULL,
      "with --revert: change the content although the device is in use"},
+    {"merge", 'm', CLI_TEXT, offsetof(struct snapshot_options, merge), "LAYER",
+     "give up the state that a file of an attached volume's chain holds",
+     .completes = CLI_COMPLETE_FILE},
+    {"rate", 'r', CLI_SIZE, offsetof(struct snapshot_options, rate), "SIZE",
+     "with --merge: copy at most this much a second"},
+    {"keep", 0, CLI_FLAG, offsetof(struct snapshot_options, keep), NULL,
+     "with --merge: do not delete the file that is not used any more"},
+    {"quiet", 'q', CLI_FLAG, offsetof(struct snapshot_options, quiet), NULL,
+     "with --merge: say nothing, show no progress"},
     CLI_FORMAT_OPTION(struct snapshot_options),
     CLI_ALLOW_OPTION(struct snapshot_options),
     CLI_FORCE_SHARE_OPTION(struct snapshot_options),
@@ -284,6 +325,7 @@ const struct cli_command cli_snapshot_command = {
     .summary = "Take snapshots, by overlays or inside an image, and go back to them",
     .synopsis =
         "[OPTION...] NAME|DEVICE|IMAGE OVERLAY\n--revert [OPTION...] NAME|DEVICE|IMAGE [LAYER]\n"
+        "--merge LAYER [OPTION...] NAME|DEVICE\n"
         "-l|-c NAME|-a NAME|-d NAME [OPTION...] NAME|DEVICE|IMAGE",
     .description =
         "Makes the qcow2 image OVERLAY with the present image as its backing file. The present "
@@ -302,6 +344,13 @@ const struct cli_command cli_snapshot_command = {
         "of an attached volume must not be mounted or open meanwhile. Layers between are left as "
         "they are; "
         "nothing of this image uses them any more.\n\n"
+        "With --merge the state that LAYER, a file of an attached volume's chain, holds is given "
+        "up, and all others are kept: its data and that of the layer above it become one file, in "
+        "the way that moves less, and the other file is deleted. The volume goes on meanwhile. "
+        "A crash or an interruption leaves the chain as it was or as it shall be. Where LAYER has "
+        "no layer below it, or holds more than the one above, it takes the data of that and stands "
+        "for the newer state from then on; so nothing else may be based on it. Where that newer "
+        "state is the volume's own, LAYER is the file to attach next time.\n\n"
         "--create, --apply, --delete and --list work on snapshots inside one qcow2 image, QEMU's "
         "internal ones; NAME is the ID of one, or else its name. They share what has not changed, "
         "and record the size of the disk. Each change takes effect in one step, so that a crash "
@@ -314,6 +363,7 @@ const struct cli_command cli_snapshot_command = {
     .examples = {{"of a volume in use", "hawser snapshot disk disk-monday.qcow2"},
                  {"of an image", "hawser snapshot disk.qcow2 try.qcow2"},
                  {"back to it", "umount /mnt/disk && hawser snapshot --revert disk"},
+                 {"without Monday's state", "hawser snapshot --merge disk-monday.qcow2 disk"},
                  {"inside an image", "hawser snapshot -c monday disk.qcow2"},
                  {"the disk as it was then",
                   "hawser convert --snapshot monday disk.qcow2 old.raw"}},
