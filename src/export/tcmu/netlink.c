@@ -10,9 +10,8 @@
  */
 #include "export/tcmu/netlink.h"
 #include "export/tcmu/netlink_wire.h"
+#include "wire/netlink/genl.h"
 #include <fcntl.h>
-#include <linux/genetlink.h>
-#include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <poll.h>
 #include <sys/eventfd.h>
@@ -33,156 +32,29 @@ struct tcmu_netlink {
     _Alignas(8) uint8_t buffer[MESSAGE_BYTES];
 };
 
-/* ---- requests ---- */
-
-struct request {
-    struct nlmsghdr head;
-    struct genlmsghdr generic;
-    uint8_t attributes[64];
-};
-static_assert(offsetof(struct request, attributes) == NLMSG_HDRLEN + GENL_HDRLEN, "no holes");
-
-static void request_init(struct request *request, uint16_t family, uint8_t command, uint8_t version,
-                         uint16_t flags)
-{
-    *request = (struct request){
-        .head = {.nlmsg_len = offsetof(struct request, attributes),
-                 .nlmsg_type = family,
-                 .nlmsg_flags = (uint16_t)(NLM_F_REQUEST | flags)},
-        .generic = {.cmd = command, .version = version},
-    };
-}
-
-static void request_add(struct request *request, uint16_t type, const void *value, size_t length)
-{
-    size_t at = request->head.nlmsg_len - offsetof(struct request, attributes);
-    struct nlattr head = {.nla_len = (uint16_t)(NLA_HDRLEN + length), .nla_type = type};
-    assert(at + NLA_ALIGN(head.nla_len) <= sizeof(request->attributes));
-    memcpy(request->attributes + at, &head, sizeof(head));
-    memcpy(request->attributes + at + NLA_HDRLEN, value, length);
-    request->head.nlmsg_len += (uint32_t)NLA_ALIGN(head.nla_len);
-}
-
-static int request_send(int fd, const struct request *request)
-{
-    struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
-    ssize_t sent;
-    do
-        sent = sendto(fd, request, request->head.nlmsg_len, 0, (struct sockaddr *)&kernel,
-                      sizeof(kernel));
-    while (sent < 0 && errno == EINTR);
-    return sent < 0 ? -errno : 0;
-}
-
-/* One datagram of the kernel's, which answers what was asked. @return its length, or -errno. */
-static ssize_t receive_answer(int fd, void *buffer, size_t bytes)
-{
-    struct pollfd wait = {.fd = fd, .events = POLLIN};
-    for (;;) {
-        int ready = poll(&wait, 1, ANSWER_DELAY_MS);
-        if (ready < 0 && errno == EINTR)
-            continue;
-        if (ready <= 0)
-            return ready < 0 ? -errno : -ETIMEDOUT;
-        struct sockaddr_nl from = {0};
-        socklen_t from_length = sizeof(from);
-        ssize_t got = recvfrom(fd, buffer, bytes, 0, (struct sockaddr *)&from, &from_length);
-        if (got < 0 && errno != EINTR && errno != EAGAIN)
-            return -errno;
-        if (got >= (ssize_t)sizeof(struct nlmsghdr) && from.nl_pid == 0)
-            return got;
-    }
-}
-
-/* What an NLMSG_ERROR says: 0 is an acknowledgement. 1: it is another message. */
-static int error_of(const void *bytes, size_t length)
-{
-    struct nlmsghdr head;
-    int code;
-    memcpy(&head, bytes, sizeof(head));
-    if (head.nlmsg_type != NLMSG_ERROR)
-        return 1;
-    if (length < NLMSG_HDRLEN + sizeof(code))
-        return -EBADMSG;
-    memcpy(&code, (const uint8_t *)bytes + NLMSG_HDRLEN, sizeof(code));
-    return code > 0 ? -EBADMSG : code;
-}
-
 /* ---- finding the family ---- */
 
-/* The value of attribute @type among @length bytes of attributes, of @ret_length bytes; NULL. */
-static const uint8_t *find_attribute(const uint8_t *at, size_t length, unsigned type,
-                                     size_t *ret_length)
-{
-    struct nlattr head;
-    while (length >= sizeof(head)) {
-        memcpy(&head, at, sizeof(head));
-        if (head.nla_len < sizeof(head) || head.nla_len > length)
-            return NULL;
-        if ((head.nla_type & NLA_TYPE_MASK) == type) {
-            *ret_length = head.nla_len - sizeof(head);
-            return at + sizeof(head);
-        }
-        size_t step = MIN((size_t)NLA_ALIGN(head.nla_len), length);
-        at += step;
-        length -= step;
-    }
-    return NULL;
-}
-
-/* TCM-USER has one group, "config": the first of the list. */
-static int parse_family(struct tcmu_netlink *netlink, const uint8_t *bytes, size_t length)
-{
-    size_t id_length = 0, groups_length = 0, first_length = 0, group_length = 0;
-    if (length < NLMSG_HDRLEN + GENL_HDRLEN)
-        return -EBADMSG;
-    bytes += NLMSG_HDRLEN + GENL_HDRLEN;
-    length -= NLMSG_HDRLEN + GENL_HDRLEN;
-    const uint8_t *id = find_attribute(bytes, length, CTRL_ATTR_FAMILY_ID, &id_length);
-    const uint8_t *groups = find_attribute(bytes, length, CTRL_ATTR_MCAST_GROUPS, &groups_length);
-    const uint8_t *first = groups ? find_attribute(groups, groups_length, 1, &first_length) : NULL;
-    const uint8_t *group =
-        first ? find_attribute(first, first_length, CTRL_ATTR_MCAST_GRP_ID, &group_length) : NULL;
-    if (!id || !group || id_length != sizeof(netlink->family) ||
-        group_length != sizeof(netlink->group))
-        return -EBADMSG;
-    memcpy(&netlink->family, id, sizeof(netlink->family));
-    memcpy(&netlink->group, group, sizeof(netlink->group));
-    return 0;
-}
-
+/* TCM-USER has one group, "config". */
 static int resolve(struct tcmu_netlink *netlink, struct hws_error *err)
 {
     static const char name[] = "TCM-USER";
-    struct request request;
-    request_init(&request, GENL_ID_CTRL, CTRL_CMD_GETFAMILY, 1, 0);
-    request_add(&request, CTRL_ATTR_FAMILY_NAME, name, sizeof(name));
-    int r = request_send(netlink->call_fd, &request);
-    ssize_t got =
-        r < 0 ? r : receive_answer(netlink->call_fd, netlink->buffer, sizeof(netlink->buffer));
-    r = got < 0 ? (int)got : error_of(netlink->buffer, (size_t)got);
-    if (r == 1)
-        r = parse_family(netlink, netlink->buffer, (size_t)got);
-    else if (r == 0)
-        r = -EBADMSG;
+    struct genl_family family;
+    int r = genl_find_family(netlink->call_fd, name, &family, err);
     if (r == -ENOENT)
         return hws_fail(err, ENOENT,
                         "the kernel has no TCMU (netlink family %s): load its module with "
                         "'modprobe target_core_user'",
                         name);
-    return r < 0 ? hws_fail_errno(err, -r, "netlink family %s", name) : 0;
+    if (r == 0 && !family.group)
+        r = hws_fail(err, EBADMSG, "netlink family %s has no group", name);
+    if (r == 0) {
+        netlink->family = family.id;
+        netlink->group = family.group;
+    }
+    return r;
 }
 
 /* ---- life ---- */
-
-static int open_socket(struct hws_error *err)
-{
-    struct sockaddr_nl any = {.nl_family = AF_NETLINK};
-    autofd int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_GENERIC);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&any, sizeof(any)) < 0)
-        return hws_fail_errno(err, errno, "cannot open a netlink socket");
-    return steal_fd(&fd);
-}
 
 static int join(struct tcmu_netlink *netlink, struct hws_error *err)
 {
@@ -205,9 +77,9 @@ int tcmu_netlink_open(struct tcmu_netlink **ret, struct hws_error *err)
     if (!netlink)
         return hws_fail(err, ENOMEM, "out of memory");
     *netlink = (struct tcmu_netlink){.fd = -1, .call_fd = -1, .stop_fd = -1};
-    int r = netlink->call_fd = open_socket(err);
+    int r = netlink->call_fd = genl_open(err);
     if (r >= 0)
-        r = netlink->fd = open_socket(err);
+        r = netlink->fd = genl_open(err);
     if (r >= 0) {
         netlink->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         r = netlink->stop_fd < 0 ? hws_fail_errno(err, errno, "eventfd") : 0;
@@ -307,12 +179,11 @@ int tcmu_netlink_answer(struct tcmu_netlink *netlink, const struct tcmu_event *e
                                    [TCMU_RECONFIG] = TCMU_WIRE_RECONFIG_DONE};
     if (!event->can_be_answered)
         return 0;
-    struct request request;
-    int32_t code = status;
-    request_init(&request, netlink->family, done[event->kind], TCMU_WIRE_VERSION, 0);
-    request_add(&request, TCMU_WIRE_ATTR_STATUS, &code, sizeof(code));
-    request_add(&request, TCMU_WIRE_ATTR_DEVICE_ID, &event->device_id, sizeof(event->device_id));
-    int r = request_send(netlink->call_fd, &request);
+    struct genl_request request;
+    genl_request_init(&request, netlink->family, done[event->kind], TCMU_WIRE_VERSION, 0);
+    genl_put_u32(&request, TCMU_WIRE_ATTR_STATUS, (uint32_t)status);
+    genl_put_u32(&request, TCMU_WIRE_ATTR_DEVICE_ID, event->device_id);
+    int r = genl_send(netlink->call_fd, &request);
     /* The kernel tells errors only: that nobody waited is one, and none to us. */
     uint8_t told[512];
     while (r == 0 && recv(netlink->call_fd, told, sizeof(told), 0) > 0)
@@ -322,18 +193,22 @@ int tcmu_netlink_answer(struct tcmu_netlink *netlink, const struct tcmu_event *e
 
 int tcmu_netlink_features(struct tcmu_netlink *netlink, bool answers, struct hws_error *err)
 {
-    autofd int fd = open_socket(err); /* its own, so that it mixes with no other answer */
+    autofd int fd = genl_open(err); /* its own, so that it mixes with no other answer */
     if (fd < 0)
         return fd;
-    struct request request;
+    struct genl_request request;
+    struct genl_message message;
     uint8_t on = answers, told[512];
-    request_init(&request, netlink->family, TCMU_WIRE_SET_FEATURES, TCMU_WIRE_VERSION, NLM_F_ACK);
-    request_add(&request, TCMU_WIRE_ATTR_ANSWERS, &on, sizeof(on));
-    int r = request_send(fd, &request);
-    ssize_t got = r < 0 ? r : receive_answer(fd, told, sizeof(told));
-    r = got < 0 ? (int)got : error_of(told, (size_t)got);
-    if (r == 1)
-        r = -EBADMSG;
+    const uint8_t *at = told;
+    genl_request_init(&request, netlink->family, TCMU_WIRE_SET_FEATURES, TCMU_WIRE_VERSION,
+                      NLM_F_ACK);
+    genl_put(&request, TCMU_WIRE_ATTR_ANSWERS, &on, sizeof(on));
+    int r = genl_send(fd, &request);
+    ssize_t got = r < 0 ? r : genl_receive(fd, told, sizeof(told), ANSWER_DELAY_MS);
+    size_t length = (size_t)MAX(got, (ssize_t)0);
+    r = got < 0 ? (int)got : genl_message_next(&at, &length, &message);
+    if (r == 0)
+        r = message.type == NLMSG_ERROR ? message.error : -EBADMSG;
     return r < 0 ? hws_fail_errno(err, -r, "cannot tell the kernel that events are answered") : 0;
 }
 

@@ -8,8 +8,7 @@
  */
 #include "export/tcmu/netlink.h"
 #include "export/tcmu/netlink_wire.h"
-#include <linux/genetlink.h>
-#include <linux/netlink.h>
+#include "wire/netlink/genl.h"
 #include <linux/target_core_user.h>
 
 static_assert(TCMU_CMD_ADDED_DEVICE == 1 && TCMU_CMD_REMOVED_DEVICE == 2 &&
@@ -82,18 +81,12 @@ struct attribute {
 static bool split_attributes(const uint8_t *at, size_t left,
                              struct attribute ret[TCMU_ATTR_MAX + 1])
 {
-    while (left >= sizeof(struct nlattr)) {
-        struct nlattr head;
-        memcpy(&head, at, sizeof(head));
-        if (head.nla_len < sizeof(head) || head.nla_len > left)
-            return false;
-        unsigned type = head.nla_type & NLA_TYPE_MASK;
+    unsigned type;
+    const uint8_t *value;
+    size_t length;
+    while (genl_each(&at, &left, &type, &value, &length))
         if (type <= TCMU_ATTR_MAX)
-            ret[type] = (struct attribute){at + sizeof(head), head.nla_len - sizeof(head)};
-        size_t step = MIN((size_t)NLA_ALIGN(head.nla_len), left);
-        at += step;
-        left -= step;
-    }
+            ret[type] = (struct attribute){value, length};
     return left < NLA_ALIGNTO;
 }
 

@@ -1,4 +1,4 @@
-# Sourced by scripts in the lab (. "$LAB_SOURCE/tests/lab/guest/tcmu.sh"): disks by the SCSI target.
+# Sourced by scripts in the lab (. "$LAB_SOURCE/tests/lab/guest/tcmu.sh"): disks by the SCSI target, and by nbd.
 
 # state NAME MEMBER: of an attachment's state file ("pid") or of its volume ("device").
 state() {
@@ -23,6 +23,7 @@ nothing_left() {
     ! compgen -G '/sys/kernel/config/target/loopback/naa.*' >/dev/null || fail "a loopback target is left"
     ! compgen -G '/sys/block/sd*' >/dev/null || fail "a disk is left: $(ls -d /sys/block/sd*)"
     ! compgen -G '/sys/class/uio/uio*' >/dev/null || fail "a uio device is left"
+    ! compgen -G '/sys/block/nbd*/pid' >/dev/null || fail "a network block device is left: $(grep . /sys/block/nbd*/pid)"
     [ -z "$(ls -A /run/hawser 2>/dev/null)" ] || fail "files are left: $(ls -AR /run/hawser)"
     eventually no_process
 }
