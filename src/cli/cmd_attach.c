@@ -58,6 +58,7 @@ static int run(const void *arg, char **operands, unsigned count)
         .detect_zeroes = cli_word(cli_detect_choices, options->volume.detect_zeroes),
         .via = cli_word(cli_via_choices, options->volume.via),
         .block_size = cli_word(cli_block_choices, options->volume.block_size),
+        .device = options->volume.device,
         .read_only = options->volume.read_only,
         .queues = options->volume.queues,
         .mount = options->mount,

@@ -40,6 +40,7 @@ static json_t *volume_config(const struct serve_options *options, const char *im
     set_text(volume, "via",
              from->via < 0 && !options->path ? "none" : cli_word(cli_via_choices, from->via));
     set_text(volume, "block-size", cli_word(cli_block_choices, from->block_size));
+    set_text(volume, "device", from->device);
     json_object_set_new(volume, "read-only", json_boolean(from->read_only));
     json_object_set_new(volume, "queues", json_integer((json_int_t)from->queues));
     json_t *allow = from->allow.count ? json_array() : NULL;

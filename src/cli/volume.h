@@ -9,7 +9,7 @@
 #include "cli/command.h"
 
 struct cli_volume {
-    const char *name, *format;
+    const char *name, *format, *device;
     struct cli_list allow;
     int cache, discard, detect_zeroes, via, block_size;
     bool read_only;
@@ -71,11 +71,15 @@ static inline const char *cli_word(const char *const *choices, int chosen)
             .completes = CLI_COMPLETE_FOLDER                                                   \
     }
 
-#define CLI_VOLUME_OPTIONS(type)                                            \
-    CLI_VOLUME_COMMON_OPTIONS(type),                                        \
-    {                                                                       \
-        "via", 0, CLI_CHOICE, offsetof(type, volume.via), "WAY",            \
-            "the way to make a device (auto if not given)", cli_via_choices \
+#define CLI_VOLUME_OPTIONS(type)                                                \
+    CLI_VOLUME_COMMON_OPTIONS(type),                                            \
+        {"via",          0,                                                     \
+         CLI_CHOICE,     offsetof(type, volume.via),                            \
+         "WAY",          "the way to make a device (auto if not given)",        \
+         cli_via_choices},                                                      \
+    {                                                                           \
+        "device", 0, CLI_TEXT, offsetof(type, volume.device), "/dev/nbdN",      \
+            "with --via=nbd: the device to take; one that is free if not given" \
     }
 
 #endif

@@ -63,6 +63,7 @@ static int add_volume(const struct attach_options *options, const char *image_gi
     set_text(volume, "discard", options->discard);
     set_text(volume, "detect-zeroes", options->detect_zeroes);
     set_text(volume, "block-size", options->block_size);
+    set_text(volume, "device", options->device);
     json_object_set_new(volume, "read-only", json_boolean(options->read_only));
     json_object_set_new(volume, "queues", json_integer((json_int_t)options->queues));
     if (options->allow)

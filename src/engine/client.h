@@ -87,6 +87,7 @@ struct attach_options {
     const char *const *allow;
     const char *cache, *discard, *detect_zeroes, *via, *block_size; /* words; NULL: the
                                                                           default */
+    const char *device; /* "/dev/nbdN" to take with via nbd, or NULL */
     bool read_only;
     uint64_t queues;   /* 0: what measured best */
     const char *mount; /* folder to mount the device at, or NULL */

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "engine/nbd.h"
 #include "engine/target.h"
+#include "host/nbd.h"
 
 static const char *const cache_names[] = {"writeback", "none",       "writethrough",
                                           "unsafe",    "directsync", NULL};
@@ -41,6 +42,7 @@ static const struct option_desc volume_table[] = {
      .max = 16},
     {"block-size", OPTION_UINT, VOLUME(block_bytes), "logical block size of the device", "512",
      .max = 4096},
+    {"device", OPTION_STRING, VOLUME(device), "with via nbd: the device to take, /dev/nbdN"},
     {"uuid", OPTION_STRING, VOLUME(uuid), "what a SCSI disk's identifiers come from"},
     {"group", OPTION_STRING, VOLUME(group),
      "SCSI disks of one group may be copied from one to another by their initiators"},
@@ -88,9 +90,27 @@ static int parse_allow(const json_t *list, struct volume_config *volume, struct 
     return 0;
 }
 
+/* Descriptors that a predecessor left for its successor. */
+static int parse_sockets(const json_t *list, struct volume_config *volume, struct hws_error *err)
+{
+    size_t i;
+    json_t *item;
+    if (list && (!json_is_array(list) || json_array_size(list) > VOLUME_SOCKETS_MAX))
+        return hws_fail(err, EINVAL, "volume '%s': sockets is no list of up to %d descriptors",
+                        volume->name, VOLUME_SOCKETS_MAX);
+    json_array_foreach(list, i, item)
+    {
+        json_int_t fd = json_integer_value(item);
+        if (fd < 3 || fd > INT16_MAX)
+            return hws_fail(err, EINVAL, "volume '%s': a socket is a descriptor", volume->name);
+        volume->sockets[volume->socket_count++] = (int)fd;
+    }
+    return 0;
+}
+
 static int parse_volume(const json_t *object, struct engine_config *config, struct hws_error *err)
 {
-    static const char *const by_hand[] = {"allow", "resume", NULL};
+    static const char *const by_hand[] = {"allow", "resume", "sockets", NULL};
     struct volume_config *volume = &config->volume[config->volume_count];
     int r = options_parse(volume_table, object, by_hand, "volume", volume, sizeof(*volume), err);
     if (r < 0)
@@ -108,6 +128,12 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
                         "volume '%s': with via %s there is no block device to have a "
                         "block-size",
                         volume->name, device_way_names[volume->via]);
+    unsigned index;
+    if (volume->device && volume->via != DEVICE_NBD)
+        return hws_fail(err, EINVAL, "volume '%s': a device can be chosen with via nbd only",
+                        volume->name);
+    if (volume->device && nbd_device_index(volume->device, &index, err) < 0)
+        return hws_wrap(err, -EINVAL, "volume '%s'", volume->name);
     uint8_t uuid[16];
     if (volume->uuid && target_parse_uuid(volume->uuid, uuid) < 0)
         return hws_fail(err, EINVAL, "volume '%s': '%.80s' is no UUID (32 hexadecimal digits)",
@@ -115,7 +141,8 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
     for (unsigned i = 0; i + 1 < config->volume_count; i++)
         if (!strcmp(config->volume[i].name, volume->name))
             return hws_fail(err, EEXIST, "two volumes are called '%s'", volume->name);
-    return parse_allow(json_object_get(object, "allow"), volume, err);
+    r = parse_sockets(json_object_get(object, "sockets"), volume, err);
+    return r < 0 ? r : parse_allow(json_object_get(object, "allow"), volume, err);
 }
 
 static int parse_all(const json_t *object, struct engine_config *config, struct hws_error *err)

@@ -122,6 +122,11 @@ bool device_way_outlives(int via)
     return false;
 }
 
+unsigned device_copy_sockets(const struct device *device, int ret_fds[VOLUME_SOCKETS_MAX])
+{
+    return device->way->copy_sockets ? device->way->copy_sockets(device, ret_fds) : 0;
+}
+
 bool device_is_adopted(const struct device *device)
 {
     return device->way->is_adopted && device->way->is_adopted(device);

@@ -48,6 +48,9 @@ struct device_way {
 
     /* ---- of ways with co_leave: devices that a process that is gone has left ---- */
 
+    /** May be NULL. Copies of the sockets that it is served on, which the next process can go on
+     * with; owned by the caller. @return how many. */
+    unsigned (*copy_sockets)(const struct device *device, int ret_fds[VOLUME_SOCKETS_MAX]);
     /** Whether @device was one of those. */
     bool (*is_adopted)(const struct device *device);
     /* These are as their namesakes in engine.h. */

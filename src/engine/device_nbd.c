@@ -28,6 +28,7 @@
 #define CONNECTIONS_DEFAULT 1
 #define LOOK_MS             2000
 #define REQUEST_S           60
+#define REQUEST_BYTES       (1 << 20)
 /** As long as commands of the SCSI target wait. */
 #define DEAD_S 600
 /** What a dying process takes to let go of its sockets. */
@@ -239,8 +240,12 @@ static int co_connect(struct nbd_device *nbd, struct hws_error *err)
     nbd->place.block_bytes = (uint32_t)config->block_bytes;
     nbd_place_name(config, nbd->place.connections, nbd->place.backend);
     struct connect_work w = {.err = err};
+    unsigned index = 0;
+    int r = config->device ? nbd_device_index(config->device, &index, err) : 0;
+    if (r < 0)
+        return r;
     w.options = (struct nbd_device_options){
-        .index = NBD_DEVICE_ANY,
+        .index = config->device ? (int)index : NBD_DEVICE_ANY,
         .size_bytes = size_of(nbd),
         .block_bytes = nbd->place.block_bytes,
         .flags = nbd_kernel_flags(nbd->export),
@@ -251,7 +256,7 @@ static int co_connect(struct nbd_device *nbd, struct hws_error *err)
     };
     if (config->discard != BLOCK_DISCARD_UNMAP)
         w.options.flags &= (uint16_t)~NBD_FLAG_SEND_TRIM;
-    int r = co_connect_with(nbd, &w, err);
+    r = co_connect_with(nbd, &w, err);
     for (unsigned i = 0; i < w.options.socket_count; i++)
         close(w.fds[i]);
     if (r < 0)
@@ -291,13 +296,38 @@ static int co_resize(struct nbd_device *nbd, struct hws_error *err)
     return co_work(resize_blocking, &w);
 }
 
+/* The sockets that a predecessor left between two requests. One that has ended meanwhile shows so
+ * when it is read from. @return whether there is any. */
+static bool serve_handed(struct nbd_device *nbd)
+{
+    struct volume_config *config = &nbd->device.volume->config;
+    bool any = false;
+    for (unsigned i = 0; i < config->socket_count; i++) {
+        struct hws_error err = {0};
+        int fd = config->sockets[i];
+        if (fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
+            log_warning("%s: socket %d was not handed over", nbd->place.path, fd);
+        else if (serve(nbd, fd, &err) < 0)
+            log_warning("%s: %s", nbd->place.path, err.text);
+        else
+            any = true;
+    }
+    config->socket_count = 0;
+    return any;
+}
+
 static int co_adopt(struct nbd_device *nbd, struct hws_error *err)
 {
     const struct volume_config *config = &nbd->device.volume->config;
     if (nbd->place.block_bytes != config->block_bytes)
         return hws_fail(err, EEXIST, "%s is there and has blocks of %u bytes; detach it first",
                         nbd->place.path, nbd->place.block_bytes);
-    int r = co_take_all(nbd, ADOPT_PATIENCE_NS, err);
+    unsigned wanted = nbd->place.index;
+    if (config->device && nbd_device_index(config->device, &wanted, err) < 0)
+        return -EINVAL;
+    if (wanted != nbd->place.index)
+        return hws_fail(err, EEXIST, "the volume is %s already; detach it first", nbd->place.path);
+    int r = serve_handed(nbd) ? 0 : co_take_all(nbd, ADOPT_PATIENCE_NS, err);
     if (r == -ENOTCONN)
         return hws_fail(err, EBUSY,
                         "%s was disconnected while it was in use; end that (unmount it), and "
@@ -332,8 +362,9 @@ static int co_begin(struct nbd_device *nbd, struct hws_error *err)
         r = co_connect(nbd, err);
         if (r == 0)
             r = refuse_old_kernel(nbd, err);
-        if (r == 0 && nbd->place.connections == 1)
-            r = nbd_device_set_patience(nbd->place.index, LOOK_MS);
+        if (r == 0)
+            nbd_device_tune(nbd->place.index, REQUEST_BYTES,
+                            nbd->place.connections == 1 ? LOOK_MS : 0);
     }
     return r < 0 ? r : keep_connected(nbd, err);
 }
@@ -409,14 +440,25 @@ static int co_stop(struct device *device, bool force, struct hws_error *err)
     return 0;
 }
 
+/* Between two requests, with the sockets kept: whoever goes on with them is not noticed. */
 static void co_leave(struct device *device)
 {
     struct nbd_device *nbd = nbd_device(device);
+    struct volume *volume = device->volume;
     co_stop_keeping(nbd);
+    static_assert(VOLUME_SOCKETS_MAX >= NBD_KERNEL_CONNECTIONS_MAX, "room for all");
+    volume_close_left(volume);
+    volume->left_count = co_nbd_export_park(nbd->export, volume->left);
     co_free(nbd);
 }
 
 /* ---- the rest ---- */
+
+static unsigned copy_sockets(const struct device *device, int ret_fds[VOLUME_SOCKETS_MAX])
+{
+    const struct nbd_device *nbd = container_of(device, const struct nbd_device, device);
+    return nbd_export_copy_sockets(nbd->export, ret_fds);
+}
 
 static bool is_adopted(const struct device *device)
 {
@@ -464,6 +506,7 @@ const struct device_way device_nbd = {
     .co_start = co_start,
     .co_stop = co_stop,
     .co_leave = co_leave,
+    .copy_sockets = copy_sockets,
     .is_adopted = is_adopted,
     .co_is_there = co_nbd_place_is_there,
     .co_abandon = co_nbd_place_abandon,

@@ -2,10 +2,11 @@
  * Devices of the kernel's NBD driver, what device_nbd.c and device_nbd_left.c share: how one is
  * known again, and giving it a socket.
  *
- *     hawser/UUID/CONNECTIONS/BLOCK/FILE
+ *     hawser/UUID/NAME/CONNECTIONS/BLOCK/FILE
  *
- * is a device's backend identifier, which the kernel keeps and shows: the volume's identifier, how
- * many connections it was made with and how large its blocks are, and the image's name for people.
+ * is a device's backend identifier, which the kernel keeps and shows: the volume's identifier and
+ * name, how many connections it was made with and how large its blocks are, and the image's name
+ * for people.
  *
  * SPDX-License-Identifier: Apache-2.0
  */

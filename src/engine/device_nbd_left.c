@@ -24,16 +24,16 @@
 static void make_prefix(const struct target_identity *identity, char *text, size_t size)
 {
     const char *slash = strchr(identity->config, '/');
-    snprintf(text, size, "hawser/%.*s/",
+    snprintf(text, size, "hawser/%.*s/%.80s/",
              (int)(slash ? slash - identity->config : (ptrdiff_t)strlen(identity->config)),
-             identity->config);
+             identity->config, identity->backstore);
 }
 
 void nbd_place_name(const struct volume_config *config, unsigned connections,
                     char backend[NBD_DEVICE_BACKEND_MAX + 1])
 {
     struct target_identity identity;
-    char prefix[64];
+    char prefix[NBD_DEVICE_BACKEND_MAX / 2 + 1];
     target_identify(config, &identity);
     make_prefix(&identity, prefix, sizeof(prefix));
     const char *slash = strchr(identity.config, '/');
@@ -45,7 +45,7 @@ int nbd_place_find(const struct volume_config *config, struct nbd_place *ret)
 {
     struct target_identity identity;
     struct nbd_place place = {0};
-    char prefix[64];
+    char prefix[NBD_DEVICE_BACKEND_MAX / 2 + 1];
     target_identify(config, &identity);
     make_prefix(&identity, prefix, sizeof(prefix));
     int r = nbd_device_find(prefix, &place.index, place.backend);

@@ -32,6 +32,8 @@
 
 /** Images that one engine serves at most. */
 #define ENGINE_VOLUMES_MAX 64
+/** Sockets that a device is served on. */
+#define VOLUME_SOCKETS_MAX 16
 /** Folders in an "allow" list. */
 #define ENGINE_ALLOW_MAX 64
 
@@ -57,13 +59,15 @@ const char *engine_state_name(enum engine_state state);
 /** As configured; strings are owned by the struct. */
 struct volume_config {
     char *name, *image, *format, *path;
-    char *uuid, *group, *keep;
+    char *uuid, *group, *keep, *device;
     json_t *resume; /* where a predecessor left it (resume.c), or NULL */
     char *allow_list[ENGINE_ALLOW_MAX + 1];
     int via; /* DEVICE_... */
     int cache, discard, detect_zeroes;
     bool read_only, trust_names, probe_raw;
     uint64_t queues, block_bytes;
+    int sockets[VOLUME_SOCKETS_MAX]; /* of the device, handed over by a predecessor */
+    unsigned socket_count;
 };
 
 struct volume {
@@ -75,6 +79,9 @@ struct volume {
     struct target *target;   /* of the device, or NULL (target.c) */
     /* After snapshots: what is on top, and what is being put there (resume.c). */
     char *top, *top_format, *next, *next_format;
+    int left[VOLUME_SOCKETS_MAX]; /* sockets of a device that was left: open for a successor's sake
+                                   */
+    unsigned left_count;
     json_t *chain;                   /* files that may be named, beside those allowed; or NULL */
     struct job *job;                 /* that changes its chain, or NULL (jobs.c) */
     char *merging, *merging_format;  /* the layer that the job writes to, or NULL (resume.c) */
@@ -171,6 +178,8 @@ HWS_MUST_CHECK int co_volume_open_node(struct volume *volume, const char *text, 
 
 /** Lets go of the device, which stays in the kernel, flushes and closes the image. */
 HWS_MUST_CHECK int co_volume_leave(struct volume *volume, struct hws_error *err);
+/** Closes the sockets of a device that was left. */
+void volume_close_left(struct volume *volume);
 
 /* ---- resume.c ---- */
 
@@ -239,6 +248,8 @@ HWS_MUST_CHECK int co_device_claim(struct device *device, int *ret_claim, struct
 void co_device_release(struct device *device, int claim);
 /** Whether the device stays, and waits, when its engine lets go of it. */
 bool device_can_leave(const struct device *device);
+/** Sockets for the process that takes it over; owned by the caller. @return how many. */
+unsigned device_copy_sockets(const struct device *device, int ret_fds[VOLUME_SOCKETS_MAX]);
 /** Lets go of it: what was taken is answered, the rest waits in the kernel. Frees @device. */
 void co_device_leave(struct device *device);
 /** Whether a volume with this "via" outlives the process that serves it. */

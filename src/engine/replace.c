@@ -26,8 +26,10 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-/* Where a successor finds its descriptors; those below stay as they are, the lock among them. */
-enum { READY_FD = 10, WAIT_FD, KEEPER_FD, CONFIG_FD, FIRST_CLOSED };
+/* Where a successor finds its descriptors; those below stay as they are, the lock among them. The
+ * sockets of its devices follow. */
+enum { READY_FD = 10, WAIT_FD, KEEPER_FD, CONFIG_FD, FIRST_SOCKET };
+#define SOCKETS_MAX         256
 
 #define CONFIG_PATH         "/proc/self/fd/13"
 #define PREPARE_PATIENCE_NS ((uint64_t)60 * 1000000000)
@@ -40,6 +42,8 @@ struct successor {
     pid_t pid;
     int ready_fd; /* to read */
     int wait_fd;  /* to write */
+    int sockets[SOCKETS_MAX];
+    unsigned socket_count;
 };
 
 /* ---- configuration for another program ---- */
@@ -70,7 +74,38 @@ static void set_tops(const struct engine *engine, json_t *config)
     }
 }
 
-static json_t *successor_config(const struct engine *engine)
+static void close_sockets(struct successor *successor)
+{
+    while (successor->socket_count)
+        close(successor->sockets[--successor->socket_count]);
+}
+
+/* Those of devices that are too many are connected anew. */
+static void add_sockets(const struct engine *engine, struct successor *successor, json_t *config)
+{
+    json_t *volumes = json_object_get(config, "volumes");
+    for (unsigned i = 0; i < engine->config->volume_count; i++) {
+        const struct volume *volume = &engine->volumes[i];
+        int fds[VOLUME_SOCKETS_MAX];
+        unsigned count = volume->device ? device_copy_sockets(volume->device, fds) : 0;
+        json_t *list = json_array();
+        for (unsigned n = 0; n < count; n++) {
+            if (successor->socket_count == SOCKETS_MAX) {
+                close(fds[n]);
+                continue;
+            }
+            json_array_append_new(list, json_integer(FIRST_SOCKET + successor->socket_count));
+            successor->sockets[successor->socket_count++] = fds[n];
+        }
+        json_t *entry = json_array_get(volumes, i);
+        json_object_del(entry, "sockets");
+        if (json_array_size(list))
+            json_object_set(entry, "sockets", list);
+        json_decref(list);
+    }
+}
+
+static json_t *successor_config(const struct engine *engine, struct successor *successor)
 {
     json_t *config = json_deep_copy(engine->config->source);
     json_object_set_new(config, "ready-fd", json_integer(READY_FD));
@@ -81,13 +116,26 @@ static json_t *successor_config(const struct engine *engine)
     if (keeper_pipe() >= 0)
         json_object_set_new(config, "keeper-pipe", json_integer(KEEPER_FD));
     set_tops(engine, config);
+    add_sockets(engine, successor, config);
     return config;
 }
 
 /* Out of the way of the numbers that the successor finds its descriptors at. */
 static int high(int fd)
 {
-    return fd < 0 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 64);
+    return fd < 0 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, FIRST_SOCKET + SOCKETS_MAX);
+}
+
+static int lift_sockets(struct successor *successor, struct hws_error *err)
+{
+    for (unsigned i = 0; i < successor->socket_count; i++) {
+        int fd = high(successor->sockets[i]);
+        if (fd < 0)
+            return hws_fail_errno(err, errno, "cannot hand a socket over");
+        close(successor->sockets[i]);
+        successor->sockets[i] = fd;
+    }
+    return 0;
 }
 
 void engine_become_keeper(const struct engine_config *config, const char *program, pid_t engine,
@@ -118,13 +166,17 @@ void engine_become_keeper(const struct engine_config *config, const char *progra
 
 /* ---- the successor ---- */
 
-static int add_actions(posix_spawn_file_actions_t *actions, const int from[4])
+static int add_actions(posix_spawn_file_actions_t *actions, const struct successor *successor,
+                       const int from[4])
 {
     int r = 0;
     for (int i = 0; r == 0 && i < 4; i++)
         if (from[i] >= 0)
             r = posix_spawn_file_actions_adddup2(actions, from[i], READY_FD + i);
-    return r ? r : posix_spawn_file_actions_addclosefrom_np(actions, FIRST_CLOSED);
+    int next = FIRST_SOCKET;
+    for (unsigned i = 0; r == 0 && i < successor->socket_count; i++)
+        r = posix_spawn_file_actions_adddup2(actions, successor->sockets[i], next++);
+    return r ? r : posix_spawn_file_actions_addclosefrom_np(actions, next);
 }
 
 static int spawn(struct successor *successor, const int from[4])
@@ -141,7 +193,7 @@ static int spawn(struct successor *successor, const int from[4])
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &defaults);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-    int r = add_actions(&actions, from);
+    int r = add_actions(&actions, successor, from);
     r = r ? r
           : posix_spawn(&successor->pid, successor->program, &actions, &attributes, arguments,
                         environ);
@@ -176,12 +228,15 @@ static int start_with(struct engine *engine, struct successor *successor, int fi
 static int start_successor(struct engine *engine, struct successor *successor,
                            struct hws_error *err)
 {
-    json_t *config = successor_config(engine);
+    json_t *config = successor_config(engine, successor);
     autofd int file = config_file(config);
     json_decref(config);
-    if (file < 0)
-        return hws_fail_errno(err, -file, "cannot write the successor's configuration");
-    return start_with(engine, successor, file, err);
+    int r = file < 0 ? hws_fail_errno(err, -file, "cannot write the successor's configuration")
+                     : lift_sockets(successor, err);
+    if (r == 0)
+        r = start_with(engine, successor, file, err);
+    close_sockets(successor);
+    return r;
 }
 
 /* @word and a newline, or why not. */
@@ -257,6 +312,8 @@ static int co_take_back(struct engine *engine, struct hws_error *err)
 {
     int r = 0;
     engine->succeeds = false;
+    for (unsigned i = 0; i < engine->config->volume_count; i++)
+        volume_close_left(&engine->volumes[i]);
     for (unsigned i = 0; r == 0 && i < engine->config->volume_count; i++)
         r = co_volume_open(&engine->volumes[i], err);
     if (r == 0)

@@ -172,6 +172,12 @@ int co_volume_open(struct volume *volume, struct hws_error *err)
 
 /* ---- closing ---- */
 
+void volume_close_left(struct volume *volume)
+{
+    while (volume->left_count)
+        close(volume->left[--volume->left_count]);
+}
+
 int co_volume_leave(struct volume *volume, struct hws_error *err)
 {
     if (volume->device)

@@ -211,9 +211,21 @@ int nbd_device_find(const char *prefix, unsigned *ret_index,
     return r;
 }
 
-int nbd_device_set_patience(unsigned index, unsigned milliseconds)
+static void set(unsigned index, const char *file, unsigned value)
 {
     char text[16];
-    snprintf(text, sizeof(text), "%u", milliseconds);
-    return configfs_write(NULL, text, "/sys/block/nbd%u/queue/io_timeout", index);
+    snprintf(text, sizeof(text), "%u", value);
+    (void)configfs_write(NULL, text, "/sys/block/nbd%u/queue/%s", index, file);
+}
+
+void nbd_device_tune(unsigned index, unsigned request_bytes, unsigned look_ms)
+{
+    char text[32];
+    unsigned most_kib = request_bytes / 1024;
+    if (configfs_read(text, sizeof(text), "/sys/block/nbd%u/queue/max_hw_sectors_kb", index) > 0)
+        most_kib = MIN(most_kib, (unsigned)strtoul(text, NULL, 10));
+    set(index, "max_sectors_kb", most_kib);
+    (void)configfs_write(NULL, "none", "/sys/block/nbd%u/queue/scheduler", index);
+    if (look_ms)
+        set(index, "io_timeout", look_ms);
 }

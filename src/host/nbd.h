@@ -81,7 +81,11 @@ void nbd_device_path(unsigned index, char path[NBD_DEVICE_PATH_BYTES]);
 /** The number in "/dev/nbdN" or "nbdN". @return -EINVAL for anything else. */
 HWS_MUST_CHECK int nbd_device_index(const char *path, unsigned *ret, struct hws_error *err);
 
-/** Milliseconds after which the kernel looks at a request that takes long (queue/io_timeout). */
-HWS_MUST_CHECK int nbd_device_set_patience(unsigned index, unsigned milliseconds);
+/**
+ * What the kernel starts with is for spindles at the end of a slow network: from now on requests
+ * are as large as @request_bytes, nothing sorts them, and after @look_ms (0: as it is) the kernel
+ * looks at one that takes long. What this kernel cannot set stays as it is.
+ */
+void nbd_device_tune(unsigned index, unsigned request_bytes, unsigned look_ms);
 
 #endif

@@ -185,6 +185,98 @@ void nbd_export_cut(struct nbd_export *export)
     rt_mutex_unlock(&export->server->lock);
 }
 
+/* ---- handing sockets over ---- */
+
+void nbd_export_keep_socket(struct nbd_connection *c)
+{
+    struct nbd_export *export = c->export;
+    rt_mutex_lock(&export->server->lock);
+    if (export->parked_count < NBD_KERNEL_CONNECTIONS_MAX)
+        export->parked[export->parked_count++] = steal_fd(&c->fd);
+    rt_mutex_unlock(&export->server->lock);
+}
+
+struct park {
+    struct nbd_export *export;
+    struct nbd_lane *lane;
+    unsigned *pending; /* lanes that are not done; guarded by server->lock */
+};
+
+/* One that still goes on on this lane. Caller holds server->lock. */
+static struct nbd_connection *unparked(const struct park *park)
+{
+    list_for_each (link, &park->lane->server->connections) {
+        struct nbd_connection *c = list_entry(link, struct nbd_connection, link);
+        if (c->lane == park->lane && c->export == park->export && !c->parking && !c->closing)
+            return c;
+    }
+    return NULL;
+}
+
+/* On the lane's thread, so that none of its connections goes while it is told. */
+static void co_park_lane(void *arg)
+{
+    const struct park *park = arg;
+    struct nbd_server *server = park->lane->server;
+    struct nbd_connection *c;
+    do {
+        rt_mutex_lock(&server->lock);
+        c = unparked(park);
+        rt_mutex_unlock(&server->lock);
+        if (c)
+            nbd_transmission_park(c);
+    } while (c);
+    rt_mutex_lock(&server->lock);
+    --*park->pending;
+    co_waitq_wake_all(&server->changed);
+    rt_mutex_unlock(&server->lock);
+}
+
+unsigned co_nbd_export_park(struct nbd_export *export, int ret_fds[NBD_KERNEL_CONNECTIONS_MAX])
+{
+    struct nbd_server *server = export->server;
+    struct park park[NBD_THREADS_MAX];
+    const uint64_t deadline = rt_now_ns() + NBD_PARK_NS;
+    unsigned pending = server->lanes;
+    for (unsigned i = 0; i < server->lanes; i++) {
+        park[i] = (struct park){export, &server->lane[i], &pending};
+        if (rt_spawn(server->lane[i].queue, co_park_lane, &park[i]) == 0)
+            continue;
+        nbd_export_cut(export);
+        rt_mutex_lock(&server->lock);
+        pending--;
+        rt_mutex_unlock(&server->lock);
+    }
+    rt_mutex_lock(&server->lock);
+    while (pending)
+        co_waitq_wait(&server->changed, &server->lock);
+    while (export->connections && co_waitq_wait_until(&server->changed, &server->lock, deadline))
+        ;
+    cut_connections(export, SHUT_RDWR);
+    while (export->connections)
+        co_waitq_wait(&server->changed, &server->lock);
+    unsigned count = export->parked_count;
+    memcpy(ret_fds, export->parked, count * sizeof(ret_fds[0]));
+    export->parked_count = 0;
+    rt_mutex_unlock(&server->lock);
+    return count;
+}
+
+unsigned nbd_export_copy_sockets(struct nbd_export *export, int ret_fds[NBD_KERNEL_CONNECTIONS_MAX])
+{
+    unsigned count = 0;
+    rt_mutex_lock(&export->server->lock);
+    list_for_each (link, &export->server->connections) {
+        struct nbd_connection *c = list_entry(link, struct nbd_connection, link);
+        if (!c->kernel || c->export != export || c->fd < 0 || count == NBD_KERNEL_CONNECTIONS_MAX)
+            continue;
+        ret_fds[count] = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+        count += ret_fds[count] >= 0;
+    }
+    rt_mutex_unlock(&export->server->lock);
+    return count;
+}
+
 uint16_t nbd_kernel_flags(const struct nbd_export *export)
 {
     return nbd_export_flags(export, false);

@@ -34,6 +34,7 @@
 #define NBD_HANDSHAKE_NS  ((uint64_t)15 * 1000000000) /* for the whole negotiation */
 #define NBD_SEND_NS       ((uint64_t)60 * 1000000000) /* without taking a byte of its replies */
 #define NBD_GOODBYE_NS    ((uint64_t)2 * 1000000000)  /* to take the last replies at an end */
+#define NBD_PARK_NS       ((uint64_t)10 * 1000000000) /* to get to the end of what was taken */
 #define NBD_OPTION_MAX    (64 * KiB)                  /* data of an option */
 #define NBD_CONTEXTS_MAX  16u
 #define NBD_QUERIES_MAX   64u
@@ -162,6 +163,8 @@ struct nbd_export {
     struct nbd_counts ended; /* of connections that are gone */
     void (*kernel_ended)(void *arg, bool asked);
     void *kernel_ended_arg;
+    int parked[NBD_KERNEL_CONNECTIONS_MAX]; /* sockets to be handed over */
+    unsigned parked_count;
 };
 
 /**
@@ -178,6 +181,8 @@ void nbd_export_leave(struct nbd_export *export, bool look);
 /** A connection is out of the server's list: it leaves, its counts stay. Caller holds server->lock.
  */
 void nbd_export_ended(struct nbd_connection *connection);
+/** Takes the connection's socket, for co_nbd_export_park(). */
+void nbd_export_keep_socket(struct nbd_connection *connection);
 /** Ends all its connections. Any thread. */
 void nbd_export_cut(struct nbd_export *export);
 /** Whether clients may see the bitmap called @name. */
@@ -202,8 +207,10 @@ struct nbd_connection {
     int fd;
     struct nbd_tls_session *tls; /* NULL: in the clear */
 
-    bool kernel; /* the other end is the kernel's driver */
-    bool asked;  /* the client said that it would end */
+    bool kernel;  /* the other end is the kernel's driver */
+    bool asked;   /* the client said that it would end */
+    bool parking; /* it ends between two requests, its socket does not */
+    bool parked;
 
     /* negotiated */
     bool no_zeroes, structured, extended;
@@ -218,6 +225,7 @@ struct nbd_connection {
     uint8_t aside[32];       /* part of a header, while no chunk is there */
     unsigned aside_bytes;
     bool readable;      /* the watch has fired since the last recv() */
+    bool dry;           /* the last recv() found nothing */
     bool reading;       /* the reader's coroutine is there */
     struct co *waiting; /* the reader, for the socket */
     struct co *blocked; /* the reader, for requests to end */
@@ -252,6 +260,9 @@ void co_nbd_connection(void *arg);
 /** Something of the connection has ended: where that was the last thing, the lane frees it. */
 void nbd_connection_touch(struct nbd_connection *connection);
 void co_nbd_connection_free(struct nbd_connection *connection);
+/** Ends the connection between two requests, and keeps its socket for co_nbd_export_park(). On the
+ * lane's thread. */
+void nbd_transmission_park(struct nbd_connection *connection);
 /** No request is taken any more; what was taken is answered. */
 void nbd_connection_close(struct nbd_connection *connection);
 

@@ -98,6 +98,21 @@ HWS_MUST_CHECK int co_nbd_export_remove(struct nbd_export *export, bool force,
  */
 HWS_MUST_CHECK int nbd_serve_kernel(struct nbd_export *export, int fd, struct hws_error *err);
 
+/** Connections of the kernel that one export has at most. */
+#define NBD_KERNEL_CONNECTIONS_MAX 16
+
+/**
+ * Stops serving the kernel's connections between two requests, what was taken being answered, and
+ * hands their sockets over: @ret_fds, owned by the caller. The kernel notices nothing; what it
+ * sends meanwhile waits in them. A connection that does not get there within a few seconds is hung
+ * up on. Afterwards the export has no connection. @return how many there are.
+ */
+unsigned co_nbd_export_park(struct nbd_export *export, int ret_fds[NBD_KERNEL_CONNECTIONS_MAX]);
+
+/** Copies of their sockets' descriptors, close on exec, owned by the caller. @return how many. */
+unsigned nbd_export_copy_sockets(struct nbd_export *export,
+                                 int ret_fds[NBD_KERNEL_CONNECTIONS_MAX]);
+
 /** The transmission flags that the kernel has to be told of @export. */
 uint16_t nbd_kernel_flags(const struct nbd_export *export);
 

@@ -36,6 +36,10 @@ void co_nbd_connection_free(struct nbd_connection *c)
     co_watch_stop(steal_ptr(&c->watch));
     nbd_tls_session_free(steal_ptr(&c->tls));
     bool served = c->export != NULL;
+    if (c->parked && !c->broken)
+        nbd_export_keep_socket(c);
+    else if (c->kernel)
+        (void)shutdown(c->fd, SHUT_RDWR); /* whoever else has it, too */
     if (c->kernel && c->export->kernel_ended)
         c->export->kernel_ended(c->export->kernel_ended_arg, c->asked);
     free(c->contexts_export);
@@ -47,7 +51,8 @@ void co_nbd_connection_free(struct nbd_connection *c)
         nbd_export_ended(c);
     lane->connections--;
     server->connection_count--;
-    close(c->fd);
+    if (c->fd >= 0)
+        close(c->fd);
     if (served && server->left && server->connection_count == 0 && !server->stopping)
         server->left(server->left_arg);
     co_waitq_wake_all(&server->changed);

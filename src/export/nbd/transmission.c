@@ -33,9 +33,13 @@ static int start_watch(struct nbd_connection *c)
     return rt_watch_start(c->fd, on_readable, c, &c->watch, &edge);
 }
 
+/*
+ * In the middle of a request. A short recv() does not mean that there is nothing: the stream's end
+ * may lie behind what it took, and the event that told of both be over. Only an empty one does.
+ */
 static int co_wait_readable(struct nbd_connection *c)
 {
-    while (!c->readable && !c->closing) {
+    while (!c->readable && c->dry && !c->closing) {
         c->waiting = co_self();
         co_suspend();
     }
@@ -46,6 +50,7 @@ static int co_wait_readable(struct nbd_connection *c)
 static ssize_t receive(struct nbd_connection *c, void *at, size_t room)
 {
     ssize_t n = nbd_stream_receive(c, at, room, &c->readable);
+    c->dry = n == -EAGAIN;
     if (nbd_stream_unsent(c) && !c->sending)
         rt_later(&c->flush); /* TLS itself has something to say */
     nbd_count(&c->counts.received_bytes, n > 0 ? (size_t)n : 0);
@@ -99,18 +104,20 @@ static void set_aside(struct nbd_connection *c)
 static int co_need(struct nbd_connection *c, size_t bytes, bool may_end)
 {
     while (!c->chunk || buffered(c) < bytes) {
-        if (!c->readable) {
-            if (may_end && (c->chunk ? buffered(c) == 0 : c->aside_bytes == 0))
-                return -EAGAIN;
+        size_t have = c->chunk ? buffered(c) : c->aside_bytes;
+        if (may_end && have == 0 && (c->parking || !c->readable))
+            return -EAGAIN;
+        if (!c->readable && c->dry)
             set_aside(c);
-            int r = co_wait_readable(c);
-            if (r < 0)
-                return r;
-        }
-        int r = make_room(c, bytes);
+        int r = co_wait_readable(c);
         if (r < 0)
             return r;
-        ssize_t n = receive(c, c->chunk->bytes + c->end, NBD_CHUNK_BYTES - c->end);
+        r = make_room(c, bytes);
+        if (r < 0)
+            return r;
+        /* What comes after this request is the next server's. */
+        size_t room = c->parking ? bytes - buffered(c) : NBD_CHUNK_BYTES - c->end;
+        ssize_t n = receive(c, c->chunk->bytes + c->end, room);
         if (n < 0 && n != -EAGAIN)
             return (int)n;
         c->end += n > 0 ? (size_t)n : 0;
@@ -125,11 +132,9 @@ static int co_payload(struct nbd_connection *c, uint8_t *bytes, size_t length)
         memcpy(bytes, c->chunk->bytes + c->start, have);
     c->start += have;
     while (have < length) {
-        if (!c->readable) {
-            int r = co_wait_readable(c);
-            if (r < 0)
-                return r;
-        }
+        int r = co_wait_readable(c);
+        if (r < 0)
+            return r;
         ssize_t n = receive(c, bytes + have, length - have);
         if (n < 0 && n != -EAGAIN)
             return (int)n;
@@ -433,7 +438,10 @@ static void co_reader(void *arg)
         if (r == 0)
             r = co_take_request(c);
     } while (r == 0);
-    if (r != -EAGAIN) {
+    if (r == -EAGAIN && c->parking) {
+        c->parked = c->closing = true;
+        co_watch_stop(steal_ptr(&c->watch));
+    } else if (r != -EAGAIN) {
         if (r != -ESHUTDOWN && r != -EPIPE && r != -ECONNRESET)
             log_warning("nbd: export '%s': a client was hung up on: %s", c->export->name,
                         strerror(-r));
@@ -471,6 +479,13 @@ void nbd_transmission_start(struct nbd_connection *c)
     if (start_watch(c) < 0)
         nbd_connection_close(c);
     else
+        start_reader(c);
+}
+
+void nbd_transmission_park(struct nbd_connection *c)
+{
+    c->parking = true;
+    if (!c->reading && !c->closing)
         start_reader(c);
 }
 
