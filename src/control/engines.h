@@ -58,6 +58,9 @@ struct engine_driver {
     int (*resize)(const char *id, uint64_t size_bytes, struct hws_error *err);
     /** Grows a mounted file system to its device's size. */
     int (*grow)(const char *fs, const char *device, const char *mountpoint, struct hws_error *err);
+    /** Mounts the device there where it is not mounted there (any more). */
+    int (*remount)(const char *device, const char *mountpoint, bool read_only,
+                   struct hws_error *err);
     /** Writes what a mounted file system holds in memory to its device. */
     int (*sync)(const char *mountpoint, struct hws_error *err);
     /** Every second or so; may be NULL. */

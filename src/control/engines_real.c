@@ -11,10 +11,12 @@
 #include "engine/client.h"
 #include "hawser/image.h"
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #define LOOK_TIMEOUT_MS   60000
 #define RESIZE_TIMEOUT_MS 300000
 #define GROW_TIMEOUT_MS   300000
+#define MOUNT_TIMEOUT_MS  120000
 #define ALLOW_MAX         80
 
 static const char *program = "hawser";
@@ -241,6 +243,24 @@ static int grow(const char *fs, const char *device, const char *mountpoint, stru
                      : hws_fail(err, ENOTSUP, "file systems '%s' are not grown", fs);
 }
 
+static bool is_mounted(const char *device, const char *mountpoint)
+{
+    struct stat on, of;
+    return stat(device, &of) == 0 && stat(mountpoint, &on) == 0 && on.st_dev == of.st_rdev;
+}
+
+static int mount_again(const char *device, const char *mountpoint, bool read_only,
+                       struct hws_error *err)
+{
+    char *arguments[] = {(char *)"mount", (char *)"-o",       (char *)(read_only ? "ro" : "rw"),
+                         (char *)device,  (char *)mountpoint, NULL};
+    if (is_mounted(device, mountpoint))
+        return 0;
+    if (mkdir(mountpoint, 0755) < 0 && errno != EEXIST)
+        return hws_fail_errno(err, errno, "cannot make the folder %s", mountpoint);
+    return tool_run(arguments, MOUNT_TIMEOUT_MS, NULL, err);
+}
+
 static int sync_fs(const char *mountpoint, struct hws_error *err)
 {
     autofd int fd = open(mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -259,6 +279,7 @@ const struct engine_driver engines_real = {
     .snapshot = snapshot,
     .resize = resize,
     .grow = grow,
+    .remount = mount_again,
     .sync = sync_fs,
     .tick = tool_reap,
 };

@@ -204,6 +204,12 @@ static int grow(const char *fs, const char *device, const char *mountpoint, stru
     return may_fail("grow", err);
 }
 
+static int mount_again(const char *device, const char *mountpoint, bool read_only,
+                       struct hws_error *err)
+{
+    return may_fail("remount", err);
+}
+
 static int sync_fs(const char *mountpoint, struct hws_error *err)
 {
     return may_fail("sync", err);
@@ -219,5 +225,6 @@ const struct engine_driver engines_fake = {
     .snapshot = snapshot,
     .resize = resize,
     .grow = grow,
+    .remount = mount_again,
     .sync = sync_fs,
 };

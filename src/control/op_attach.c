@@ -137,6 +137,19 @@ const struct operation volume_attach_operation = {
     .undone = attach_undone,
 };
 
+/*
+ * An engine that could not be stopped, a container's name space still holding its device, has its
+ * mount taken away all the same: nobody shall write to the empty folder below.
+ */
+static int keep_mounted(struct control *control, const struct attachment_record *attachment,
+                        struct hws_error *err)
+{
+    if (!attachment->mountpoint || !attachment->device)
+        return 0;
+    return control->engines->remount(attachment->device, attachment->mountpoint,
+                                     attachment->read_only, err);
+}
+
 static int add_user(struct control *control, struct attachment_record *attachment,
                     const struct volume *volume, const struct attach_request *request,
                     struct hws_error *err)
@@ -155,6 +168,9 @@ static int add_user(struct control *control, struct attachment_record *attachmen
         return hws_fail(err, EIO,
                         "the engine of volume '%s' died; detach it with force, and attach it again",
                         volume->name);
+    r = keep_mounted(control, attachment, err);
+    if (r < 0)
+        return r;
     json_array_foreach(attachment->users, i, user)
     {
         if (!strcmp(json_string_value(user), request->user))
@@ -253,6 +269,17 @@ static int end_engine(struct op *op, struct hws_error *err)
     return op->control->engines->detach(op->object, force, err);
 }
 
+static int keep_engine(struct op *op, struct hws_error *err)
+{
+    auto_attachment attachment = {0};
+    struct engine_place place = {0};
+    bool attached;
+    int r = attachment_get(op->control, op->object, &attachment, &attached, err);
+    bool running = op->control->engines->find(op->object, &place, NULL) == 0 && place.running;
+    engine_place_free(&place);
+    return r == 0 && attached && running ? keep_mounted(op->control, &attachment, err) : r;
+}
+
 static enum op_direction forward_once(struct op *op)
 {
     return op->failed ? OP_BACK : OP_FORWARD;
@@ -271,7 +298,7 @@ static int detach_undone(struct op *op, struct batch *batch, struct hws_error *e
 
 const struct operation volume_detach_operation = {
     .name = "volume-detach",
-    .steps = {{"stop the engine", end_engine, NULL}, {NULL}},
+    .steps = {{"stop the engine", end_engine, keep_engine}, {NULL}},
     .direction = forward_once,
     .end = detach_end,
     .undone = detach_undone,

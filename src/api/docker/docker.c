@@ -12,8 +12,10 @@
 #include "base/log.h"
 #include <time.h>
 
-#define TYPE         "application/vnd.docker.plugins.v1.2+json"
-#define USER_DEFAULT "docker"
+#define TYPE "application/vnd.docker.plugins.v1.2+json"
+/** So that users of other clients are told apart. */
+#define USER_PREFIX  "docker:"
+#define USER_DEFAULT "all"
 
 typedef int call_fn(struct control *control, const json_t *body, json_t **ret,
                     struct hws_error *err);
@@ -33,10 +35,12 @@ static int name_of(const json_t *body, const char **ret, struct hws_error *err)
     return *ret && **ret ? 0 : hws_fail(err, EINVAL, "Name is missing");
 }
 
-static const char *id_of(const json_t *body)
+/* @return a new reference: who uses it, and what else the request has. */
+static json_t *request_of(const json_t *body, const char *mode)
 {
     const char *id = json_string_value(json_object_get(body, "ID"));
-    return id && *id ? id : USER_DEFAULT;
+    return json_pack("{s:s+, s:s*}", "user", USER_PREFIX, id && *id ? id : USER_DEFAULT, "mode",
+                     mode);
 }
 
 /* ---- calls ---- */
@@ -81,11 +85,36 @@ static int create(struct control *control, const json_t *body, json_t **ret, str
     return 0;
 }
 
+/*
+ * Docker asks to remove only what no container of its has: IDs that are left are those of
+ * containers that died together with Docker, which did not unmount them. What is really in use, the
+ * engine does not give up.
+ */
+static int drop_dead_users(struct control *control, const char *name, struct hws_error *err)
+{
+    json_t *volume = NULL, *user;
+    size_t i;
+    int r = control_volume_show(control, name, &volume, err);
+    json_t *users = json_object_get(json_object_get(volume, "attachment"), "users");
+    json_array_foreach(users, i, user)
+    {
+        if (r < 0 || strncmp(json_string_value(user), USER_PREFIX, strlen(USER_PREFIX)) != 0)
+            continue;
+        json_t *request = json_pack("{s:O}", "user", user);
+        r = control_volume_detach(control, name, request, err);
+        json_decref(request);
+    }
+    json_decref(volume);
+    return r;
+}
+
 static int remove_volume(struct control *control, const json_t *body, json_t **ret,
                          struct hws_error *err)
 {
     const char *name;
     int r = name_of(body, &name, err);
+    if (r == 0)
+        r = drop_dead_users(control, name, err);
     if (r == 0)
         r = control_volume_delete(control, name, err);
     *ret = r == 0 ? json_object() : NULL;
@@ -100,7 +129,7 @@ static int mount_volume(struct control *control, const json_t *body, json_t **re
     int r = name_of(body, &name, err);
     if (r < 0)
         return r;
-    json_t *request = json_pack("{s:s, s:s}", "user", id_of(body), "mode", "mount");
+    json_t *request = request_of(body, "mount");
     r = control_volume_attach(control, name, request, &attachment, err);
     json_decref(request);
     if (r < 0)
@@ -117,7 +146,7 @@ static int unmount_volume(struct control *control, const json_t *body, json_t **
     int r = name_of(body, &name, err);
     if (r < 0)
         return r;
-    json_t *request = json_pack("{s:s}", "user", id_of(body));
+    json_t *request = request_of(body, NULL);
     r = control_volume_detach(control, name, request, err);
     json_decref(request);
     if (r < 0 && r != -ESRCH) /* what this ID does not use, it has unmounted */
