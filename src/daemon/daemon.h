@@ -15,6 +15,7 @@ struct settings {
     char *program;       /* `hawser` */
     char *log_level;
     uint64_t workers;
+    uint64_t request_s; /* for a client to send a request */
 };
 
 /** Defaults, then the configuration file, then the command line. @return 0, -errno, or 1: the

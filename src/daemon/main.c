@@ -56,6 +56,7 @@ static int serve(struct daemon *daemon, struct hws_error *err)
         .refuse = rest_refuse,
         .arg = daemon->control,
         .log_name = "rest",
+        .request_s = (unsigned)daemon->settings.request_s,
     };
     struct http_options plugin = rest;
     plugin.path = docker;

@@ -25,6 +25,8 @@ static const struct record_field fields[] = {
      "error, warning, info (the default) or debug", .choices = levels},
     {"workers", RECORD_UINT, offsetof(struct settings, workers), "requests that run at a time (16)",
      .max = 256},
+    {"request-seconds", RECORD_UINT, offsetof(struct settings, request_s),
+     "a client has for sending a request (30)", .max = 86400},
     {NULL},
 };
 
@@ -63,7 +65,7 @@ static int add_option(int argc, char **argv, int *at, json_t *given, const char 
         *ret_config = value;
         return 0;
     }
-    bool number = !strcmp(name, "workers");
+    bool number = !strcmp(name, "workers") || !strcmp(name, "request-seconds");
     json_t *text = number ? json_integer(strtoll(value, NULL, 10)) : json_string(value);
     return json_object_set_new(given, name, text) < 0
                ? hws_fail(err, EINVAL, "option %.100s: the value is no UTF-8", word)
@@ -107,6 +109,7 @@ static int fill_defaults(struct settings *settings, struct hws_error *err)
     char socket[PATH_MAX];
     snprintf(socket, sizeof(socket), "%s/hawserd.sock", run && *run ? run : "/run/hawser");
     settings->workers = settings->workers ? settings->workers : 16;
+    settings->request_s = settings->request_s ? settings->request_s : 30;
     if ((!settings->state &&
          record_set_text(&settings->state, state && *state ? state : "/var/lib/hawser") < 0) ||
         (!settings->socket && record_set_text(&settings->socket, socket) < 0) ||

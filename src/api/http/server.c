@@ -19,7 +19,6 @@
 #include <sys/un.h>
 #include <time.h>
 
-#define IDLE_S  30
 #define BACKLOG 256
 
 struct http_server {
@@ -250,7 +249,7 @@ void http_server_tick(struct http_server *server)
     pthread_mutex_lock(&server->mutex);
     list_for_each (node, &server->clients) {
         struct client *client = list_entry(node, struct client, node);
-        if (client->since_ms && now - client->since_ms > HTTP_REQUEST_S * 1000)
+        if (client->since_ms && now - client->since_ms > server->options.request_s * 1000ull)
             shutdown(client->fd, SHUT_RDWR); /* libmicrohttpd sees the end and closes it */
     }
     pthread_mutex_unlock(&server->mutex);
@@ -309,7 +308,7 @@ static int start_daemon(struct http_server *server, int fd, struct hws_error *er
     const struct MHD_OptionItem options[] = {
         {MHD_OPTION_LISTEN_SOCKET, fd, NULL},
         {MHD_OPTION_CONNECTION_LIMIT, HTTP_CONNECTIONS_MAX, NULL},
-        {MHD_OPTION_CONNECTION_TIMEOUT, IDLE_S, NULL},
+        {MHD_OPTION_CONNECTION_TIMEOUT, server->options.request_s, NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, HTTP_HEAD_MAX, NULL},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)completed_cb, server},
         {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)connection_cb, server},

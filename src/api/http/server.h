@@ -18,8 +18,6 @@
 #define HTTP_BODY_MAX        ((size_t)1 * MiB)
 #define HTTP_HEAD_MAX        ((size_t)32 * KiB)
 #define HTTP_CONNECTIONS_MAX 512
-/** From the connection, or the end of the answer before, to the end of a request. */
-#define HTTP_REQUEST_S 30
 
 struct http_request {
     const char *method, *path;
@@ -60,6 +58,8 @@ struct http_options {
                    struct http_reply *reply);
     void *arg;
     const char *log_name; /* "rest" */
+    /** From the connection, or the end of the answer before, to the end of a request. */
+    unsigned request_s;
 };
 
 struct http_server;
