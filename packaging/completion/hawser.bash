@@ -89,8 +89,6 @@ _hawser_values()
     snapshot:--create|snapshot:-c) echo @ ;;
     snapshot:--apply|snapshot:-a) echo @ ;;
     snapshot:--delete|snapshot:-d) echo @ ;;
-    snapshot:--merge|snapshot:-m) echo @file ;;
-    snapshot:--rate|snapshot:-r) echo @ ;;
     snapshot:--format|snapshot:-f) echo @format ;;
     snapshot:--allow) echo @folder ;;
     snapshot:--output) echo human json ;;
@@ -110,7 +108,6 @@ _hawser_values()
     attach:--queues) echo @ ;;
     attach:--allow) echo @folder ;;
     attach:--via) echo auto tcmu nbd fuse-loop fuse none ;;
-    attach:--device) echo @ ;;
     attach:--mount) echo @folder ;;
     attach:--mkfs) echo @ ;;
     attach:--output) echo human json ;;
@@ -131,6 +128,24 @@ _hawser_values()
     upgrade:--program) echo @file ;;
     upgrade:--output) echo human json ;;
     list:--output) echo human json ;;
+    pool:--capacity) echo @ ;;
+    pool:--quota) echo @ ;;
+    pool:--overcommit) echo @ ;;
+    pool:--image-root) echo @folder ;;
+    pool:--label) echo @ ;;
+    pool:--socket) echo @file ;;
+    pool:--output) echo human json ;;
+    volume:--size|volume:-s) echo @ ;;
+    volume:--pool) echo @ ;;
+    volume:--class) echo @ ;;
+    volume:--format|volume:-f) echo @format ;;
+    volume:--fs) echo @ ;;
+    volume:--from) echo @file ;;
+    volume:--cluster-size) echo @ ;;
+    volume:--label) echo @ ;;
+    volume:--user) echo @ ;;
+    volume:--socket) echo @file ;;
+    volume:--output) echo human json ;;
     serve:--config|serve:-c) echo @file ;;
     serve:--socket|serve:-s) echo @file ;;
     serve:--path|serve:-p) echo @file ;;
@@ -149,7 +164,6 @@ _hawser_values()
     serve:--queues) echo @ ;;
     serve:--allow) echo @folder ;;
     serve:--via) echo auto tcmu nbd fuse-loop fuse none ;;
-    serve:--device) echo @ ;;
     tcmu-handler:--allow) echo @folder ;;
     tcmu-handler:--threads) echo @ ;;
     tcmu-handler:--log-level) echo error warning info debug ;;
@@ -174,14 +188,16 @@ _hawser_options()
     rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
     amend) echo --format= --options= --force --allow= --quiet --help ;;
     compact) echo --format= --zeroes --allow= --quiet --output= --help ;;
-    snapshot) echo --list --create= --apply= --delete= --revert --force --merge= --rate= --keep --quiet --format= --allow= --force-share --output= --help ;;
+    snapshot) echo --list --create= --apply= --delete= --revert --force --format= --allow= --force-share --output= --help ;;
     bitmap) echo --list --add --remove --clear --enable --disable --merge= --granularity= --source-file= --source-format= --format= --allow= --force-share --output= --help ;;
-    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --mount= --mkfs= --output= --help ;;
+    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --mount= --mkfs= --output= --help ;;
     export) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
     detach) echo --force --all --output= --help ;;
     upgrade) echo --program= --all --output= --help ;;
     list) echo --stats --names --output= --help ;;
-    serve) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
+    pool) echo --capacity= --quota= --overcommit= --image-root= --label= --socket= --output= --help ;;
+    volume) echo --size= --pool= --class= --format= --fs= --from= --cluster-size= --protect --label= --device --read-only --user= --force --socket= --output= --help ;;
+    serve) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --help ;;
     tcmu-handler) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
     help) echo --help ;;
     version) echo --output= --help ;;
@@ -212,6 +228,8 @@ _hawser_operands()
     detach) echo @attachment ;;
     upgrade) echo @attachment ;;
     list) echo @attachment ;;
+    pool) echo @folder ;;
+    volume) : ;;
     serve) echo @file ;;
     tcmu-handler) : ;;
     help) echo @command ;;
@@ -242,7 +260,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool volume serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
@@ -255,7 +273,7 @@ _hawser()
     local option= values
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool volume serve tcmu-handler help version" -- "$current"))
         return
     fi
     # "--name=value" arrives as three words where = breaks words, as one where it does not.

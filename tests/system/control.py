@@ -460,6 +460,44 @@ def test_create_and_delete_are_killed_at_every_point():
     crash_sweep(new_volume, act, lambda d: None)
 
 
+def test_the_command_does_all_of_it():
+    need_devices()
+    with Daemon() as d:
+        os.environ["HAWSERD_SOCKET"] = d.rest
+        assert hawser("pool", "create", "--label=a=b", "--image-root=.", "pool", "pool").out
+        assert hawser("pool", "list", "--output=json").json()[0]["labels"] == {"a": "b"}
+        assert hawser("volume", "create", "--size=32M", "v", "--output=json").json()["size"] == 32 << 20
+        assert "already" in hawser("volume", "create", "v", code=1).err
+        shown = hawser("volume", "attach", "v", "--output=json").json()
+        write(mountpoint(shown) + "/file", "one")
+        hawser("volume", "snapshot", "v", "s")
+        assert [s["name"] for s in hawser("volume", "snapshots", "v", "--output=json").json()] == ["s"]
+        table = hawser("volume", "list").out.split("\n")
+        assert table[0].split()[:3] == ["NAME", "STATE", "SIZE"] and shown["mountpoint"] in table[1], table
+        assert "is attached" in hawser("volume", "revert", "v", "s", code=1).err
+        hawser("volume", "resize", "v", "64M")
+        hawser("volume", "detach", "v")
+        hawser("volume", "revert", "v", "s")
+        hawser("volume", "create", "--from=v@s", "w")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "image.qcow2", "32M")
+        hawser("volume", "create", "--from=./image.qcow2", "x")
+        hawser("volume", "rename", "w", "u")
+        hawser("volume", "protect", "u")
+        assert "protected" in hawser("volume", "delete", "u", code=1).err
+        hawser("volume", "unprotect", "u")
+        hawser("volume", "delete-snapshot", "v", "s")
+        for name in ("u", "v", "x"):
+            hawser("volume", "delete", name)
+        assert hawser("volume", "list", "--output=json").json() == []
+        for words in (["volume"], ["volume", "lits"], ["volume", "create"], ["volume", "resize", "v"], ["pool", "x", "y"]):
+            assert hawser(*words, code=2).err
+        for name in ("../x", "a/b", "%2e", "\x1b[31m", "x" * 3000):
+            assert "\x1b" not in hawser("volume", "show", name, code=1).err
+        hawser("pool", "delete", "pool")
+    assert "does it run" in hawser("volume", "list", code=1).err
+    del os.environ["HAWSERD_SOCKET"]
+
+
 def test_only_one_hawserd_works_with_a_catalog():
     with Daemon() as d:
         for words in (d.words, [w for w in d.words if "socket" not in w] + ["--socket=other.sock", "--docker-socket=none"]):
