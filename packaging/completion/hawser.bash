@@ -89,6 +89,8 @@ _hawser_values()
     snapshot:--create|snapshot:-c) echo @ ;;
     snapshot:--apply|snapshot:-a) echo @ ;;
     snapshot:--delete|snapshot:-d) echo @ ;;
+    snapshot:--merge|snapshot:-m) echo @file ;;
+    snapshot:--rate|snapshot:-r) echo @ ;;
     snapshot:--format|snapshot:-f) echo @format ;;
     snapshot:--allow) echo @folder ;;
     snapshot:--output) echo human json ;;
@@ -108,6 +110,7 @@ _hawser_values()
     attach:--queues) echo @ ;;
     attach:--allow) echo @folder ;;
     attach:--via) echo auto tcmu nbd fuse-loop fuse none ;;
+    attach:--device) echo @ ;;
     attach:--mount) echo @folder ;;
     attach:--mkfs) echo @ ;;
     attach:--output) echo human json ;;
@@ -164,6 +167,7 @@ _hawser_values()
     serve:--queues) echo @ ;;
     serve:--allow) echo @folder ;;
     serve:--via) echo auto tcmu nbd fuse-loop fuse none ;;
+    serve:--device) echo @ ;;
     tcmu-handler:--allow) echo @folder ;;
     tcmu-handler:--threads) echo @ ;;
     tcmu-handler:--log-level) echo error warning info debug ;;
@@ -188,16 +192,16 @@ _hawser_options()
     rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
     amend) echo --format= --options= --force --allow= --quiet --help ;;
     compact) echo --format= --zeroes --allow= --quiet --output= --help ;;
-    snapshot) echo --list --create= --apply= --delete= --revert --force --format= --allow= --force-share --output= --help ;;
+    snapshot) echo --list --create= --apply= --delete= --revert --force --merge= --rate= --keep --quiet --format= --allow= --force-share --output= --help ;;
     bitmap) echo --list --add --remove --clear --enable --disable --merge= --granularity= --source-file= --source-format= --format= --allow= --force-share --output= --help ;;
-    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --mount= --mkfs= --output= --help ;;
+    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --mount= --mkfs= --output= --help ;;
     export) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
     detach) echo --force --all --output= --help ;;
     upgrade) echo --program= --all --output= --help ;;
     list) echo --stats --names --output= --help ;;
     pool) echo --capacity= --quota= --overcommit= --image-root= --label= --socket= --output= --help ;;
     volume) echo --size= --pool= --class= --format= --fs= --from= --cluster-size= --protect --label= --device --read-only --user= --force --socket= --output= --help ;;
-    serve) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --help ;;
+    serve) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
     tcmu-handler) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
     help) echo --help ;;
     version) echo --output= --help ;;
