@@ -212,4 +212,7 @@ struct engine_manner {
 HWS_MUST_CHECK int engine_run(json_t *config, const struct engine_manner *manner,
                               struct hws_error *err);
 
+/** Ends the kernel's network block device "/dev/nbdN", whoever uses and serves it. */
+HWS_MUST_CHECK int engine_nbd_disconnect(const char *device, struct hws_error *err);
+
 #endif

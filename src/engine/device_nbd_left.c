@@ -60,6 +60,13 @@ int nbd_place_find(const struct volume_config *config, struct nbd_place *ret)
     return 0;
 }
 
+int engine_nbd_disconnect(const char *device, struct hws_error *err)
+{
+    unsigned index;
+    int r = nbd_device_index(device, &index, err);
+    return r < 0 ? r : nbd_device_disconnect(index, err);
+}
+
 /* ---- sockets ---- */
 
 int nbd_place_sockets(int ends[2], struct hws_error *err)

@@ -8,7 +8,7 @@
  */
 #include "cli/qemu/qemu.h"
 
-#define ROWS_MAX  32
+#define ROWS_MAX  48
 #define ROW_FIRST 256 /* what getopt_long() returns for the long name of the first row */
 
 /* The rows in getopt's language. */

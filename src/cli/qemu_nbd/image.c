@@ -144,7 +144,8 @@ static int make_volume(const struct qn_command *command, struct qn_image *image,
     image->volume = json_object();
     set_text(image->volume, "name", QN_VOLUME);
     json_object_set_new(image->volume, "image", json_string_nocheck(description));
-    set_text(image->volume, "via", "none");
+    set_text(image->volume, "via", command->connect ? "nbd" : "none");
+    set_text(image->volume, "device", command->connect);
     set_text(image->volume, "cache", cache);
     set_text(image->volume, "discard", unmap || image->temporary ? "unmap" : "ignore");
     set_text(image->volume, "detect-zeroes", command->detect_zeroes);

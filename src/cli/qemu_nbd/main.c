@@ -44,6 +44,10 @@ static const char help_text[] =
     "  -v, --verbose              tell what happens\n\n"
     "Asking another server:\n"
     "  -L, --list                 tell what the server at -b and -p, or at -k, exports\n\n"
+    "Devices of the kernel:\n"
+    "  -c, --connect=DEVICE       serve the image as /dev/nbdN, in the background unless -v is "
+    "given\n"
+    "  -d, --disconnect           FILE is a device to be ended\n\n"
     "TLS:\n"
     "      --object=tls-creds-x509,id=ID,endpoint=server|client,dir=FOLDER[,verify-peer=off]\n"
     "      --object=tls-creds-psk,id=ID,endpoint=server|client,dir=FOLDER[,username=NAME]\n"
@@ -243,6 +247,8 @@ static const struct qi_arg rows[] = {
     QI_FLAG(N, verbose, "verbose", 'v'),
     QI_OPTS(N),
     QI_TAKE("export-name", 'x', take_name),
+    QI_WORD(N, connect, "connect", 'c'),
+    QI_FLAG(N, disconnect, "disconnect", 'd'),
     QI_FLAG(N, list, "list", 'L'),
     QI_TAKE("object", 0, take_object),
     QI_WORD(N, tls_creds, "tls-creds", 0),
@@ -263,8 +269,8 @@ static int check_list(const struct qn_command *command, int operands)
     if (operands)
         return qi_error("List mode is incompatible with a file name");
     if (command->name || command->description || command->bitmaps || command->depth ||
-        command->offset_given || command->format || command->cache || command->aio ||
-        command->discard || command->snapshot)
+        command->connect || command->disconnect || command->offset_given || command->format ||
+        command->cache || command->aio || command->discard || command->snapshot)
         return qi_error("List mode is incompatible with per-device settings");
     if (command->fork)
         return qi_error("List mode is incompatible with forking");
@@ -284,6 +290,8 @@ static int check_activated(const struct qn_command *command)
         return qi_error("The interface can't be set when using socket activation");
     if (sockets && command->socket)
         return qi_error("Unix socket can't be set when using socket activation");
+    if (sockets && (command->connect || command->disconnect))
+        return qi_error("NBD device can't be set when using socket activation");
     return 0;
 }
 
@@ -310,6 +318,9 @@ static int started(void *arg, struct hws_error *err)
     struct server *server = arg;
     server->started = true;
     qn_image_unlink(&server->image);
+    if (server->command->connect && server->command->verbose)
+        fprintf(stderr, "NBD device %s is now connected to %s\n", server->command->connect,
+                server->command->file);
     server->told = qn_daemon_ready(&server->daemon, server->command->pid_file);
     return server->told ? hws_fail(err, EIO, "told already") : 0;
 }
@@ -335,13 +346,17 @@ static json_t *make_config(const struct server *server, int fd)
     const struct qn_command *command = server->command;
     unsigned clients = MIN(command->shared, CLIENTS_MAX);
     char address[32];
+    json_t *config = json_pack("{s:[O], s:s}", "volumes", server->image.volume, "log-level",
+                               command->verbose ? "info" : "error");
+    if (!config || command->connect)
+        return config;
     snprintf(address, sizeof(address), "fd:%d", fd);
-    json_t *config = json_pack(
-        "{s:[O], s:{s:[s], s:i, s:[o]}, s:s}", "volumes", server->image.volume, "nbd", "listen",
-        address, "connections", (int)(clients ? clients : CLIENTS_MAX), "exports",
-        describe_export(command), "log-level", command->verbose ? "info" : "error");
-    if (config && server->creds)
-        json_object_set_new(json_object_get(config, "nbd"), "tls", describe_tls(server->creds));
+    json_t *nbd =
+        json_pack("{s:[s], s:i, s:[o]}", "listen", address, "connections",
+                  (int)(clients ? clients : CLIENTS_MAX), "exports", describe_export(command));
+    if (nbd && server->creds)
+        json_object_set_new(nbd, "tls", describe_tls(server->creds));
+    json_object_set_new(config, "nbd", nbd);
     return config;
 }
 
@@ -354,7 +369,7 @@ static int explain(const struct server *server, const struct hws_error *err)
         if (asprintf(&words, "no bitmap '%s'", command->bitmap[i]) >= 0 && strstr(err->text, words))
             return qi_error("Bitmap '%s' is not found", command->bitmap[i]);
     }
-    return server->started || strncmp(err->text, "TLS: ", 5) == 0
+    return server->started || command->connect || strncmp(err->text, "TLS: ", 5) == 0
                ? qi_error("%s", err->text)
                : qi_explain(&server->image.operand, err);
 }
@@ -381,12 +396,14 @@ static int serve_at(struct server *server, int fd)
 static int serve(const struct qn_command *command, const struct qn_creds *creds)
 {
     struct server server = {.command = command, .creds = creds, .daemon = {-1, -1, -1}};
-    if (command->fork)
+    if (command->fork || (command->connect && !command->verbose))
         qn_fork(&server.daemon);
-    int fd = qn_listen(command);
-    if (fd < 0)
+    int fd = command->connect ? -1 : qn_listen(command);
+    if (fd < 0 && !command->connect)
         return 1;
     int code = qn_image(command, &server.image);
+    if (!code && command->connect)
+        code = qn_check_device(command);
     if (!code)
         code = serve_at(&server, fd);
     if (command->socket)
@@ -426,6 +443,10 @@ static int run(struct qn_command *command, int operands, char **operand)
         return qi_usage("Invalid number of arguments");
     command->file = operand[0];
     code = check_activated(command);
+    if (!code && command->disconnect)
+        return qn_disconnect(command->file);
+    if (!code && command->connect)
+        code = qn_check_connect(command);
     if (!code && command->format && command->reach & QI_IMAGE_OPTS)
         code = qi_error("--image-opts and -f are mutually exclusive");
     return code ? code : serve(command, creds);

@@ -10,6 +10,7 @@
  *     image.c    the image as a volume of the engine: -o, -l, -s
  *     listen.c   where it listens, sockets of a service manager
  *     daemon.c   --fork, --pid-file
+ *     kernel.c   -c, -d: devices of the kernel
  *     object.c   --object: credentials for TLS
  *     list.c     -L: what another server exports
  *
@@ -32,6 +33,7 @@ struct qn_command {
     const char *port, *bind, *socket;
     const char *name, *description, *pid_file;
     const char *format, *file; /* file: the operand */
+    const char *connect;       /* device of -c */
     const char *tls_creds, *tls_authz, *tls_hostname;
     struct qn_object *objects;
     const char *cache, *aio, *discard, *detect_zeroes, *snapshot;
@@ -41,7 +43,7 @@ struct qn_command {
     unsigned shared;
     uint64_t offset;
     bool offset_given;
-    bool persistent, verbose, fork, read_only, temporary, list, depth;
+    bool persistent, verbose, fork, read_only, temporary, list, depth, disconnect;
 };
 
 /* ---- image.c ---- */
@@ -68,6 +70,15 @@ const char *qn_host(const struct qn_command *command);
 const char *qn_port(const struct qn_command *command);
 /** @return a listening socket, or -1 told. */
 int qn_listen(const struct qn_command *command);
+
+/* ---- kernel.c ---- */
+
+/** Does the rest of the command line go with -c? @return 0, or 1 told. */
+int qn_check_connect(const struct qn_command *command);
+/** Is the device there? @return 0, or 1 told. */
+int qn_check_device(const struct qn_command *command);
+/** -d. @return the exit code. */
+int qn_disconnect(const char *device);
 
 /* ---- object.c ---- */
 

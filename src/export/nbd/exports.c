@@ -11,7 +11,7 @@ static struct nbd_export *find(struct nbd_server *server, const char *name, size
 {
     list_for_each (link, &server->exports) {
         struct nbd_export *export = list_entry(link, struct nbd_export, link);
-        if (strlen(export->name) == length && !memcmp(export->name, name, length))
+        if (strlen(export->name) == length && (!length || !memcmp(export->name, name, length)))
             return export;
     }
     return NULL;
