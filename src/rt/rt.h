@@ -293,6 +293,13 @@ struct rt_watch;
 HWS_MUST_CHECK int rt_watch_start(int fd, void (*fn)(void *arg), void *arg, struct rt_watch **ret,
                                   bool *ret_edge);
 
+/**
+ * The other side has shut down, or the descriptor has failed: no event may follow, even where the
+ * one that told of it told of data too. So who is called reads until there is nothing more. On the
+ * queue of rt_watch_start().
+ */
+bool rt_watch_has_ended(const struct rt_watch *watch);
+
 /** On the queue of rt_watch_start(). Afterwards @fn is not called any more. NULL: nothing. */
 void co_watch_stop(struct rt_watch *watch);
 

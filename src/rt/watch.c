@@ -22,6 +22,7 @@ struct rt_watch {
     struct co *stopper;
     bool armed; /* submitted, and not yet ended */
     bool fired; /* since the last callback */
+    bool ended; /* an event said that no more will come */
     bool failed;
 };
 
@@ -37,6 +38,7 @@ void watch_event(struct rt_io *io, int64_t result, bool more)
     struct rt_watch *w = container_of(io, struct rt_watch, io);
     w->armed = more;
     w->fired |= result > 0;
+    w->ended |= result > 0 && result & (POLLHUP | POLLRDHUP | POLLERR);
     /* Canceled by nobody here: so some kernels end a multishot poll when completions overflow. */
     if (result < 0 && !more && result != -ECANCELED) {
         log_error("descriptor %d cannot be watched any more: %s", w->io.fd, strerror(-(int)result));
@@ -66,7 +68,7 @@ int rt_watch_start(int fd, void (*fn)(void *arg), void *arg, struct rt_watch **r
     struct rt_watch *w = calloc(1, sizeof(*w));
     if (!w)
         return -ENOMEM;
-    w->io = (struct rt_io){.op = RT_OP_WATCH, .fd = fd, .flags = POLLIN};
+    w->io = (struct rt_io){.op = RT_OP_WATCH, .fd = fd, .flags = POLLIN | POLLRDHUP};
     w->queue = rt_self();
     w->fn = fn;
     w->arg = arg;
@@ -80,6 +82,11 @@ int rt_watch_start(int fd, void (*fn)(void *arg), void *arg, struct rt_watch **r
     *ret = w;
     *ret_edge = w->queue->rt->ops == &rt_uring_ops;
     return 0;
+}
+
+bool rt_watch_has_ended(const struct rt_watch *w)
+{
+    return w->ended;
 }
 
 void co_watch_stop(struct rt_watch *w)

@@ -5,6 +5,7 @@
  */
 #include "rt/rt_test.h"
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 
 /* ---- later ---- */
 
@@ -133,6 +134,46 @@ TEST(a_watch_tells_of_each_event)
     close(b.fd);
 }
 
+static void heard(void *arg)
+{
+    struct bell *b = arg;
+    atomic_fetch_add(&b->calls, 1);
+    if (b->waiting)
+        co_wake(steal_ptr(&b->waiting));
+}
+
+/* Data and the end of it may be told by one call. */
+TEST(a_watch_knows_of_the_end)
+{
+    for (unsigned way = 0; way < 2; way++) {
+        int fd[2];
+        char byte[8];
+        struct bell b = {0};
+        struct rt_watch *w = NULL;
+        CHECK_EQUAL(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fd), 0);
+        CHECK_EQUAL(rt_watch_start(fd[0], heard, &b, &w, &b.edge), 0);
+        CHECK_EQUAL(write(fd[1], "x", 1), 1);
+        while (atomic_load(&b.calls) == 0) {
+            b.waiting = co_self();
+            co_suspend();
+        }
+        CHECK(!rt_watch_has_ended(w));
+        CHECK_EQUAL(read(fd[0], byte, sizeof(byte)), 1);
+        CHECK_EQUAL(write(fd[1], "y", 1), 1);
+        CHECK_EQUAL(way ? close(fd[1]) : shutdown(fd[1], SHUT_WR), 0);
+        while (!rt_watch_has_ended(w)) {
+            b.waiting = co_self();
+            co_suspend();
+        }
+        CHECK_EQUAL(read(fd[0], byte, sizeof(byte)), 1);
+        CHECK_EQUAL(read(fd[0], byte, sizeof(byte)), 0);
+        co_watch_stop(w);
+        close(fd[0]);
+        if (!way)
+            close(fd[1]);
+    }
+}
+
 TEST(a_watch_can_end_before_any_event_or_right_after_one)
 {
     for (unsigned i = 0; i < 20; i++) {
@@ -165,6 +206,7 @@ int main(void)
         ON_BOTH(later_runs_once_after_all_that_was_runnable),
         ON_BOTH(what_later_starts_may_ask_for_later_again),
         ON_BOTH(a_watch_tells_of_each_event),
+        ON_BOTH(a_watch_knows_of_the_end),
         ON_BOTH(a_watch_can_end_before_any_event_or_right_after_one),
         ON_BOTH(a_bad_descriptor_is_never_called),
     };

@@ -54,6 +54,9 @@ static ssize_t receive(struct nbd_connection *c, void *at, size_t room)
     if (nbd_stream_unsent(c) && !c->sending)
         rt_later(&c->flush); /* TLS itself has something to say */
     nbd_count(&c->counts.received_bytes, n > 0 ? (size_t)n : 0);
+    /* Data and the end may have been one event: then none tells of the end. */
+    if (n > 0 && !c->readable && c->watch && rt_watch_has_ended(c->watch))
+        c->readable = true;
     return n ? n : -EPIPE;
 }
 
