@@ -1,7 +1,9 @@
 /*
  * 4 KiB reads through libhawser, in each of its ways; bench/library.py runs it beside its peers.
  *
- *   bench-library IMAGE WAY DEPTH COUNT      WAY: blocking, thread, caller, event-thread, event-caller
+ *   bench-library IMAGE WAY DEPTH COUNT
+ *
+ *   WAY: blocking, thread, caller, event-thread, event-caller
  *
  * The places are those of `qemu-img bench -S STEP`, which has no chance: far steps, so that
  * neighbours are never read one after the other. Prints requests a second and CPU time a request.
@@ -53,8 +55,8 @@ static void read_blocking(struct hws_disk *disk, unsigned char *buffer, uint64_t
             fail("read", &err);
 }
 
-static void read_queue(struct hws_disk *disk, unsigned char *buffer, uint64_t count,
-                       unsigned depth, const char *way)
+static void read_queue(struct hws_disk *disk, unsigned char *buffer, uint64_t count, unsigned depth,
+                       const char *way)
 {
     struct hws_error err = {0};
     struct hws_queue *queue;
@@ -84,7 +86,8 @@ static void read_queue(struct hws_disk *disk, unsigned char *buffer, uint64_t co
         do {
             if (events)
                 (void)!poll(&event, 1, -1);
-            n = events ? hws_queue_reap(queue, done, depth) : hws_queue_wait(queue, done, depth, -1);
+            n = events ? hws_queue_reap(queue, done, depth)
+                       : hws_queue_wait(queue, done, depth, -1);
         } while (n == 0);
         for (int i = 0; i < n; i++)
             if (done[i].result < 0)
@@ -106,7 +109,7 @@ int main(int argc, char **argv)
     }
     struct hws_image image = {.path = argv[1]};
     struct hws_disk_options options = {.struct_bytes = sizeof(options), .read_only = true};
-    unsigned depth = (unsigned)atoi(argv[3]);
+    unsigned depth = (unsigned)strtoul(argv[3], NULL, 10);
     uint64_t count = strtoull(argv[4], NULL, 10);
     if (depth < 1 || depth > DEPTH_MAX || hws_disk_open(&image, &options, &disk, &err) < 0)
         fail(argv[1], &err);

@@ -175,7 +175,7 @@ int main(int argc, char **argv)
     struct copy copy;
     memset(&err, 0, sizeof(err));
     memset(&copy, 0, sizeof(copy));
-    copy.depth = argc == 4 ? (unsigned)atoi(argv[3]) : 16;
+    copy.depth = argc == 4 ? (unsigned)strtoul(argv[3], NULL, 10) : 16;
     if (argc < 3 || argc > 4 || copy.depth < 1 || copy.depth > HWS_QUEUE_DEPTH_MAX) {
         fprintf(stderr, "usage: copy SOURCE TARGET [DEPTH, 1 to %d]\n", HWS_QUEUE_DEPTH_MAX);
         return 2;

@@ -112,7 +112,7 @@ int hws_queue_reap(struct hws_queue *queue, struct hws_completion *ret, unsigned
  * As hws_queue_reap(), but waits for at least one.
  * @timeout_ns nanoseconds; negative: for ever.
  * @return how many; 0 at the timeout, or at once where nothing is in flight; -EINTR where a signal
- * handler ran; -EPERM, -EDEADLK, -EINVAL.
+ * handler ran (with HWS_QUEUE_CALLER and no timeout it goes on waiting); -EPERM, -EDEADLK, -EINVAL.
  */
 int hws_queue_wait(struct hws_queue *queue, struct hws_completion *ret, unsigned max,
                    int64_t timeout_ns);

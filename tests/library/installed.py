@@ -9,6 +9,7 @@ under fio with verification, the Python sample.
 """
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -132,6 +133,21 @@ def test_python(tree, folder):
     run("qemu-img", "check", image)
 
 
+def test_guide(tree, folder):
+    """The programs in the guide, in their order: each finds what the one before it left."""
+    text = open(os.path.join(SOURCE, "docs/library.md")).read()
+    programs = re.findall(r"```c\n(.*?)```", text, flags=re.S)
+    assert len(programs) >= 2, "the guide has no programs"
+    for number, program in enumerate(programs):
+        source = os.path.join(folder, f"guide{number}.c")
+        with open(source, "w") as file:
+            file.write(program)
+        built = tree.build(["gcc"], source, source[:-2], *tree.flags("--cflags", "--libs"))
+        told = run(built, env=tree.environment, cwd=folder)
+        assert told == "", told
+    run("qemu-img", "check", os.path.join(folder, "later.qcow2"))
+
+
 def main():
     folder = tempfile.mkdtemp(prefix="hawser-installed.")
     try:
@@ -141,6 +157,7 @@ def main():
         test_copy(tree, folder)
         test_nbdkit(tree, folder)
         test_python(tree, folder)
+        test_guide(tree, folder)
     finally:
         shutil.rmtree(folder)
     print("the installed library serves all of its users")
