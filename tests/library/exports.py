@@ -36,6 +36,7 @@ def main():
             failed = True
             print(f"{what}: {' '.join(sorted(names))}")
 
+    symbols = subprocess.run(["nm", "-D", shared], check=True, capture_output=True, text=True).stdout
     dynamic = [name for kind, name in defined("-D", "--defined-only", shared) if kind != "A"]
     found = {name.split("@")[0] for name in dynamic}
     report("declared, but not exported by the shared library", wanted - found)
@@ -48,6 +49,12 @@ def main():
     if "Library soname: [libhawser.so.0]" not in sonames:
         failed = True
         print("the soname is not libhawser.so.0")
+    sections = subprocess.run(["readelf", "-SW", shared], check=True, capture_output=True, text=True).stdout
+    constructors = re.search(r"\.init_array\s+INIT_ARRAY\s+\w+\s+\w+\s+(\w+)", sections)
+    # One belongs to the compiler's own start files; sanitizers add theirs.
+    if "__asan" not in symbols and "__tsan" not in symbols and int(constructors.group(1), 16) > 8:
+        failed = True
+        print("loading the library runs code of its own")
     if len(wanted) < 40:
         failed = True
         print(f"only {len(wanted)} declarations were found: the test does not see the headers")
