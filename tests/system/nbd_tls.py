@@ -300,7 +300,7 @@ def test_bytes_in_the_clear_behind_starttls_are_refused():
                 assert ask(s, STARTTLS)[0] == ACK
                 try:
                     s.sendall(later)
-                    if later[:3] == b"\x16\x03\x01":
+                    if later[:3] == b"\x16\x03\x01" and later[3:5] == b"\x40\x00":
                         s.shutdown(socket.SHUT_WR)
                     while True:  # an alert, and the end
                         got = s.recv(4096)
@@ -309,6 +309,7 @@ def test_bytes_in_the_clear_behind_starttls_are_refused():
                             break
                 except (ConnectionResetError, BrokenPipeError):
                     pass
+        wait_until(lambda: "Message too long" in engine.log())
         with encrypted(engine, context_of(folder)) as s:
             go(s)
 
@@ -392,12 +393,21 @@ def test_keys_that_do_not_fit():
             got = subprocess.run(["nbdinfo", psk_uris(engine, os.path.abspath("wrong"), name)[0]], capture_output=True, text=True)
             assert got.returncode == 1 and "fatal alert" in got.stderr, got.stderr
         wait_until(lambda: "unknown key name 'mallory'" in engine.log() and "binder does not verify (key of 'alice')" in engine.log())
-        # Without a key, and with a certificate.
+        # Without a key.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         refused(engine, context, "no suitable signature algorithm")
         run("nbdinfo", psk_uris(engine, folder)[0])
+        # The same name in hexadecimal.
+        with open(f"{folder}/keys.psk") as file:
+            lines = file.read().replace("alice:", "#" + b"alice".hex() + ":") + "\nbob:" + "00" * 64
+        os.makedirs("hexadecimal")
+        with open("hexadecimal/keys.psk", "w", opener=lambda path, flags: os.open(path, flags, 0o640)) as file:
+            file.write(lines)
+    with Engine(os.path.abspath("hexadecimal")) as engine:
+        run("nbdinfo", psk_uris(engine, folder)[0])
+        assert engine.call("status")["result"]["nbd"]["tls"]["keys"] == 2
 
 
 class Flow:

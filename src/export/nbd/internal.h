@@ -122,6 +122,8 @@ struct nbd_server {
     struct co_waitq changed; /* a connection or a listener ended */
     struct list exports, connections, listeners;
     struct nbd_tls *tls; /* or NULL */
+    unsigned refusals;   /* by TLS, that were told of since refusals_ns */
+    uint64_t refusals_ns;
     unsigned connection_count, connections_max;
     bool stopping;
     bool clients_wait;

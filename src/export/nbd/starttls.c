@@ -16,6 +16,10 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 
+/* Lines in the log of clients that were refused, at most, in so long. */
+#define REFUSALS_MAX 50u
+#define REFUSALS_NS  ((uint64_t)60 * 1000000000)
+
 /* The server's credentials, as a reference of the caller's, or NULL. */
 static struct nbd_tls *tls_of(struct nbd_server *server)
 {
@@ -58,6 +62,23 @@ static void describe_peer(int fd, char *text, size_t bytes)
     snprintf(text, bytes, "%s", *host ? host : "a local socket");
 }
 
+/* May one more line be written of clients that do not get in? They could fill the disk with them.
+ */
+static bool may_tell(struct nbd_server *server)
+{
+    uint64_t now = rt_now_ns();
+    rt_mutex_lock(&server->lock);
+    if (now - server->refusals_ns >= REFUSALS_NS) {
+        server->refusals_ns = now;
+        server->refusals = 0;
+    }
+    unsigned count = ++server->refusals;
+    rt_mutex_unlock(&server->lock);
+    if (count == REFUSALS_MAX)
+        log_info("nbd: more clients are refused by TLS; the next minute they are not told of");
+    return count < REFUSALS_MAX;
+}
+
 static void tell(const struct nbd_connection *c, const struct nbd_tls_session *s, int result)
 {
     char peer[64], who[320];
@@ -66,7 +87,7 @@ static void tell(const struct nbd_connection *c, const struct nbd_tls_session *s
     if (result == 0)
         log_info("nbd: a client at %s, %s, %s: %s", peer, SSL_get_version(s->ssl),
                  SSL_get_cipher_name(s->ssl), who);
-    else
+    else if (may_tell(c->lane->server))
         log_info("nbd: a client at %s was refused by TLS: %s (%s)", peer,
                  s->reason[0] ? s->reason : strerror(-result), who);
 }

@@ -59,9 +59,11 @@ struct nbd_tls_session {
     SSL *ssl;
     int fd;
     bool established;
-    bool drained; /* the last recv() took all that there was */
-    bool ended;   /* nothing comes any more */
-    int error;    /* of recv(); or 0 */
+    bool drained;     /* the last recv() took all that there was */
+    bool ended;       /* nothing comes any more */
+    int error;        /* of recv(); or 0 */
+    uint8_t hello[9]; /* what it sent first */
+    unsigned hello_bytes;
 
     struct nbd_chunk *out; /* NULL: nothing waits */
     size_t out_start, out_end;

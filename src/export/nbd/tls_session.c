@@ -18,6 +18,8 @@
 #include <poll.h>
 
 #define RECORD_BYTES SSL3_RT_MAX_PLAIN_LENGTH
+/* Of a client's first message. OpenSSL would make room for 128 KiB at its word. */
+#define HELLO_MAX (16 * KiB)
 /* What a record needs beside its plaintext, and a message that OpenSSL sends of its own. */
 #define RECORD_EXTRA 1024
 
@@ -68,6 +70,19 @@ bool nbd_tls_unsent(const struct nbd_tls_session *s)
 
 /* ---- OpenSSL's side of the socket ---- */
 
+/* Looks at the first bytes: a record's head (5 bytes), and the head of the message in it (4). */
+static bool hello_is_too_long(struct nbd_tls_session *s, const char *at, size_t length)
+{
+    size_t n = MIN(length, sizeof(s->hello) - s->hello_bytes);
+    if (n == 0)
+        return false;
+    memcpy(s->hello + s->hello_bytes, at, n);
+    s->hello_bytes += (unsigned)n;
+    const uint8_t *size = s->hello + 6;
+    return s->hello_bytes == sizeof(s->hello) &&
+           (size[0] << 16 | size[1] << 8 | size[2]) > (int)HELLO_MAX;
+}
+
 static int bio_read(BIO *bio, char *at, int room)
 {
     struct nbd_tls_session *s = BIO_get_data(bio);
@@ -81,6 +96,10 @@ static int bio_read(BIO *bio, char *at, int room)
         n = recv(s->fd, at, (size_t)room, MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
     s->drained = n < room;
+    if (n > 0 && hello_is_too_long(s, at, (size_t)n)) {
+        n = -1;
+        errno = EMSGSIZE;
+    }
     if (n > 0)
         return (int)n;
     if (n < 0 && errno == EAGAIN) {
@@ -258,7 +277,9 @@ static void note_reason(struct nbd_tls_session *s)
     long verdict = SSL_get_verify_result(s->ssl);
     const char *text = verdict != X509_V_OK ? X509_verify_cert_error_string(verdict)
                                             : ERR_reason_error_string(ERR_peek_last_error());
-    snprintf(s->reason, sizeof(s->reason), "%s", text ? text : "the client went away");
+    if (!text)
+        text = s->error ? strerror(s->error) : "the client went away";
+    snprintf(s->reason, sizeof(s->reason), "%s", text);
 }
 
 /* On a worker thread. @return 0 done, -EAGAIN: more is wanted of the client, -ENOBUFS: `out` is
