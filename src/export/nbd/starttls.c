@@ -24,7 +24,7 @@
 static struct nbd_tls *tls_of(struct nbd_server *server)
 {
     rt_mutex_lock(&server->lock);
-    struct nbd_tls *tls = server->tls ? nbd_tls_ref(server->tls) : NULL;
+    struct nbd_tls *tls = server->tls ? nbd_tls_share(server->tls) : NULL;
     rt_mutex_unlock(&server->lock);
     return tls;
 }

@@ -41,6 +41,9 @@ struct nbd_tls_options {
 HWS_MUST_CHECK int co_nbd_tls_load(const struct nbd_tls_options *options, struct nbd_tls **ret,
                                    struct hws_error *err);
 
+/** Another reference to @tls, so that several servers may have it. @return @tls. */
+struct nbd_tls *nbd_tls_share(struct nbd_tls *tls);
+
 /** Gives up the caller's reference; connections keep their own. @tls may be NULL. @return NULL. */
 struct nbd_tls *nbd_tls_free(struct nbd_tls *tls);
 

@@ -46,9 +46,6 @@ struct nbd_tls {
     struct nbd_tls_info info;
 };
 
-/** Another reference. @return @tls. */
-struct nbd_tls *nbd_tls_ref(struct nbd_tls *tls);
-
 /* ---- sessions ---- */
 
 /* A session's BIO reads from the socket and writes into `out`, which goes to the socket as a whole:

@@ -427,7 +427,7 @@ int co_nbd_tls_load(const struct nbd_tls_options *options, struct nbd_tls **ret,
     return r;
 }
 
-struct nbd_tls *nbd_tls_ref(struct nbd_tls *tls)
+struct nbd_tls *nbd_tls_share(struct nbd_tls *tls)
 {
     atomic_fetch_add(&tls->references, 1);
     return tls;

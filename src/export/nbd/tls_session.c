@@ -347,7 +347,7 @@ int nbd_tls_session_new(struct nbd_connection *c, struct nbd_tls *tls, struct nb
         free(s);
         return -ENOMEM;
     }
-    s->tls = nbd_tls_ref(tls);
+    s->tls = nbd_tls_share(tls);
     s->lane = c->lane;
     s->fd = c->fd;
     BIO_set_data(bio, s);
