@@ -20,7 +20,7 @@ struct plan live_plan(uint64_t seed, bool small)
     struct plan plan = plan_make(seed, small);
     struct random random = random_seed(seed * 2 + 77), *r = &random;
     uint64_t sectors = plan.layer[plan.depth].sectors;
-    plan.depth = 1 + (unsigned)random_below(r, small ? 3 : LAYERS_MAX - 1);
+    plan.depth = (small ? 2 : 1) + (unsigned)random_below(r, small ? 3 : LAYERS_MAX - 1);
     plan.filter = NULL;
     plan.imported = plan.snapshot = false;
     plan.bitmap_bits = 0;
@@ -134,9 +134,11 @@ static bool draw(struct merging *m, bool *ret_stream)
     unsigned layers = layers_of(m->world);
     if (layers < 2)
         return false;
-    unsigned upper = random_one_in(r, 2) ? 0 : (unsigned)random_below(r, layers - 1);
-    unsigned lower = upper + 1 + (unsigned)random_below(r, layers - 1 - upper);
-    *ret_stream = random_one_in(r, 2);
+    /* Most merges are small, so that the chain is good for several. */
+    unsigned upper = (unsigned)random_below(r, layers - 1);
+    unsigned most = random_one_in(r, 4) ? layers - 1 - upper : MIN(2u, layers - 1 - upper);
+    unsigned lower = upper + 1 + (unsigned)random_below(r, most);
+    *ret_stream = random_one_in(r, 3);
     m->job = (struct live_job){.root = m->world->root,
                                .upper = layer_at(m->world, upper),
                                .base = layer_at(m->world, lower),
@@ -144,7 +146,7 @@ static bool draw(struct merging *m, bool *ret_stream)
                                .control = &m->control,
                                .co_switch = co_give_name,
                                .arg = m};
-    if (*ret_stream && (lower == upper + 1 || random_one_in(r, 3)))
+    if (*ret_stream && (lower == upper + 1 || random_one_in(r, 4)))
         m->job.base = NULL;
     m->of_top = !*ret_stream && upper == 0;
     if (m->job.base) {
