@@ -117,9 +117,26 @@ static void make_between(const struct qcow2_header *h, const uint8_t *cluster, u
     qcow2_header_store_fixed(&moved, other);
 }
 
-/* @cluster: the new header cluster; it ends at @end, the old one at @old_end. */
+/*
+ * A write failed: the way back, in an order that leaves a whole header at every step, @between
+ * (NULL: there is none) first. Where that fails too nobody knows which header is there.
+ */
+static int co_undo(struct qcow2 *q, uint8_t *between, uint8_t *old, uint64_t end, int failure,
+                   struct hws_error *err)
+{
+    int r = between ? co_write(q, between, 0, SECTOR) : 0;
+    if (r == 0 && between)
+        r = co_write(q, old, SECTOR, align_up(end, SECTOR));
+    if (r == 0)
+        r = co_write(q, old, 0, SECTOR);
+    if (r < 0)
+        atomic_store(&q->broken, failure);
+    return hws_fail_errno(err, -failure, "'%.200s': writing the header", q->node->filename);
+}
+
+/* @cluster: the new header cluster; it ends at @end, the @old one at @old_end. */
 static int co_switch(struct qcow2 *q, struct qcow2_header *h, uint8_t *cluster, uint64_t end,
-                     uint64_t old_end, struct hws_error *err)
+                     uint8_t *old, uint64_t old_end, struct hws_error *err)
 {
     uint64_t place = align_up(MAX(end, old_end), SECTOR);
     uint64_t place_end = align_up(place + end - h->header_length, SECTOR);
@@ -141,11 +158,8 @@ static int co_switch(struct qcow2 *q, struct qcow2_header *h, uint8_t *cluster, 
         r = co_write(q, cluster, SECTOR, align_up(end, SECTOR));
     if (r == 0)
         r = co_write(q, cluster, 0, SECTOR);
-    if (r < 0) {
-        /* Some header is there, but nobody knows which. */
-        atomic_store(&q->broken, r);
-        return hws_fail_errno(err, -r, "'%.200s': writing the header", q->node->filename);
-    }
+    if (r < 0)
+        return co_undo(q, between, old, MAX(end, old_end), r, err);
     adopt(q, h);
     co_clear(q, between, place, place_end);
     return 0;
@@ -153,8 +167,10 @@ static int co_switch(struct qcow2 *q, struct qcow2_header *h, uint8_t *cluster, 
 
 int qcow2_co_header_replace(struct qcow2 *q, struct qcow2_header *h, struct hws_error *err)
 {
+    struct iovec iov;
     autofree uint8_t *cluster = qcow2_buffer(q->cluster_size);
-    if (!cluster)
+    autofree uint8_t *old = qcow2_buffer(q->cluster_size);
+    if (!cluster || !old)
         return hws_fail(err, ENOMEM, "out of memory");
     /* One that an interrupted call left. */
     (void)!qcow2_header_set_extension(h, QCOW2_EXT_FILLER, NULL, 0);
@@ -162,14 +178,15 @@ int qcow2_co_header_replace(struct qcow2 *q, struct qcow2_header *h, struct hws_
     int r = qcow2_header_serialise(h, cluster, q->cluster_size, err);
     if (r < 0)
         return r;
+    r = co_block_read_padded(q->file, 0, sgl_one(&iov, old, q->cluster_size));
+    if (r < 0)
+        return hws_fail_errno(err, -r, "'%.200s': reading the header", q->node->filename);
     uint64_t end = used_bytes(h);
     if (end > SECTOR)
-        return co_switch(q, h, cluster, end, old_end, err);
+        return co_switch(q, h, cluster, end, old, old_end, err);
     r = co_write(q, cluster, 0, SECTOR);
-    if (r < 0) {
-        atomic_store(&q->broken, r);
-        return hws_fail_errno(err, -r, "'%.200s': writing the header", q->node->filename);
-    }
+    if (r < 0)
+        return co_undo(q, NULL, old, 0, r, err);
     adopt(q, h);
     co_clear(q, cluster, SECTOR, align_up(old_end, SECTOR));
     return 0;
