@@ -19,6 +19,7 @@
  */
 #include "base/log.h"
 #include "engine/engine.h"
+#include "engine/jobs.h"
 #include "engine/keeper.h"
 #include <poll.h>
 #include <signal.h>
@@ -355,6 +356,9 @@ static int co_replace(struct engine *engine, const char *program, struct engine_
         r = start_successor(engine, &successor, err);
     if (r == 0)
         r = co_wait_word(&successor, "prepared", PREPARE_PATIENCE_NS, err);
+    /* The successor tells of them as ended; whoever wants them starts them anew. */
+    for (unsigned i = 0; r == 0 && i < engine->config->volume_count; i++)
+        co_volume_end_job(&engine->volumes[i]);
     /* Most of what is dirty goes out while commands still run; a failure costs nobody a pause. */
     if (r == 0)
         r = co_engine_flush(engine, err);
