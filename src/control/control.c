@@ -209,7 +209,7 @@ int control_counts(struct control *control, json_t **ret, struct hws_error *err)
     json_t *counts = json_object();
     for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
         unsigned count;
-        int r = control->store->driver->count(control->store, kinds[i].kind, &count, err);
+        int r = control->store->driver->count(control->store, kinds[i].kind, NULL, &count, err);
         if (r < 0) {
             json_decref(counts);
             return r;

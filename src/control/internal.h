@@ -104,6 +104,14 @@ HWS_MUST_CHECK int attachment_get(struct control *control, const char *volume,
                                   struct attachment_record *ret, bool *ret_there,
                                   struct hws_error *err);
 
+/**
+ * Makes @clone, with @clone_layer as its top, of a volume as it is now, in use or not: both go on
+ * in layers of their own over what was the source's top. The source is taken.
+ */
+HWS_MUST_CHECK int snapshot_split(struct control *control, const struct volume *source,
+                                  struct volume *clone, struct layer *clone_layer,
+                                  struct hws_error *err);
+
 /** The snapshot @name of a volume, by name or id. */
 HWS_MUST_CHECK int snapshot_find(struct control *control, const struct volume *volume,
                                  const char *name, struct snapshot *ret, struct hws_error *err);

@@ -83,6 +83,37 @@ static int make_overlay(struct op *op, struct hws_error *err)
     return op->control->engines->create(&image, err);
 }
 
+/* The volume that is cloned off: an image over the same layer. */
+static int make_clone(struct op *op, struct hws_error *err)
+{
+    auto_pool pool = {0};
+    if (!op_text(op, "clone"))
+        return 0;
+    int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
+    if (r == 0)
+        r = pool_check(&pool, err);
+    struct engine_image image = {
+        .path = op_text(op, "clone-path"),
+        .format = "qcow2",
+        .size_bytes = op_number(op, "clone-size"),
+        .cluster_bytes = op_number(op, "clone-cluster-size"),
+        .backing = op_text(op, "backing"),
+        .backing_format = op_text(op, "backing-format"),
+    };
+    return r == 0 ? op->control->engines->create(&image, err) : r;
+}
+
+static int remove_clone(struct op *op, struct hws_error *err)
+{
+    auto_pool pool = {0};
+    if (!op_text(op, "clone"))
+        return 0;
+    int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
+    if (r == 0)
+        r = pool_check(&pool, err);
+    return r == 0 ? file_unlink(op_text(op, "clone-path"), err) : r;
+}
+
 static int remove_overlay(struct op *op, struct hws_error *err)
 {
     auto_pool pool = {0};
@@ -92,11 +123,36 @@ static int remove_overlay(struct op *op, struct hws_error *err)
     return r == 0 ? file_unlink(op_text(op, "path"), err) : r;
 }
 
+static int end_snapshot(struct op *op, struct layer *old, struct batch *batch,
+                        struct hws_error *err)
+{
+    auto_snapshot snapshot = {0};
+    int r = object_get(op->control, &snapshot_type, op_text(op, "snapshot"), &snapshot, err);
+    if (r < 0)
+        return r;
+    if (record_set_text(&old->snapshot, snapshot.id) < 0 ||
+        record_set_text(&snapshot.layer, old->id) < 0 ||
+        record_set_text(&snapshot.state, STATE_AVAILABLE) < 0)
+        return hws_fail(err, ENOMEM, "out of memory");
+    batch_put(batch, &snapshot_type, &snapshot);
+    return 0;
+}
+
+static int end_clone(struct op *op, struct batch *batch, struct hws_error *err)
+{
+    auto_volume clone = {0};
+    int r = object_get(op->control, &volume_type, op_text(op, "clone"), &clone, err);
+    if (r == 0 && record_set_text(&clone.state, STATE_AVAILABLE) < 0)
+        r = hws_fail(err, ENOMEM, "out of memory");
+    if (r == 0)
+        batch_put(batch, &volume_type, &clone);
+    return r;
+}
+
 static int create_end(struct op *op, struct batch *batch, struct hws_error *err)
 {
     auto_volume volume = {0};
     auto_layer old = {0}, layer = {0};
-    auto_snapshot snapshot = {0};
     struct control *control = op->control;
     int r = object_get(control, &volume_type, op->object, &volume, err);
     if (r == 0)
@@ -104,34 +160,39 @@ static int create_end(struct op *op, struct batch *batch, struct hws_error *err)
     if (r == 0)
         r = object_get(control, &layer_type, op_text(op, "layer"), &layer, err);
     if (r == 0)
-        r = object_get(control, &snapshot_type, op_text(op, "snapshot"), &snapshot, err);
+        r = op_text(op, "snapshot") ? end_snapshot(op, &old, batch, err)
+                                    : end_clone(op, batch, err);
     if (r < 0)
         return r;
     free(steal_ptr(&old.volume));
-    if (record_set_text(&old.snapshot, snapshot.id) < 0 ||
-        record_set_text(&layer.volume, volume.id) < 0 ||
+    if (record_set_text(&layer.volume, volume.id) < 0 ||
         record_set_text(&volume.layer, layer.id) < 0 ||
-        record_set_text(&volume.format, layer.format) < 0 ||
-        record_set_text(&snapshot.layer, old.id) < 0 ||
-        record_set_text(&snapshot.state, STATE_AVAILABLE) < 0)
+        record_set_text(&volume.format, layer.format) < 0)
         return hws_fail(err, ENOMEM, "out of memory");
     batch_put(batch, &volume_type, &volume);
     batch_put(batch, &layer_type, &old);
     batch_put(batch, &layer_type, &layer);
-    batch_put(batch, &snapshot_type, &snapshot);
     return 0;
 }
 
 static int create_undone(struct op *op, struct batch *batch, struct hws_error *err)
 {
     batch_remove(batch, &layer_type, op_text(op, "layer"));
-    batch_remove(batch, &snapshot_type, op_text(op, "snapshot"));
+    if (op_text(op, "snapshot"))
+        batch_remove(batch, &snapshot_type, op_text(op, "snapshot"));
+    if (op_text(op, "clone")) {
+        batch_remove(batch, &volume_type, op_text(op, "clone"));
+        batch_remove(batch, &layer_type, op_text(op, "clone-layer"));
+    }
     return 0;
 }
 
+/* A snapshot, or a clone of the volume as it is now: both leave the top to what comes over it. */
 const struct operation snapshot_create_operation = {
     .name = "snapshot-create",
-    .steps = {{"make the overlay", make_overlay, remove_overlay}, {NULL}},
+    .steps = {{"make the clone", make_clone, remove_clone},
+              {"make the overlay", make_overlay, remove_overlay},
+              {NULL}},
     .direction = look_what_is,
     .end = create_end,
     .undone = create_undone,
@@ -168,13 +229,13 @@ static int fill(struct snapshot *snapshot, struct snapshot_request *request,
     return 0;
 }
 
-static int create_taken(struct control *control, const struct volume *volume,
-                        struct snapshot *snapshot, struct hws_error *err)
+/* What a snapshot and a clone have in common: a new layer over the volume's top. */
+static int split_params(struct control *control, const struct volume *volume, struct layer *layer,
+                        json_t **ret, struct hws_error *err)
 {
     auto_pool pool = {0};
-    auto_layer old = {0}, layer = {0};
+    auto_layer old = {0};
     auto_attachment attachment = {0};
-    auto_batch begin = {0};
     bool attached;
     int r = object_get(control, &pool_type, volume->pool, &pool, err);
     if (r == 0)
@@ -184,16 +245,28 @@ static int create_taken(struct control *control, const struct volume *volume,
     if (r == 0 && attached && attachment.read_only)
         r = hws_fail(err, EBUSY, "volume '%s' is attached read-only", volume->name);
     if (r == 0)
-        r = layer_make(&pool, &old, "qcow2", volume->size_bytes, &layer, err);
+        r = layer_make(&pool, &old, "qcow2", volume->size_bytes, layer, err);
     if (r < 0)
         return r;
-    autofree char *path = layer_path(&pool, &layer), *below = layer_path(&pool, &old);
-    json_t *params =
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:s*}", "pool", pool.id, "layer",
-                  layer.id, "snapshot", snapshot->id, "path", path ? path : "", "backing",
-                  below ? below : "", "backing-format", old.format, "size",
-                  (json_int_t)volume->size_bytes, "cluster-size", (json_int_t)volume->cluster_bytes,
-                  "online", attached, "mountpoint", attached ? attachment.mountpoint : NULL);
+    autofree char *path = layer_path(&pool, layer), *below = layer_path(&pool, &old);
+    *ret = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:s*}", "pool", pool.id, "layer",
+                     layer->id, "path", path ? path : "", "backing", below ? below : "",
+                     "backing-format", old.format, "size", (json_int_t)volume->size_bytes,
+                     "cluster-size", (json_int_t)volume->cluster_bytes, "online", attached,
+                     "mountpoint", attached ? attachment.mountpoint : NULL);
+    return *ret ? 0 : hws_fail(err, ENOMEM, "out of memory");
+}
+
+static int create_taken(struct control *control, const struct volume *volume,
+                        struct snapshot *snapshot, struct hws_error *err)
+{
+    auto_layer layer = {0};
+    auto_batch begin = {0};
+    json_t *params = NULL;
+    int r = split_params(control, volume, &layer, &params, err);
+    if (r < 0)
+        return r;
+    json_object_set_new(params, "snapshot", json_string(snapshot->id));
     batch_add(&begin, &snapshot_type, snapshot);
     batch_add(&begin, &layer_type, &layer);
     control_lock_model(control);
@@ -201,6 +274,45 @@ static int create_taken(struct control *control, const struct volume *volume,
     return r == -EEXIST ? hws_fail(err, EEXIST, "volume '%s' has a snapshot '%s' already",
                                    volume->name, snapshot->name)
                         : r;
+}
+
+int snapshot_split(struct control *control, const struct volume *source, struct volume *clone,
+                   struct layer *clone_layer, struct hws_error *err)
+{
+    auto_layer layer = {0};
+    auto_pool pool = {0};
+    auto_batch begin = {0};
+    json_t *params = NULL;
+    int r = split_params(control, source, &layer, &params, err);
+    if (r == 0)
+        r = object_get(control, &pool_type, source->pool, &pool, err);
+    autofree char *path = r == 0 ? layer_path(&pool, clone_layer) : NULL;
+    if (r == 0 && (!path || record_set_text(&clone_layer->volume, clone->id) < 0 ||
+                   record_set_text(&clone->layer, clone_layer->id) < 0 ||
+                   record_set_text(&clone->format, clone_layer->format) < 0))
+        r = hws_fail(err, ENOMEM, "out of memory");
+    if (r < 0) {
+        json_decref(params);
+        return r;
+    }
+    json_object_set_new(params, "clone", json_string(clone->id));
+    json_object_set_new(params, "clone-layer", json_string(clone_layer->id));
+    json_object_set_new(params, "clone-path", json_string(path));
+    json_object_set_new(params, "clone-size", json_integer((json_int_t)clone->size_bytes));
+    json_object_set_new(params, "clone-cluster-size",
+                        json_integer((json_int_t)clone->cluster_bytes));
+    batch_add(&begin, &volume_type, clone);
+    batch_add(&begin, &layer_type, clone_layer);
+    batch_add(&begin, &layer_type, &layer);
+    control_lock_model(control);
+    r = pool_admit(control, &pool, clone->size_bytes, err);
+    if (r < 0) {
+        control_unlock_model(control);
+        json_decref(params);
+        return r;
+    }
+    r = journal_run(control, &snapshot_create_operation, source->id, params, &begin, NULL, err);
+    return r == -EEXIST ? hws_fail(err, EEXIST, "there is a volume '%s' already", clone->name) : r;
 }
 
 int control_snapshot_create(struct control *control, const char *reference, const json_t *given,

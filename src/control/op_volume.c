@@ -320,94 +320,104 @@ static int create_here(struct control *control, struct request *request, const s
 
 /* ---- clones ---- */
 
+/** What is cloned: a layer, and what is known of its content. */
+struct origin {
+    const struct volume *volume;
+    uint64_t size_bytes;
+    bool formatted;
+    const char *snapshot; /* id; NULL: the volume as it is now */
+};
+
+/* Fills @volume and @layer, its top over @parent. */
+static int fill_clone(struct request *request, const struct class *class,
+                      const struct origin *origin, const struct pool *pool,
+                      const struct layer *parent, struct volume *volume, struct layer *layer,
+                      struct hws_error *err)
+{
+    const char *fs = origin->volume->fs;
+    if (request->pool && strcmp(request->pool, pool->id) && strcmp(request->pool, pool->name))
+        return hws_fail(err, EINVAL, "a clone lies in the pool of its source, '%s'", pool->name);
+    if (request->format && strcmp(request->format, "qcow2"))
+        return hws_fail(err, EINVAL, "a clone has the format qcow2");
+    if (request->fs && fs && strcmp(request->fs, fs))
+        return hws_fail(err, EINVAL, "a clone has the file system of its source, %s", fs);
+    if (!request->size_bytes)
+        request->size_bytes = origin->size_bytes;
+    request->size_bytes = align_up(request->size_bytes, 512);
+    if (request->size_bytes < origin->size_bytes)
+        return hws_fail(err, EINVAL, "size is less than that of the source, %llu",
+                        (unsigned long long)origin->size_bytes);
+    volume->formatted = origin->formatted;
+    volume->grow = origin->formatted && request->size_bytes > origin->size_bytes;
+    int r = take_text(&request->fs, fs) < 0 ? hws_fail(err, ENOMEM, "out of memory") : 0;
+    if (r == 0)
+        r = policy_check_cluster("qcow2", request->cluster_bytes, err);
+    if (r == 0)
+        r = layer_make(pool, parent, "qcow2", request->size_bytes, layer, err);
+    if (r == 0)
+        r = fill(volume, request, pool, class, err);
+    if (r == 0 && record_set_text(&volume->origin, origin->snapshot) < 0)
+        r = hws_fail(err, ENOMEM, "out of memory");
+    return r;
+}
+
+static int find_below(struct control *control, const char *id, struct layer *parent,
+                      struct pool *pool, struct hws_error *err)
+{
+    int r = object_get(control, &layer_type, id, parent, err);
+    if (r == 0)
+        r = object_get(control, &pool_type, parent->pool, pool, err);
+    return r == 0 ? pool_check(pool, err) : r;
+}
+
 static int clone_snapshot(struct control *control, struct request *request,
-                          const struct class *class, const struct volume *source,
-                          const char *snapshot_name, json_t **ret, struct hws_error *err)
+                          const struct class *class, const struct volume *source, const char *name,
+                          json_t **ret, struct hws_error *err)
 {
     auto_pool pool = {0};
     auto_volume volume = {0};
     auto_layer layer = {0}, parent = {0};
     auto_snapshot snapshot = {0};
-    int r = snapshot_find(control, source, snapshot_name, &snapshot, err);
+    int r = snapshot_find(control, source, name, &snapshot, err);
     if (r == 0)
-        r = object_get(control, &layer_type, snapshot.layer, &parent, err);
-    if (r == 0)
-        r = object_get(control, &pool_type, parent.pool, &pool, err);
-    if (r == 0)
-        r = pool_check(&pool, err);
+        r = find_below(control, snapshot.layer, &parent, &pool, err);
     if (r < 0)
         return r;
-    if (request->pool && strcmp(request->pool, pool.id) && strcmp(request->pool, pool.name))
-        return hws_fail(err, EINVAL, "a clone lies in the pool of its source, '%s'", pool.name);
-    if (request->format && strcmp(request->format, "qcow2"))
-        return hws_fail(err, EINVAL, "a clone has the format qcow2");
-    if (!request->size_bytes)
-        request->size_bytes = snapshot.size_bytes;
-    request->size_bytes = align_up(request->size_bytes, 512);
-    if (request->size_bytes < snapshot.size_bytes)
-        return hws_fail(err, EINVAL, "size is less than that of the source, %llu",
-                        (unsigned long long)snapshot.size_bytes);
-    bool grow = request->size_bytes > snapshot.size_bytes;
-    if (request->fs && source->fs && strcmp(request->fs, source->fs))
-        return hws_fail(err, EINVAL, "a clone has the file system of its source, %s", source->fs);
-    r = take_text(&request->fs, source->fs);
-    if (r == 0)
-        r = policy_check_cluster("qcow2", request->cluster_bytes, err);
-    if (r == 0)
-        r = layer_make(&pool, &parent, "qcow2", request->size_bytes, &layer, err);
-    if (r == 0)
-        r = fill(&volume, request, &pool, class, err);
-    if (r == 0 && record_set_text(&volume.origin, snapshot.id) < 0)
-        r = hws_fail(err, ENOMEM, "out of memory");
-    if (r < 0)
-        return r;
-    volume.formatted = snapshot.formatted;
-    volume.grow = grow && volume.formatted;
-    return make(control, &pool, &volume, &layer, &parent, ret, err);
+    const struct origin origin = {source, snapshot.size_bytes, snapshot.formatted, snapshot.id};
+    r = fill_clone(request, class, &origin, &pool, &parent, &volume, &layer, err);
+    return r == 0 ? make(control, &pool, &volume, &layer, &parent, ret, err) : r;
 }
 
-/* A clone of a volume as it is now: of a snapshot that is taken for it. */
 static int clone_volume(struct control *control, struct request *request, const struct class *class,
-                        const char *source, json_t **ret, struct hws_error *err)
+                        const struct volume *source, json_t **ret, struct hws_error *err)
 {
+    auto_pool pool = {0};
     auto_volume volume = {0};
-    char name[64], id[ID_BYTES];
-    json_t *snapshot = NULL;
-    id_make(id);
-    snprintf(name, sizeof(name), "clone-%.8s", id);
-    auto_json *wish = json_pack("{s:s}", "name", name);
-    int r = control_snapshot_create(control, source, wish, &snapshot, err);
+    auto_layer layer = {0}, parent = {0};
+    int r = find_below(control, source->layer, &parent, &pool, err);
     if (r < 0)
         return r;
-    json_decref(snapshot);
-    r = object_find(control, &volume_type, source, &volume, err);
+    const struct origin origin = {source, source->size_bytes, source->formatted, NULL};
+    r = fill_clone(request, class, &origin, &pool, &parent, &volume, &layer, err);
     if (r == 0)
-        r = clone_snapshot(control, request, class, &volume, name, ret, err);
-    if (r < 0 && control_snapshot_delete(control, source, name, NULL) < 0)
-        return hws_wrap(err, r, "snapshot '%s' is left", name);
-    return r;
+        r = snapshot_split(control, source, &volume, &layer, err);
+    return r == 0 ? control_volume_show(control, volume.id, ret, err) : r;
 }
 
+/* The source is taken meanwhile, so that nothing of it is deleted. */
 static int create_clone(struct control *control, struct request *request, const struct class *class,
                         json_t **ret, struct hws_error *err)
 {
-    auto_volume source = {0}, taken = {0};
+    auto_volume source = {0};
     char *at = strchr(request->clone, '@');
-    /* Not worth a snapshot. */
-    if (object_find(control, &volume_type, request->name, &taken, NULL) == 0)
-        return hws_fail(err, EEXIST, "there is a volume '%s' already", request->name);
-    if (!at)
-        return clone_volume(control, request, class, request->clone, ret, err);
-    *at = '\0';
-    int r = object_find(control, &volume_type, request->clone, &source, err);
+    if (at)
+        *at = '\0';
+    int r = volume_take(control, request->clone, &source, err);
     if (r < 0)
         return r;
-    /* So that the snapshot is not deleted in between. */
-    r = locks_take(&control->locks, source.id, OBJECT_WAIT_MS, err);
-    if (r < 0)
-        return r;
-    r = clone_snapshot(control, request, class, &source, at + 1, ret, err);
-    locks_release(&control->locks, source.id);
+    r = at ? clone_snapshot(control, request, class, &source, at + 1, ret, err)
+           : clone_volume(control, request, class, &source, ret, err);
+    volume_release(control, &source);
     return r;
 }
 

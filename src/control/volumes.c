@@ -47,18 +47,18 @@ int attachment_get(struct control *control, const char *volume, struct attachmen
 
 int volume_describe(struct control *control, json_t *item, struct hws_error *err)
 {
-    auto_attachment attachment = {0};
-    auto_json *snapshots = NULL;
-    bool attached;
+    const struct store_driver *store = control->store->driver;
     const char *id = json_string_value(json_object_get(item, "id"));
+    json_t *attachment = NULL;
+    unsigned snapshots = 0;
     if (!id)
         return hws_fail(err, EUCLEAN, "the catalog holds a volume without an id");
-    int r = attachment_get(control, id, &attachment, &attached, err);
-    if (r == 0 && attached)
-        json_object_set_new(item, "attachment", record_json(attachment_type.fields, &attachment));
+    int r = store->get(control->store, attachment_type.kind, id, &attachment, err);
     if (r == 0)
-        r = object_list(control, &snapshot_type, id, &snapshots, err);
-    json_object_set_new(item, "snapshots", json_integer((json_int_t)json_array_size(snapshots)));
+        json_object_set_new(item, "attachment", attachment);
+    if (r == 0 || r == -ENOENT)
+        r = store->count(control->store, snapshot_type.kind, id, &snapshots, err);
+    json_object_set_new(item, "snapshots", json_integer(snapshots));
     return r;
 }
 

@@ -14,11 +14,14 @@
 #include "control/engines.h"
 #include "daemon/daemon.h"
 #include "host/process.h"
+#include <malloc.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <time.h>
 
 #define TICK_S 1
+/** Ticks between two times at which memory that long lists took goes back to the system. */
+#define TRIM_TICKS 30
 
 struct daemon {
     struct settings settings;
@@ -77,11 +80,13 @@ static int serve(struct daemon *daemon, struct hws_error *err)
 static void wait_for_end(struct daemon *daemon, const sigset_t *signals)
 {
     const struct timespec tick = {.tv_sec = TICK_S};
-    for (;;) {
+    for (unsigned ticks = 1;; ticks++) {
         int signal = sigtimedwait(signals, NULL, &tick);
         if (signal == SIGTERM || signal == SIGINT)
             return;
         control_tick(daemon->control);
+        if (ticks % TRIM_TICKS == 0)
+            malloc_trim(0);
         http_server_tick(daemon->rest);
         if (daemon->docker)
             http_server_tick(daemon->docker);
@@ -120,6 +125,7 @@ int main(int argc, char **argv)
     sigaddset(&signals, SIGHUP);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    mallopt(M_ARENA_MAX, 2);
     int r = settings_read(argc, argv, &daemon.settings, &err);
     if (r > 0) {
         settings_free(&daemon.settings);

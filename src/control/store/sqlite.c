@@ -17,7 +17,7 @@
 
 #define BUSY_TIMEOUT_MS 5000
 
-enum { PUT, INSERT, REMOVE, GET, FIND, LIST, LIST_OWNED, COUNT, STATEMENTS };
+enum { PUT, INSERT, REMOVE, GET, FIND, LIST, LIST_OWNED, COUNT, COUNT_OWNED, STATEMENTS };
 
 static const char *const texts[STATEMENTS] = {
     [PUT] = "INSERT INTO object (kind, id, name, owner, value) VALUES (?1, ?2, ?3, ?4, ?5) "
@@ -31,6 +31,7 @@ static const char *const texts[STATEMENTS] = {
     [LIST_OWNED] = "SELECT value FROM object WHERE kind = ?1 AND owner = ?4 AND "
                    "(?2 = '' OR name > ?2) ORDER BY name, id LIMIT ?3",
     [COUNT] = "SELECT count(*) FROM object WHERE kind = ?1",
+    [COUNT_OWNED] = "SELECT count(*) FROM object WHERE kind = ?1 AND owner = ?2",
 };
 
 struct sqlite_store {
@@ -184,12 +185,15 @@ static int sqlite_list(struct store *store, const struct store_query *query, jso
     return r;
 }
 
-static int sqlite_count(struct store *store, const char *kind, unsigned *ret, struct hws_error *err)
+static int sqlite_count(struct store *store, const char *kind, const char *owner, unsigned *ret,
+                        struct hws_error *err)
 {
     struct sqlite_store *s = of(store);
     pthread_mutex_lock(&s->mutex);
-    sqlite3_stmt *statement = s->statement[COUNT];
+    sqlite3_stmt *statement = s->statement[owner ? COUNT_OWNED : COUNT];
     bind(statement, 1, kind);
+    if (owner)
+        bind(statement, 2, owner);
     int r = sqlite3_step(statement) == SQLITE_ROW ? 0 : fail(s, err);
     if (r == 0)
         *ret = (unsigned)sqlite3_column_int64(statement, 0);

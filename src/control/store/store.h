@@ -57,7 +57,9 @@ struct store_driver {
     /** @ret a new array of values. */
     int (*list)(struct store *store, const struct store_query *query, json_t **ret,
                 struct hws_error *err);
-    int (*count)(struct store *store, const char *kind, unsigned *ret, struct hws_error *err);
+    /** How many there are; @owner NULL: of all owners. */
+    int (*count)(struct store *store, const char *kind, const char *owner, unsigned *ret,
+                 struct hws_error *err);
 };
 
 /** What every store begins with. */

@@ -130,8 +130,10 @@ static void lists_come_in_pages(void **state)
     json_t *odd = list("odd", NULL, 0);
     assert_int_equal(json_array_size(odd), 25);
     json_decref(odd);
-    assert_int_equal(store_sqlite.count(store, "a", &count, &error), 0);
+    assert_int_equal(store_sqlite.count(store, "a", NULL, &count, &error), 0);
     assert_int_equal(count, 50);
+    assert_int_equal(store_sqlite.count(store, "a", "odd", &count, &error), 0);
+    assert_int_equal(count, 25);
 }
 
 static void what_was_committed_is_there_again(void **state)
