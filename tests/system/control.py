@@ -1,7 +1,8 @@
 """hawserd as its clients see it: the REST API and the volume plugin protocol by hand, with real engines, hostile
 input, and the daemon killed at every point of what it does."""
-import json
+import http.client
 import os
+import random
 import re
 import signal
 import socket
@@ -495,6 +496,61 @@ def test_the_command_does_all_of_it():
         hawser("pool", "delete", "pool")
     assert "does it run" in hawser("volume", "list", code=1).err
     del os.environ["HAWSERD_SOCKET"]
+
+
+def test_kills_at_any_moment():
+    """Between the points too: within mkfs, mounts, and the starts of engines."""
+    need_devices()
+    need_tool("qemu-img")
+    seed = int(os.environ.get("HAWSER_SEED", time.time_ns() % 1000000))
+    rounds = int(os.environ.get("HAWSER_KILLS", 21))
+    chance = random.Random(seed)
+    print(f"  HAWSER_SEED={seed}")
+    with Daemon() as d:
+        d.pool()
+        count = 0
+        for i in range(rounds):
+            calls = [("POST", "/v1/volumes", {"name": f"v{i}", "size": "32M"}),
+                     ("POST", f"/v1/volumes/v{i}/attach", {"user": "a"}),
+                     ("POST", f"/v1/volumes/v{i}/snapshots", {"name": "s"}),
+                     ("POST", "/v1/volumes", {"name": f"c{i}", "clone": f"v{i}"}),
+                     ("POST", f"/v1/volumes/v{i}/resize", {"size": "64M"}),
+                     ("POST", f"/v1/volumes/v{i}/detach", {"user": "a"}),
+                     ("POST", f"/v1/volumes/v{i}/revert", {"snapshot": "s"})]
+
+            reached, at = threading.Event(), i % len(calls)
+
+            def work():
+                for number, call in enumerate(calls):
+                    if number == at:
+                        reached.set()
+                    try:
+                        d.ask(*call)
+                    except (OSError, http.client.HTTPException):
+                        return
+            thread = threading.Thread(target=work)
+            thread.start()
+            assert reached.wait(120)
+            time.sleep(chance.random() * 0.12)
+            d.kill()
+            thread.join(120)
+            d.start()
+            volumes = settle(d)
+            layers = set()
+            for name, volume in volumes.items():
+                layers.add(volume["layer"])
+                if "attachment" in volume:
+                    write(volume["attachment"]["mountpoint"] + "/file", name)
+                    d.post(f"/v1/volumes/{name}/detach", force=True)
+                    count += 1
+            check_images()
+            assert layers <= {image.split(".")[0] for image in d.images()}
+            for name in sorted(volumes):
+                for snapshot in d.get(f"/v1/volumes/{name}/snapshots")["items"]:
+                    d.delete(f"/v1/volumes/{name}/snapshots/{snapshot['id']}")
+                d.delete(f"/v1/volumes/{name}")
+            assert d.images() == [], d.images()
+        print(f"  {count} times attached at the kill")
 
 
 def test_only_one_hawserd_works_with_a_catalog():
