@@ -67,8 +67,9 @@ int hws_disk_open(const struct hws_image *image, const struct hws_disk_options *
 /**
  * Writes out what is cached, durably, unlocks the image and frees @disk, which may be NULL. No
  * other call on it may be under way or come. In a child of fork() nothing happens: -EPERM.
- * @return 0; -EBUSY while there are queues of it: then it stays open; else what the last flush
- * failed with: the disk is gone even so.
+ * @return 0; -EBUSY while there are queues of it, or where I/O cannot start on this thread, and
+ * -EDEADLK in a callback: then it stays open; else what the last flush failed with: the disk is
+ * gone even so.
  */
 int hws_disk_close(struct hws_disk *disk, struct hws_error *err);
 

@@ -82,8 +82,9 @@ int hws_queue_open(struct hws_disk *disk, const struct hws_queue_options *option
 /**
  * Waits for what is in flight, so that no buffer is in use any more, and frees @queue (may be
  * NULL). Requests that have not begun do not begin; completions that were not fetched are lost.
- * @return 0; -EPERM where it was made with HWS_QUEUE_CALLER by another thread that is alive, or
- * before fork(); -EDEADLK in a callback: the queue stays.
+ * @return 0; else the queue stays: -EPERM where it was made with HWS_QUEUE_CALLER by another thread
+ * that is alive, or before fork(); -EDEADLK in a callback; -ENOMEM, -EMFILE where I/O cannot start
+ * on this thread.
  */
 int hws_queue_close(struct hws_queue *queue, struct hws_error *err);
 

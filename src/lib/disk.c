@@ -203,6 +203,9 @@ int hws_disk_close(struct hws_disk *disk, struct hws_error *err)
                         queues);
     struct close_call call = {disk, err, 0};
     r = lib_thread_run(co_close_call, &call, err);
+    if (r < 0 && r != -EDEADLK)
+        return hws_fail(err, EBUSY, "'%.200s' stays open: I/O cannot start on this thread (%s)",
+                        disk->name, strerror(-r));
     if (r < 0)
         return r;
     disk_free(disk);

@@ -57,7 +57,7 @@ static void leave(struct hws_queue *queue)
 
 static bool has_ended(const struct hws_queue *queue)
 {
-    return !queue->caller->queue;
+    return atomic_load(&queue->caller->ended);
 }
 
 /* ---- life ---- */

@@ -131,19 +131,18 @@ int lib_thread_get(struct lib_thread **ret, struct hws_error *err)
 
 bool lib_thread_is_ours(const struct lib_thread *thread)
 {
-    return thread == self || !thread->queue;
+    return thread == self || atomic_load(&thread->ended);
 }
 
 struct lib_thread *lib_thread_ref(struct lib_thread *thread)
 {
-    thread->references++;
+    atomic_fetch_add(&thread->references, 1);
     return thread;
 }
 
-/* References are counted by the thread itself, and afterwards by who closes its queues. */
 void lib_thread_put(struct lib_thread *thread)
 {
-    if (--thread->references == 0)
+    if (atomic_fetch_sub(&thread->references, 1) == 1)
         free(thread);
 }
 
@@ -151,10 +150,11 @@ static void end_thread(void *arg)
 {
     struct lib_thread *thread = arg;
     self = NULL;
-    rt_lent_stop(steal_ptr(&thread->queue));
+    rt_lent_stop(thread->queue);
     if (thread->timer_fd >= 0)
         close(thread->timer_fd);
     lib_unuse();
+    atomic_store(&thread->ended, true);
     lib_thread_put(thread);
 }
 
@@ -165,9 +165,9 @@ int hws_thread_end(struct hws_error *err)
         return 0;
     if (rt_serves())
         return hws_fail(err, EDEADLK, "this call was made from a callback of the library");
-    if (thread->references > 1)
-        return hws_fail(err, EBUSY, "this thread has %u queues that it serves itself",
-                        thread->references - 1);
+    unsigned queues = atomic_load(&thread->references) - 1;
+    if (queues > 0)
+        return hws_fail(err, EBUSY, "this thread has %u queues that it serves itself", queues);
     pthread_setspecific(at_end, NULL);
     end_thread(thread);
     return 0;

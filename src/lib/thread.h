@@ -18,12 +18,13 @@
 
 /* Of one thread; it and the queues that run on it (HWS_QUEUE_CALLER) hold references. */
 struct lib_thread {
-    struct rt_queue *queue; /* NULL: the thread has ended */
+    struct rt_queue *queue;
+    _Atomic bool ended; /* the thread: all that was in flight has completed */
     struct rt *rt;
-    unsigned references; /* of the thread itself, and its queues; see thread_put() */
-    int cancel_state;    /* of the thread, before lib_thread_enter() */
-    int timer_fd;        /* readable when a timer of the queue is due; -1: nobody asked for it */
-    uint64_t timer_ns;   /* what it is set to */
+    _Atomic unsigned references; /* of the thread itself, and its queues; see thread_put() */
+    int cancel_state;            /* of the thread, before lib_thread_enter() */
+    int timer_fd;      /* readable when a timer of the queue is due; -1: nobody asked for it */
+    uint64_t timer_ns; /* what it is set to */
 };
 
 /** Counts the forks before this process. */
