@@ -27,7 +27,7 @@
 
 #define CONNECTIONS_DEFAULT 1
 #define LOOK_MS             2000
-#define REQUEST_S           60
+#define REQUEST_S           30
 #define REQUEST_BYTES       (1 << 20)
 /** As long as commands of the SCSI target wait. */
 #define DEAD_S 600
@@ -271,7 +271,8 @@ static int co_connect(struct nbd_device *nbd, struct hws_error *err)
 static int refuse_old_kernel(struct nbd_device *nbd, struct hws_error *err)
 {
     struct nbd_place found;
-    if (nbd_place_find(&nbd->device.volume->config, &found) == 0 && found.index == nbd->place.index)
+    if (nbd_place_find(&nbd->device.volume->config, false, &found) == 0 &&
+        found.index == nbd->place.index)
         return 0;
     return hws_fail(err, EOPNOTSUPP,
                     "this kernel does not remember whose a network block device is (Linux 5.14 "
@@ -356,7 +357,7 @@ static int co_begin(struct nbd_device *nbd, struct hws_error *err)
     int r = co_start_server(nbd, err);
     if (r < 0)
         return r;
-    if (nbd_place_find(&nbd->device.volume->config, &nbd->place) == 0) {
+    if (nbd_place_find(&nbd->device.volume->config, false, &nbd->place) == 0) {
         r = co_adopt(nbd, err);
     } else {
         r = co_connect(nbd, err);
@@ -372,7 +373,8 @@ static int co_begin(struct nbd_device *nbd, struct hws_error *err)
 /* What is in the kernel stays. */
 static void co_free(struct nbd_device *nbd)
 {
-    if (nbd->export && co_nbd_export_remove(nbd->export, true, NULL) < 0)
+    struct nbd_export *export = steal_ptr(&nbd->export); /* `status` may ask until all is gone */
+    if (export && co_nbd_export_remove(export, true, NULL) < 0)
         log_error("%s: its connections do not end", nbd->place.path);
     co_nbd_server_stop(nbd->server);
     rt_mutex_destroy(&nbd->lock);
@@ -400,11 +402,12 @@ static int co_start(struct volume *volume, struct device **ret, struct hws_error
 
 /* ---- end ---- */
 
-static bool is_gone(const struct nbd_device *nbd)
+static int gone_blocking(void *arg)
 {
-    struct nbd_place place;
-    return nbd_place_find(&nbd->device.volume->config, &place) < 0 ||
-           place.index != nbd->place.index;
+    const struct nbd_device *nbd = arg;
+    bool connected = false;
+    int r = nbd_device_is_connected(nbd->place.index, &connected, NULL);
+    return r == 0 && connected ? -EBUSY : 0;
 }
 
 static int co_disconnect(struct nbd_device *nbd, bool force, struct hws_error *err)
@@ -425,7 +428,7 @@ static int co_disconnect(struct nbd_device *nbd, bool force, struct hws_error *e
         return r;
     }
     const uint64_t deadline = rt_now_ns() + FREE_PATIENCE_NS;
-    while (!force && !is_gone(nbd) && rt_now_ns() < deadline)
+    while (!force && co_work(gone_blocking, nbd) == -EBUSY && rt_now_ns() < deadline)
         co_sleep_ns(TAKE_RETRY_NS);
     return 0;
 }
@@ -483,8 +486,9 @@ static void co_release(struct device *device, int claim)
 static void describe(const struct device *device, json_t *out)
 {
     const struct nbd_device *nbd = container_of(device, const struct nbd_device, device);
-    struct nbd_export_info info;
-    nbd_export_info(nbd->export, &info);
+    struct nbd_export_info info = {0};
+    if (nbd->export) /* none while it goes */
+        nbd_export_info(nbd->export, &info);
     json_object_set_new(out, "device", json_string(nbd->place.path));
     json_object_set_new(out, "transport", json_string("nbd"));
     json_object_set_new(out, "backend", json_string(nbd->place.backend));

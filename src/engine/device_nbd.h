@@ -28,8 +28,12 @@ struct nbd_place {
 void nbd_place_name(const struct volume_config *config, unsigned connections,
                     char backend[NBD_DEVICE_BACKEND_MAX + 1]);
 
-/** The device of @config that is there. -ENOENT. */
-HWS_MUST_CHECK int nbd_place_find(const struct volume_config *config, struct nbd_place *ret);
+/**
+ * The device of @config that is there and may be served; with @disconnected also one that only its
+ * users keep. -ENOENT.
+ */
+HWS_MUST_CHECK int nbd_place_find(const struct volume_config *config, bool disconnected,
+                                  struct nbd_place *ret);
 
 /**
  * Gives the device a connection in the place of one that is dead. @ret_fd the server's end of it.

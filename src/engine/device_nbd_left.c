@@ -41,14 +41,14 @@ void nbd_place_name(const struct volume_config *config, unsigned connections,
              (unsigned)config->block_bytes, slash ? slash + 1 : "");
 }
 
-int nbd_place_find(const struct volume_config *config, struct nbd_place *ret)
+int nbd_place_find(const struct volume_config *config, bool disconnected, struct nbd_place *ret)
 {
     struct target_identity identity;
     struct nbd_place place = {0};
     char prefix[NBD_DEVICE_BACKEND_MAX / 2 + 1];
     target_identify(config, &identity);
     make_prefix(&identity, prefix, sizeof(prefix));
-    int r = nbd_device_find(prefix, &place.index, place.backend);
+    int r = nbd_device_find(prefix, disconnected, &place.index, place.backend);
     if (r < 0)
         return r;
     if (sscanf(place.backend + strlen(prefix), "%u/%u/", &place.connections, &place.block_bytes) !=
@@ -135,14 +135,14 @@ int co_nbd_place_disconnect(const struct nbd_place *place, struct hws_error *err
 bool co_nbd_place_is_there(const struct volume_config *config)
 {
     struct nbd_place place;
-    return nbd_place_find(config, &place) == 0;
+    return nbd_place_find(config, false, &place) == 0;
 }
 
 int co_nbd_place_abandon(const struct volume_config *config, struct hws_error *err)
 {
     struct nbd_place place;
     const uint64_t deadline = rt_now_ns() + GONE_PATIENCE_NS;
-    int fd = -1, r = nbd_place_find(config, &place);
+    int fd = -1, r = nbd_place_find(config, false, &place);
     if (r < 0)
         return r;
     while ((r = co_nbd_place_take(&place, &fd, err)) == -EBUSY && rt_now_ns() < deadline)
@@ -167,11 +167,11 @@ int co_nbd_place_clear(const struct volume_config *config, bool force, struct hw
     struct nbd_place place;
     char users[512];
     int r = co_nbd_place_abandon(config, err);
-    if (r == -ENOENT || r == -EBUSY)
+    if (r == -EBUSY)
         return 0;
-    if (r < 0 || force || nbd_place_find(config, &place) < 0 ||
+    if ((r < 0 && r != -ENOENT) || force || nbd_place_find(config, true, &place) < 0 ||
         co_work(open_alone_blocking, place.path) != -EBUSY)
-        return r;
+        return r == -ENOENT ? 0 : r;
     return hws_fail(err, EBUSY,
                     "its engine died, and %s is still in use: %s; end that, or say --force",
                     place.path,

@@ -188,7 +188,7 @@ int nbd_device_is_connected(unsigned index, bool *ret, struct hws_error *err)
 
 /* ---- /sys ---- */
 
-int nbd_device_find(const char *prefix, unsigned *ret_index,
+int nbd_device_find(const char *prefix, bool disconnected, unsigned *ret_index,
                     char backend[NBD_DEVICE_BACKEND_MAX + 1])
 {
     DIR *folder = opendir("/sys/block");
@@ -202,6 +202,8 @@ int nbd_device_find(const char *prefix, unsigned *ret_index,
             configfs_read(text, sizeof(text), "/sys/block/nbd%u/backend", index) < 0)
             continue;
         if (strncmp(text, prefix, strlen(prefix)))
+            continue;
+        if (!disconnected && nbd_device_reconnect(index, text, NULL, 0, NULL) == -ENOTCONN)
             continue;
         memcpy(backend, text, sizeof(text));
         *ret_index = index;

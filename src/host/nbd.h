@@ -54,7 +54,8 @@ HWS_MUST_CHECK int nbd_device_connect(const struct nbd_device_options *options, 
 
 /**
  * Gives the device @socket_count new sockets, each in the place of one that is dead; as many as are
- * dead are used. @backend as it was made with, or NULL. -ENOTCONN: it was disconnected, or is none.
+ * dead are used, and with none it is only looked at. @backend as it was made with, or NULL.
+ * -ENOTCONN: it was disconnected, or is none.
  */
 HWS_MUST_CHECK int nbd_device_reconnect(unsigned index, const char *backend, const int *sockets,
                                         unsigned socket_count, struct hws_error *err);
@@ -72,8 +73,11 @@ HWS_MUST_CHECK int nbd_device_disconnect(unsigned index, struct hws_error *err);
 /** Whether the device is in use by a server, or still by its users. */
 HWS_MUST_CHECK int nbd_device_is_connected(unsigned index, bool *ret, struct hws_error *err);
 
-/** The connected device whose backend identifier begins with @prefix. -ENOENT. */
-HWS_MUST_CHECK int nbd_device_find(const char *prefix, unsigned *ret_index,
+/**
+ * The device whose backend identifier begins with @prefix; with @disconnected also one that was
+ * disconnected, and stays until its last user closes it. -ENOENT.
+ */
+HWS_MUST_CHECK int nbd_device_find(const char *prefix, bool disconnected, unsigned *ret_index,
                                    char backend[NBD_DEVICE_BACKEND_MAX + 1]);
 
 /** "/dev/nbd@index". */

@@ -132,7 +132,8 @@ int nbd_control_reconnect(const struct nbd_control *control, unsigned index, con
     struct nbd_control_answer answer;
     begin(&request, control, NBD_CMD_RECONFIGURE);
     genl_put_u32(&request, NBD_ATTR_INDEX, index);
-    put_sockets(&request, sockets, socket_count);
+    if (socket_count)
+        put_sockets(&request, sockets, socket_count);
     put_backend(&request, backend);
     return call(control, &request, index, &answer);
 }
