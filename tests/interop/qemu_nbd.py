@@ -485,7 +485,7 @@ def maybe(rng, *choices):
 
 
 def make_line(rng):
-    """@return the words, the image's name, its size as served, and whether it can be written."""
+    """@return the words, the export's name, its size, whether it can be written and discards be compared."""
     name, fmt, size = rng.choice((("disk.qcow2", "qcow2", 8 << 20), ("disk.raw", "raw", 4 << 20),
                                   ("top.qcow2", "qcow2", 4 << 20)))
     words = ["-t"]
@@ -494,7 +494,7 @@ def make_line(rng):
         words += ["-o", rng.choice((str(offset), hex(offset)))]
     read_only = rng.random() < 0.2
     words += ["-r"] if read_only else []
-    if name == "disk.qcow2" and rng.random() < 0.2:
+    if name == "disk.qcow2" and not offset and rng.random() < 0.2:
         words += ["-l", rng.choice(("one", "1", "snapshot.name=one", "snapshot.id=1"))]
         read_only = True
     elif rng.random() < 0.2:
@@ -513,21 +513,29 @@ def make_line(rng):
     if name == "disk.qcow2" and not offset and "-s" not in words:
         words += maybe(rng, ("-B", "dirty"))
     if rng.random() < 0.3:
-        words += ["--image-opts", f"driver={fmt},file.driver=file,file.filename={name}"]
+        window = ""
+        if fmt == "raw" and not offset and rng.random() < 0.7:
+            window, size = f"offset={rng.choice((0, 65536, 1 << 20))},size=1M,", 1 << 20
+        words += ["--image-opts", f"driver={fmt},{window}file.driver=file,file.filename={name}"]
     else:
         words += ["-f", fmt, name]
-    return words, export, size - offset, not read_only
+    discards = offset % 65536 == 0 and name != "top.qcow2" and "-s" not in words
+    return words, export, size - offset, not read_only, discards
 
 
-def random_writes(rng, size):
-    """Commands of qemu-io."""
+def random_writes(rng, size, discards):
+    """Commands of qemu-io. What is left by a discard of half a cluster, or of what a backing file holds, is each
+    program's own choice: @discards are of whole clusters of the only layer."""
     lines = []
     for _ in range(6):
         start = rng.randrange(size // 512) * 512
         length = min(rng.choice((512, 4096, 65536, 300 * 512)), size - start)
-        lines += ["-c", rng.choice((f"write -P {rng.randrange(1, 255)} {start} {length}",
-                                    f"write -z {start} {length}", f"write -zu {start} {length}",
-                                    f"write -P 0 {start} {length}", f"discard {start} {length}"))]
+        choices = [f"write -P {rng.randrange(1, 255)} {start} {length}", f"write -z {start} {length}",
+                   f"write -zu {start} {length}", f"write -P 0 {start} {length}"]
+        if discards:
+            first = rng.randrange(size // 65536) * 65536
+            choices.append(f"discard {first} {min(rng.choice((1, 3)) * 65536, size - first)}")
+        lines += ["-c", rng.choice(choices)]
     return lines
 
 
@@ -552,8 +560,8 @@ def generated_observed(bench, who, words, export, writes, writable):
 
 
 def same_generated(bench, rng):
-    words, export, size, writable = make_line(rng)
-    writes = random_writes(rng, size)
+    words, export, size, writable, discards = make_line(rng)
+    writes = random_writes(rng, size, discards)
     seen = {who: generated_observed(bench, who, words, export, writes, writable) for who in WHO}
     for key, theirs in seen["theirs"].items():
         if theirs != seen["ours"][key]:

@@ -13,6 +13,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "format/raw/raw.h"
+#include "rt/sync.h"
 
 struct raw_options {
     uint64_t offset_bytes;
@@ -29,8 +30,10 @@ struct raw_create_options {
 
 struct raw {
     uint64_t start_bytes;
-    bool fixed_size; /* the user gave the size of the window */
-    bool guessed;    /* nothing may be written that looks like another format's header */
+    bool fixed_size;      /* the user gave the size of the window */
+    bool guessed;         /* nothing may be written that looks like another format's header */
+    struct co_mutex head; /* if guessed: writers to the first bytes, so that two halves do not slip
+                             by each other */
 };
 
 /* What formats are found by. */
@@ -60,7 +63,7 @@ static int co_raw_open(struct block_node *node, const void *options, struct hws_
     raw->fixed_size = o->size_bytes != 0;
     raw->guessed = o->guessed && o->offset_bytes == 0;
     if (raw->guessed)
-        node->limits.request_alignment = HEAD_BYTES; /* the head is written as a whole */
+        co_mutex_init(&raw->head);
     node->limits.optimal_bytes = file_of(node)->limits.optimal_bytes;
     node->write_flags = BLOCK_FUA;
     node->zero_flags = BLOCK_FUA | BLOCK_MAY_UNMAP | BLOCK_NO_FALLBACK;
@@ -74,34 +77,85 @@ static int co_raw_read(struct block_node *node, uint64_t offset, struct sgl buff
     return co_block_read(file_of(node), raw->start_bytes + offset, buffer, flags);
 }
 
-static int check_head(struct sgl buffer)
+/* ---- writes, and what a guessed image must not become ---- */
+
+/* Looks at what the head would be with @length bytes of @buffer (NULL: zeroes) at @offset in it. */
+static int co_check_head(struct block_node *node, uint64_t offset, uint64_t length,
+                         const struct sgl *buffer)
 {
-    uint8_t head[HEAD_BYTES];
-    size_t bytes = MIN(buffer.length, sizeof(head));
-    sgl_to_buffer(sgl_slice(buffer, 0, bytes), head);
+    uint8_t head[HEAD_BYTES] = {0};
+    struct iovec iov;
+    size_t bytes = (size_t)MIN(HEAD_BYTES, atomic_load(&node->size_bytes));
+    size_t covered = (size_t)MIN(length, HEAD_BYTES - offset);
+    int r = 0;
+    if (covered < bytes)
+        r = co_block_read(file_of(node), 0, sgl_one(&iov, head, bytes), 0);
+    if (r < 0)
+        return r;
+    if (buffer)
+        sgl_to_buffer(sgl_slice(*buffer, 0, covered), head + offset);
+    else
+        memset(head + offset, 0, covered);
     return block_probe(head, bytes) || block_foreign_format(head, bytes) ? -EPERM : 0;
+}
+
+/* @return 0 with raw->head locked, where the range begins in the head of a guessed image. */
+static int co_enter(struct block_node *node, uint64_t offset, uint64_t length,
+                    const struct sgl *buffer)
+{
+    struct raw *raw = node->state;
+    if (!raw->guessed || offset >= HEAD_BYTES)
+        return 0;
+    co_mutex_lock(&raw->head);
+    int r = co_check_head(node, offset, length, buffer);
+    if (r < 0)
+        co_mutex_unlock(&raw->head);
+    return r;
+}
+
+static int leave(struct block_node *node, uint64_t offset, int result)
+{
+    struct raw *raw = node->state;
+    if (raw->guessed && offset < HEAD_BYTES)
+        co_mutex_unlock(&raw->head);
+    return result;
 }
 
 static int co_raw_write(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
 {
     struct raw *raw = node->state;
-    int r = raw->guessed && offset < HEAD_BYTES ? check_head(buffer) : 0;
-    if (r < 0)
-        return r;
-    return co_block_write(file_of(node), raw->start_bytes + offset, buffer, flags);
+    int r = co_enter(node, offset, buffer.length, &buffer);
+    return r < 0 ? r
+                 : leave(node, offset,
+                         co_block_write(file_of(node), raw->start_bytes + offset, buffer, flags));
 }
 
 static int co_raw_write_zeroes(struct block_node *node, uint64_t offset, uint64_t length,
                                unsigned flags)
 {
     struct raw *raw = node->state;
-    return co_block_write_zeroes(file_of(node), raw->start_bytes + offset, length, flags);
+    int r = co_enter(node, offset, length, NULL);
+    return r < 0 ? r
+                 : leave(node, offset,
+                         co_block_write_zeroes(file_of(node), raw->start_bytes + offset, length,
+                                               flags));
 }
 
 static int co_raw_discard(struct block_node *node, uint64_t offset, uint64_t length)
 {
     struct raw *raw = node->state;
-    return co_block_discard(file_of(node), raw->start_bytes + offset, length);
+    int r = co_enter(node, offset, length, NULL);
+    return r < 0 ? r
+                 : leave(node, offset,
+                         co_block_discard(file_of(node), raw->start_bytes + offset, length));
+}
+
+static int co_raw_close(struct block_node *node, struct hws_error *err)
+{
+    struct raw *raw = node->state;
+    if (raw->guessed)
+        co_mutex_destroy(&raw->head);
+    return 0;
 }
 
 static int co_raw_status(struct block_node *node, uint64_t offset, uint64_t length,
@@ -244,6 +298,7 @@ const struct block_driver raw_driver = {
     .create_options = raw_create_table,
     .create_options_bytes = sizeof(struct raw_create_options),
     .co_open = co_raw_open,
+    .co_close = co_raw_close,
     .co_read = co_raw_read,
     .co_write = co_raw_write,
     .co_write_zeroes = co_raw_write_zeroes,
