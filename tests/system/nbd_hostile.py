@@ -6,12 +6,19 @@ import struct
 import threading
 import time
 
-from lib import main, need_tool, run, wait_until
+from lib import HAWSER, main, need_tool, run, wait_until
 from nbd_peer import (CACHE, DISC, FAST_ZERO, FLUSH, FUA, NO_HOLE, OPT_EXTENDED, OPT_GO, OPT_INFO, OPT_LIST, OPT_LIST_META,
                       OPT_SET_META, OPT_STRUCTURED, PAYLOAD, READ, STATUS, TRIM, WRITE, ZERO, Client, Engine, answer, exact,
                       go_bytes, image, meta_bytes, negotiate, option_bytes, request)
 
 MIB = 1 << 20
+
+
+def is_plain():
+    """Sanitizers have memory of their own: then it is not looked at."""
+    with open(HAWSER, "rb") as file:
+        program = file.read()
+    return b"__asan_init" not in program and b"__tsan_init" not in program
 
 
 def resident(engine):
@@ -55,7 +62,7 @@ def test_a_thousand_idle_clients_cost_little():
         time.sleep(2.5)  # what rests goes back
         each = (resident(engine) - before) / 1000
         print(f"  {each:.0f} bytes a client")
-        assert each < 4096, each
+        assert each < 4096 or not is_plain(), each
         for s in several:
             s.close()
         wait_until(lambda: server(engine)["connections"] == 0)
@@ -101,7 +108,7 @@ def test_clients_that_never_read_do_not_use_up_memory():
             time.sleep(0.02)
         assert worst < 2, worst
         print(f"  at most {peak >> 20} MiB, and {worst * 1000:.0f} ms for a good client's read")
-        assert peak < budget + 24 * MIB, peak  # what threads keep for their next requests among it
+        assert peak < budget + 24 * MIB or not is_plain(), peak  # what threads keep for their next requests among it
         # Those that stand still make room: a large read gets its turn.
         good.settimeout(60)
         good.sendall(request(0, 3, 0, 32 * MIB))
