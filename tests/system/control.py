@@ -503,7 +503,7 @@ def test_kills_at_any_moment():
     need_devices()
     need_tool("qemu-img")
     seed = int(os.environ.get("HAWSER_SEED", time.time_ns() % 1000000))
-    rounds = int(os.environ.get("HAWSER_KILLS", 21))
+    rounds = int(os.environ.get("HAWSER_KILLS", 14))
     chance = random.Random(seed)
     print(f"  HAWSER_SEED={seed}")
     with Daemon() as d:
