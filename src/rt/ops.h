@@ -145,6 +145,7 @@ struct rt {
     const struct rt_ops *ops;
     struct rt_options options; /* rt_init() puts the defaults in */
     _Atomic unsigned queues;   /* alive, to assert in rt_free() */
+    _Atomic unsigned started;  /* ever */
 };
 
 /* First member of an implementation's own struct. */
@@ -164,6 +165,7 @@ struct rt_queue {
     struct rt *rt;
     void *impl; /* the implementation's */
     char name[16];
+    unsigned index; /* rt_queue_index() */
     struct list runnable; /* struct co, run_link */
     struct list round;    /* of those, what the standard loop still runs in this round */
     struct co *running;   /* NULL in the scheduler */

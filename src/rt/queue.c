@@ -72,6 +72,11 @@ struct rt *rt_current(void)
     return rt_self()->rt;
 }
 
+unsigned rt_queue_index(void)
+{
+    return rt_self()->index;
+}
+
 struct rt *queue_current_rt(void)
 {
     return current ? current->rt : NULL;
@@ -363,6 +368,7 @@ struct rt_queue *queue_new(struct rt *rt, const char *name)
     list_init(&q->later);
     list_init(&q->stacks);
     atomic_fetch_add(&rt->queues, 1);
+    q->index = atomic_fetch_add(&rt->started, 1);
     return q;
 }
 

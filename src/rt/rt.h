@@ -117,6 +117,12 @@ void rt_lent_leave(struct rt_queue *q, uint64_t *ret_wake_ns);
  */
 int rt_lent_descriptor(struct rt_queue *q);
 
+/**
+ * The number of the calling queue: those of a runtime are counted from 0 in the order of their
+ * start. For counters that each queue has of its own.
+ */
+unsigned rt_queue_index(void);
+
 /* ---- coroutines ---- */
 
 /**

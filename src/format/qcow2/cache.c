@@ -88,6 +88,9 @@ static void hash_remove(struct qcow2_cache *c, struct qcow2_slice *slice)
         at = &(*at)->hash_next;
     *at = slice->hash_next;
     c->used--;
+    /* Whoever reads it without the lock must see this before its memory holds anything else. */
+    atomic_store_explicit(&slice->covers, 0, memory_order_relaxed);
+    atomic_fetch_add(&slice->version, 1);
 }
 
 /* ---- life ---- */
@@ -107,10 +110,11 @@ int qcow2_cache_init(struct qcow2 *q)
     return c->buckets ? 0 : -ENOMEM;
 }
 
-/* Nobody may know a slice any more. */
+/* Nobody may know a slice any more, nor look one up without the lock. */
 static void free_arenas(struct qcow2 *q)
 {
     struct qcow2_cache *c = &q->cache;
+    free(atomic_exchange(&q->hints, NULL));
     struct list *link;
     while ((link = list_pop_front(&c->arenas))) {
         struct arena *arena = list_entry(link, struct arena, link);
@@ -202,11 +206,11 @@ static struct qcow2_slice *evict(struct qcow2_cache *c)
     for (unsigned steps = 2 * c->slices; steps > 0 && !list_empty(&c->clean); steps--) {
         struct qcow2_slice *slice = list_entry(c->clean.next, struct qcow2_slice, link);
         list_del(&slice->link);
-        if (slice->pins == 0 && !slice->referenced) {
+        if (slice->pins == 0 && !atomic_load_explicit(&slice->referenced, memory_order_relaxed)) {
             hash_remove(c, slice);
             return slice;
         }
-        slice->referenced = false;
+        atomic_store_explicit(&slice->referenced, false, memory_order_relaxed);
         list_push_back(&c->clean, &slice->link);
     }
     return NULL;
@@ -244,7 +248,7 @@ struct qcow2_slice *qcow2_cache_find(struct qcow2 *q, uint64_t offset)
     struct qcow2_slice *slice = hash_find(&q->cache, offset);
     if (!slice || slice->loading)
         return NULL;
-    slice->referenced = true;
+    atomic_store_explicit(&slice->referenced, true, memory_order_relaxed);
     return slice;
 }
 
@@ -278,7 +282,7 @@ static void publish(struct qcow2 *q, struct qcow2_slice *slice, enum qcow2_table
     slice->table = table;
     slice->pins = 1;
     slice->dirty = slice->flushing = slice->copied = false;
-    slice->referenced = true;
+    atomic_store_explicit(&slice->referenced, true, memory_order_relaxed);
     slice->loading = !(flags & QCOW2_SLICE_NEW);
     hash_insert(&q->cache, slice);
     if (flags & QCOW2_SLICE_NEW) {
@@ -306,7 +310,7 @@ int qcow2_co_slice_get(struct qcow2 *q, enum qcow2_table table, uint64_t offset,
         }
         if (slice) {
             slice->pins++;
-            slice->referenced = true;
+            atomic_store_explicit(&slice->referenced, true, memory_order_relaxed);
             *ret = slice;
             break;
         }

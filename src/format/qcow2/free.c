@@ -78,13 +78,23 @@ void qcow2_freed_add(struct qcow2 *q, uint64_t host, uint32_t clusters, bool on_
 
 /* ---- giving back ---- */
 
+/* Sequentially consistent with qcow2_map_unlocked(): either it sees the epoch that was set before
+ * this, or this sees it. */
+static bool has_users(const struct qcow2 *q, unsigned parity)
+{
+    uint32_t users = 0;
+    for (unsigned i = 0; i < QCOW2_USER_LANES; i++)
+        users |= atomic_load(&q->users[i].count[parity]);
+    return users != 0;
+}
+
 /* Moves the epoch on as far as running requests allow. Caller holds q->lock. */
 static void advance(struct qcow2 *q)
 {
     for (int step = 0; step < 2; step++) {
-        if (atomic_load_explicit(&q->users[(q->epoch + 1) & 1], memory_order_acquire) != 0)
+        if (has_users(q, (q->epoch + 1) & 1))
             return;
-        q->epoch++;
+        atomic_fetch_add(&q->epoch, 1);
     }
 }
 

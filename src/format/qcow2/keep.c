@@ -129,6 +129,7 @@ static void mark(struct qcow2 *q, enum qcow2_kept_kind kind, uint64_t host, cons
 
 void qcow2_mark_l1(struct qcow2 *q, uint64_t index)
 {
+    atomic_fetch_add(&q->map_version, 1);
     qcow2_mark_entry(q->l1_dirty, &q->l1_any_dirty, index);
     mark(q, QCOW2_KEPT_L1, q->header.l1_table_offset, q->l1, q->header.l1_size, index);
 }

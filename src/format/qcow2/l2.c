@@ -3,7 +3,15 @@
  *
  * An entry of 8 bytes describes a cluster; with extended L2 8 more describe its 32 subclusters.
  * Decoding runs under q->lock on a cached slice and never suspends: this is the hot path of every
- * request.
+ * request. Reads of stored data mostly do without the lock, by hints at slices:
+ *
+ *   guest --> hints->slot[number of its slice] --> slice --> entries
+ *
+ * Slices are never freed while the image is open, so a hint may be stale but not wild. The slice
+ * says itself what it stands for (`covers`, `map`), and whether it left the cache meanwhile
+ * (`version`). An entry that is changed while it is read is read as before or after: that request
+ * and the change ran beside each other. Its cluster is not reused, for the reader has counted
+ * itself as a user before it looked, in an epoch that was the running one after it had.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -119,6 +127,135 @@ static int slice_offset(struct qcow2 *q, uint64_t guest, uint64_t *ret)
     return 0;
 }
 
+/* ---- hints ---- */
+
+#define HINTS_MIN 16u
+#define HINTS_MAX 4096u /* 128 GiB of plain clusters of 64 KiB */
+
+struct qcow2_hints {
+    unsigned mask;
+    _Atomic(struct qcow2_slice *) slot[];
+};
+
+/* Of the slice that describes @guest, in the guest's order, from 1. */
+static uint64_t slice_number(const struct qcow2 *q, uint64_t guest)
+{
+    return (guest >> q->cluster_bits) / (q->cache.slice_bytes / q->l2_entry_bytes) + 1;
+}
+
+/* Without memory for them look-ups take the lock, as ever. */
+static struct qcow2_hints *make_hints(struct qcow2 *q)
+{
+    uint64_t slices = slice_number(q, q->header.size);
+    unsigned count = HINTS_MIN;
+    while (count < slices && count < HINTS_MAX)
+        count *= 2;
+    struct qcow2_hints *hints = calloc(1, sizeof(*hints) + count * sizeof(hints->slot[0]));
+    if (hints)
+        hints->mask = count - 1;
+    atomic_store_explicit(&q->hints, hints, memory_order_release);
+    return hints;
+}
+
+/* @slice describes @guest now. Caller holds q->lock. */
+static void note_slice(struct qcow2 *q, struct qcow2_slice *slice, uint64_t guest)
+{
+    struct qcow2_hints *hints = atomic_load_explicit(&q->hints, memory_order_relaxed);
+    uint64_t number = slice_number(q, guest);
+    uint64_t map = atomic_load_explicit(&q->map_version, memory_order_relaxed);
+    if (!hints && !(hints = make_hints(q)))
+        return;
+    if (atomic_load_explicit(&slice->covers, memory_order_relaxed) != number ||
+        atomic_load_explicit(&slice->map, memory_order_relaxed) != map) {
+        /* Never both new and old: nobody may use it in between. */
+        atomic_store(&slice->covers, 0);
+        atomic_store(&slice->map, map);
+        atomic_store(&slice->covers, number);
+    }
+    _Atomic(struct qcow2_slice *) *slot = &hints->slot[number & hints->mask];
+    if (atomic_load_explicit(slot, memory_order_relaxed) != slice)
+        atomic_store_explicit(slot, slice, memory_order_release);
+}
+
+/* What a thread reads while another may write it is checked afterwards: no race to report. */
+#if defined(__SANITIZE_THREAD__)
+#define UNCHECKED __attribute__((no_sanitize("thread"), noinline))
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define UNCHECKED __attribute__((no_sanitize("thread"), noinline))
+#endif
+#endif
+#ifndef UNCHECKED
+#define UNCHECKED
+#endif
+
+/* A copy of the entry at @at. @return false where its two words do not belong together. */
+UNCHECKED static bool copy_entry(const struct qcow2 *q, const uint8_t *at, uint8_t *ret)
+{
+    const uint64_t *word = (const uint64_t *)(const void *)at;
+    uint64_t first = __atomic_load_n(word, __ATOMIC_ACQUIRE), second;
+    memcpy(ret, &first, sizeof(first));
+    if (!q->extended_l2)
+        return true;
+    second = __atomic_load_n(word + 1, __ATOMIC_ACQUIRE);
+    memcpy(ret + 8, &second, sizeof(second));
+    return __atomic_load_n(word, __ATOMIC_ACQUIRE) == first;
+}
+
+/* @length bytes from @guest on are stored data, one after the other, as @slice has it now. */
+static bool is_stored(const struct qcow2 *q, struct qcow2_slice *slice, uint64_t guest,
+                      uint64_t length, uint64_t *ret_host)
+{
+    const uint8_t *at = qcow2_l2_entry(q, slice, guest);
+    const uint8_t *end = slice->data + q->cache.slice_bytes;
+    for (uint64_t done = 0; done < length; at += q->l2_entry_bytes) {
+        uint8_t entry[16];
+        struct qcow2_extent e;
+        if (at == end || !copy_entry(q, at, entry) || !decode(q, entry, guest + done, &e) ||
+            e.kind != QCOW2_KIND_DATA || (done && e.host != *ret_host + done))
+            return false;
+        if (done == 0)
+            *ret_host = e.host;
+        done += e.length;
+        if (done < length && qcow2_in_cluster(q, guest + done) != 0)
+            return false;
+    }
+    return true;
+}
+
+bool qcow2_map_unlocked(struct qcow2 *q, uint64_t guest, uint64_t length, uint64_t *ret_host,
+                        uint64_t *ret_epoch)
+{
+    struct qcow2_hints *hints = atomic_load_explicit(&q->hints, memory_order_acquire);
+    uint64_t number = slice_number(q, guest);
+    if (unlikely(!hints))
+        return false;
+    struct qcow2_slice *slice =
+        atomic_load_explicit(&hints->slot[number & hints->mask], memory_order_acquire);
+    if (unlikely(!slice))
+        return false;
+    uint64_t epoch = atomic_load(&q->epoch);
+    atomic_fetch_add(qcow2_users_of(q, epoch), 1);
+    uint64_t version = atomic_load(&slice->version);
+    bool found = atomic_load(&q->epoch) == epoch &&
+                 atomic_load_explicit(&slice->covers, memory_order_acquire) == number &&
+                 atomic_load_explicit(&slice->map, memory_order_acquire) ==
+                     atomic_load_explicit(&q->map_version, memory_order_acquire) &&
+                 is_stored(q, slice, guest, length, ret_host);
+    atomic_thread_fence(memory_order_acquire);
+    if (unlikely(!found || atomic_load_explicit(&slice->version, memory_order_relaxed) != version ||
+                 atomic_load_explicit(&slice->covers, memory_order_relaxed) != number)) {
+        qcow2_leave(q, epoch);
+        return false;
+    }
+    if (unlikely(!atomic_load_explicit(&slice->referenced, memory_order_relaxed)))
+        atomic_store_explicit(&slice->referenced, true, memory_order_relaxed);
+    *ret_epoch = epoch;
+    return true;
+}
+
+/* ---- under the lock ---- */
+
 int qcow2_map(struct qcow2 *q, uint64_t guest, uint64_t length, struct qcow2_extent *ret,
               uint64_t *ret_load)
 {
@@ -138,6 +275,7 @@ int qcow2_map(struct qcow2 *q, uint64_t guest, uint64_t length, struct qcow2_ext
         *ret_load = at;
         return -EAGAIN;
     }
+    note_slice(q, slice, guest);
     const uint8_t *entry = qcow2_l2_entry(q, slice, guest);
     const uint8_t *end = slice->data + q->cache.slice_bytes;
     if (!decode(q, entry, guest, ret))

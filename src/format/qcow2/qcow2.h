@@ -47,14 +47,18 @@ struct qcow2_slice {
     uint64_t offset;  /* of the slice in the file */
     uint8_t *data;
     struct block_keep_slot *kept; /* NULL: the memory is the process's own (keep.c) */
-    uint8_t *shadow; /* what a running flush pass must write, where `data` has moved on */
-    unsigned pins;   /* users that must not lose it; guards nothing else */
-    uint8_t table;   /* enum qcow2_table */
-    bool loading;    /* being read; wait on `waiters` */
-    bool dirty;      /* changed since the last pass took it */
-    bool flushing;   /* belongs to the running pass; not yet on disk */
-    bool copied;     /* the pass has taken its copy: no shadow needed any more */
-    bool referenced; /* used since the clock hand came by */
+    uint8_t *shadow;         /* what a running flush pass must write, where `data` has moved on */
+    unsigned pins;           /* users that must not lose it; guards nothing else */
+    uint8_t table;           /* enum qcow2_table */
+    bool loading;            /* being read; wait on `waiters` */
+    bool dirty;              /* changed since the last pass took it */
+    bool flushing;           /* belongs to the running pass; not yet on disk */
+    bool copied;             /* the pass has taken its copy: no shadow needed any more */
+    _Atomic bool referenced; /* used since the clock hand came by */
+    /* For look-ups without the lock (l2.c): */
+    _Atomic uint64_t covers;  /* its number in the guest's order, from 1; 0: not to be used so */
+    _Atomic uint64_t map;     /* q->map_version when that was found */
+    _Atomic uint64_t version; /* moves when the slice leaves the hash */
 };
 
 struct qcow2_cache {
@@ -122,6 +126,9 @@ struct qcow2_in_flight {
 
 enum qcow2_switch { QCOW2_AUTO, QCOW2_ON, QCOW2_OFF };
 
+/* Queues beyond that many share lines. */
+#define QCOW2_USER_LANES 8
+
 /* Host clusters that are open for more compressed ones. */
 #define QCOW2_PACKS 8
 
@@ -163,6 +170,8 @@ struct qcow2 {
     unsigned guard_order;
 
     struct qcow2_cache cache;
+    _Atomic(struct qcow2_hints *) hints; /* l2.c; NULL: none yet */
+    _Atomic uint64_t map_version;        /* moves when an L1 entry changes */
 
     struct list in_flight; /* struct qcow2_in_flight */
 
@@ -179,8 +188,12 @@ struct qcow2 {
 
     /* Freed clusters and the grace period. */
     struct qcow2_freed_list freed;
-    uint64_t epoch;
-    _Atomic uint32_t users[2]; /* requests in flight by parity of their epoch */
+    _Atomic uint64_t epoch;
+    /* Requests in flight by parity of their epoch; each queue counts in a cache line of its own. */
+    struct qcow2_users {
+        _Atomic uint32_t count[2];
+        uint8_t apart[56];
+    } users[QCOW2_USER_LANES];
 
     /* Flush passes, numbered from 1. */
     uint64_t pass_started, pass_ended; /* equal: none runs */
@@ -620,18 +633,23 @@ static inline uint64_t qcow2_freed_many(const struct qcow2 *q)
     return MAX(64 * MiB >> q->cluster_bits, 64ull);
 }
 
+static inline _Atomic uint32_t *qcow2_users_of(struct qcow2 *q, uint64_t epoch)
+{
+    return &q->users[rt_queue_index() % QCOW2_USER_LANES].count[epoch & 1];
+}
+
 /** Marks a request's use of host clusters; the caller holds q->lock. @return its epoch. */
 static inline uint64_t qcow2_enter(struct qcow2 *q)
 {
-    uint64_t epoch = q->epoch;
-    atomic_fetch_add_explicit(&q->users[epoch & 1], 1, memory_order_relaxed);
+    uint64_t epoch = atomic_load_explicit(&q->epoch, memory_order_relaxed);
+    atomic_fetch_add_explicit(qcow2_users_of(q, epoch), 1, memory_order_relaxed);
     return epoch;
 }
 
-/** Ends it, after the host I/O; without a lock. */
+/** Ends it, after the host I/O; without a lock, on the same queue. */
 static inline void qcow2_leave(struct qcow2 *q, uint64_t epoch)
 {
-    atomic_fetch_sub_explicit(&q->users[epoch & 1], 1, memory_order_release);
+    atomic_fetch_sub_explicit(qcow2_users_of(q, epoch), 1, memory_order_release);
 }
 
 /* ---- l2.c: the map ---- */
@@ -659,6 +677,13 @@ struct qcow2_extent {
 HWS_MUST_CHECK int qcow2_map(struct qcow2 *q, uint64_t guest, uint64_t length,
                              struct qcow2_extent *ret, uint64_t *ret_load);
 
+/**
+ * Where @length bytes of stored data lie, one after the other; without a lock, from what look-ups
+ * with it left behind. @return true: they are in use until qcow2_leave() with @ret_epoch; false:
+ * they may be there all the same.
+ */
+bool qcow2_map_unlocked(struct qcow2 *q, uint64_t guest, uint64_t length, uint64_t *ret_host,
+                        uint64_t *ret_epoch);
 /** As qcow2_map(), loading what is needed, and returns with q->lock held where the result is 0. */
 HWS_MUST_CHECK int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t length,
                                      struct qcow2_extent *ret);

@@ -1,7 +1,8 @@
 /*
  * Guest reads and block status.
  *
- * A read takes q->lock for the look-up alone; neighbouring clusters that lie next to each other in
+ * A read of stored data that lies together takes no lock (qcow2_map_unlocked). Any other takes
+ * q->lock for the look-up alone; neighbouring clusters that lie next to each other in
  * the file become one host read straight into the caller's buffers. Between look-up and the end of
  * the host read the request is counted as a user of host clusters (qcow2_enter), so that none is
  * reused under it.
@@ -123,6 +124,12 @@ int qcow2_co_read_layer(struct block_node *node, uint64_t offset, struct sgl buf
 {
     struct qcow2 *q = qcow2_of(node);
     struct qcow2_extent e;
+    uint64_t host, epoch;
+    if (likely(qcow2_map_unlocked(q, offset, buffer.length, &host, &epoch))) {
+        int r = co_block_read_padded(qcow2_data(q), host, buffer);
+        qcow2_leave(q, epoch);
+        return r;
+    }
     int r = qcow2_co_map_lock(q, offset, buffer.length, &e);
     if (r < 0)
         return r;
