@@ -149,6 +149,9 @@ enum block_request_flags {
  */
 HWS_MUST_CHECK int co_block_read(struct block_node *node, uint64_t offset, struct sgl buffer,
                                  unsigned flags);
+/** Outside of coroutines too: reads what takes no waiting, all of it, or -EAGAIN. */
+HWS_MUST_CHECK int block_try_read(struct block_node *node, uint64_t offset, void *bytes,
+                                  size_t length);
 HWS_MUST_CHECK int co_block_write(struct block_node *node, uint64_t offset, struct sgl buffer,
                                   unsigned flags);
 HWS_MUST_CHECK int co_block_write_zeroes(struct block_node *node, uint64_t offset, uint64_t length,
@@ -425,6 +428,9 @@ uint64_t block_root_size(const struct block_root *root);
  */
 HWS_MUST_CHECK int co_root_read(struct block_root *root, uint64_t offset, struct sgl buffer,
                                 unsigned flags);
+/** As block_try_read(), on a queue's thread; -EAGAIN also while the root is drained. */
+HWS_MUST_CHECK int root_try_read(struct block_root *root, uint64_t offset, void *bytes,
+                                 size_t length);
 HWS_MUST_CHECK int co_root_write(struct block_root *root, uint64_t offset, struct sgl buffer,
                                  unsigned flags);
 HWS_MUST_CHECK int co_root_write_compressed(struct block_root *root, uint64_t offset,

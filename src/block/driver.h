@@ -114,6 +114,11 @@ struct block_driver {
      */
     int (*co_read_layer)(struct block_node *node, uint64_t offset, struct sgl buffer,
                          unsigned flags, struct block_holes *holes);
+    /**
+     * Reads what takes no waiting: all of @length bytes, inside the node, or -EAGAIN and the core
+     * reads them in a coroutine. Suspends never. NULL: always waits.
+     */
+    int (*try_read)(struct block_node *node, uint64_t offset, void *bytes, size_t length);
     int (*co_write)(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags);
     /* Whole units of limits.optimal_bytes (the last one may be cut by the end of the image), one a
        call; @level 0 (the driver's choice) to node->compress_level_max. What does not get smaller

@@ -222,3 +222,12 @@ int co_block_read_padded(struct block_node *child, uint64_t offset, struct sgl b
     }
     return buffer.length ? co_read_checked(child, offset, buffer, 0) : 0;
 }
+
+int block_try_read(struct block_node *node, uint64_t offset, void *bytes, size_t length)
+{
+    struct iovec iov;
+    if (!node->driver->try_read || length == 0 || !range_fits(offset, length, block_size(node)) ||
+        !request_is_direct(node, offset, sgl_one(&iov, bytes, length)))
+        return -EAGAIN;
+    return node->driver->try_read(node, offset, bytes, length);
+}

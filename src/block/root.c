@@ -174,6 +174,19 @@ int co_root_read(struct block_root *root, uint64_t offset, struct sgl buffer, un
     return leave(root, ticket, BLOCK_OP_READ, buffer.length, r);
 }
 
+int root_try_read(struct block_root *root, uint64_t offset, void *bytes, size_t length)
+{
+    struct ticket ticket = {.lane = root_lane(root), .start_ns = rt_now_ns()};
+    atomic_fetch_add(&ticket.lane->in_flight, 1);
+    if (likely(!atomic_load(&root->drained)) &&
+        likely(block_try_read(root->node, offset, bytes, length) == 0))
+        return leave(root, ticket, BLOCK_OP_READ, length, 0);
+    atomic_fetch_sub(&ticket.lane->in_flight, 1);
+    if (unlikely(atomic_load(&root->drained)))
+        wake_drainers(root);
+    return -EAGAIN;
+}
+
 /* The flags of a change by the cache mode. */
 static unsigned durability(const struct block_root *root, unsigned flags)
 {

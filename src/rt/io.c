@@ -156,6 +156,12 @@ ssize_t co_pread(struct rt_file *file, uint64_t offset, struct sgl buffer)
     return transfer(&io, buffer);
 }
 
+int rt_file_try_read(struct rt_file *file, uint64_t offset, void *bytes, size_t length)
+{
+    return file->ops->file_try_read ? file->ops->file_try_read(file, offset, bytes, length)
+                                    : -EAGAIN;
+}
+
 int co_pwrite(struct rt_file *file, uint64_t offset, struct sgl buffer, int flags)
 {
     struct rt_io io = {.op = RT_OP_WRITE, .file = file, .offset = offset, .flags = flags};

@@ -135,6 +135,9 @@ struct rt_ops {
     int (*file_lock)(struct rt_file *file, uint64_t start, uint64_t length, enum rt_lock lock);
     int (*file_lock_test)(struct rt_file *file, uint64_t start, uint64_t length);
 
+    /* rt_file_try_read(). NULL: everything waits. */
+    int (*file_try_read)(struct rt_file *file, uint64_t offset, void *bytes, size_t length);
+
     /* Optional: long-lived buffers of the calling queue. */
     void (*buffers_register)(struct rt_queue *q, const struct iovec *buffers, unsigned count);
     void (*buffers_forget)(struct rt_queue *q);
@@ -165,7 +168,7 @@ struct rt_queue {
     struct rt *rt;
     void *impl; /* the implementation's */
     char name[16];
-    unsigned index; /* rt_queue_index() */
+    unsigned index;       /* rt_queue_index() */
     struct list runnable; /* struct co, run_link */
     struct list round;    /* of those, what the standard loop still runs in this round */
     struct co *running;   /* NULL in the scheduler */

@@ -23,6 +23,7 @@ struct real_file {
     _Atomic bool nowait_refused; /* RWF_NOWAIT: not on this file system */
     _Atomic uint8_t write_way;   /* enum write_way in real_file.c */
     _Atomic uint8_t write_rest;  /* writes that go the long way, since one was slow */
+    _Atomic uint8_t read_rest;   /* reads that are not tried at once, since some had to wait */
     _Atomic bool locked;         /* rt_file_lock() took something */
     _Atomic unsigned rings;      /* bit n: ring[n].slot is set */
     struct real_file_ring {
@@ -50,6 +51,7 @@ void uring_file_closing(struct real_file *f);
 
 void real_file_close(struct rt_file *file);
 int real_file_lock(struct rt_file *file, uint64_t start, uint64_t length, enum rt_lock lock);
+int real_file_try_read(struct rt_file *file, uint64_t offset, void *bytes, size_t length);
 int real_file_lock_test(struct rt_file *file, uint64_t start, uint64_t length);
 
 /* ---- workers (workers.c) ---- */

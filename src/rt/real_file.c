@@ -353,6 +353,34 @@ static int64_t perform_stream(struct rt_io *io)
                                                  : writev(fd, io->iov, (int)io->iov_count));
 }
 
+/* Tries that a file is spared after one that failed: what lies on a disk fails mostly. */
+#define READ_REST 15
+
+int real_file_try_read(struct rt_file *file, uint64_t offset, void *bytes, size_t length)
+{
+    struct real_file *f = real_file(file);
+    struct iovec iov = {bytes, length};
+    ssize_t n;
+    if (!f->is_regular || f->direct)
+        return -EAGAIN;
+    if (f->in_memory) {
+        n = pread(file->fd, bytes, length, (off_t)offset);
+        return n == (ssize_t)length ? 0 : -EAGAIN;
+    }
+    uint8_t rest = atomic_load_explicit(&f->read_rest, memory_order_relaxed);
+    if (rest || atomic_load_explicit(&f->nowait_refused, memory_order_relaxed)) {
+        atomic_store_explicit(&f->read_rest, (uint8_t)(rest - (rest > 0)), memory_order_relaxed);
+        return -EAGAIN;
+    }
+    n = preadv2(file->fd, &iov, 1, (off_t)offset, RWF_NOWAIT);
+    if (likely(n == (ssize_t)length))
+        return 0;
+    if (n < 0 && errno == EOPNOTSUPP)
+        atomic_store_explicit(&f->nowait_refused, true, memory_order_relaxed);
+    atomic_store_explicit(&f->read_rest, READ_REST, memory_order_relaxed);
+    return -EAGAIN;
+}
+
 /*
  * A buffered write to a local disk mostly ends in the page cache, in less time than it takes to
  * wake a thread. Some file systems (XFS, btrfs) say so: with RWF_NOWAIT they write or refuse, and
@@ -414,8 +442,12 @@ int64_t real_file_perform(struct rt_io *io)
     int fd = io->file ? io->file->fd : -1;
     switch (io->op) {
     case RT_OP_READ:
+        if (likely(io->iov_count == 1 && !io->flags)) /* the cheaper call */
+            return failed_or(pread(fd, io->iov->iov_base, io->iov->iov_len, (off_t)io->offset));
         return failed_or(preadv2(fd, io->iov, (int)io->iov_count, (off_t)io->offset, io->flags));
     case RT_OP_WRITE:
+        if (likely(io->iov_count == 1 && !io->flags))
+            return failed_or(pwrite(fd, io->iov->iov_base, io->iov->iov_len, (off_t)io->offset));
         return failed_or(pwritev2(fd, io->iov, (int)io->iov_count, (off_t)io->offset, io->flags));
     case RT_OP_FDATASYNC:
         return failed_or(fdatasync(fd));

@@ -203,4 +203,5 @@ const struct rt_ops rt_threads_ops = {
     .file_close = real_file_close,
     .file_lock = real_file_lock,
     .file_lock_test = real_file_lock_test,
+    .file_try_read = real_file_try_read,
 };

@@ -421,6 +421,7 @@ const struct rt_ops rt_uring_ops = {
     .file_close = real_file_close,
     .file_lock = real_file_lock,
     .file_lock_test = real_file_lock_test,
+    .file_try_read = real_file_try_read,
     .buffers_register = uring_buffers_register,
     .buffers_forget = uring_buffers_forget,
 };

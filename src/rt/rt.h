@@ -239,6 +239,13 @@ HWS_MUST_CHECK int co_stat(struct rt_file *file, struct rt_stat *ret);
  */
 HWS_MUST_CHECK ssize_t co_pread(struct rt_file *file, uint64_t offset, struct sgl buffer);
 
+/**
+ * Reads what takes no waiting (pages in memory), into @bytes; never suspends, and needs no
+ * coroutine. @return 0 with all of it, or -EAGAIN: whatever keeps it, co_pread() deals with it.
+ */
+HWS_MUST_CHECK int rt_file_try_read(struct rt_file *file, uint64_t offset, void *bytes,
+                                    size_t length);
+
 /** Writes all of @buffer at @offset. @flags RWF_DSYNC or 0. @return 0 or -errno. */
 HWS_MUST_CHECK int co_pwrite(struct rt_file *file, uint64_t offset, struct sgl buffer, int flags);
 

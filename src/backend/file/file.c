@@ -250,6 +250,12 @@ static int co_file_read(struct block_node *node, uint64_t offset, struct sgl buf
     return 0;
 }
 
+static int file_try_read(struct block_node *node, uint64_t offset, void *bytes, size_t length)
+{
+    struct file *f = node->state;
+    return rt_file_try_read(f->handle, offset, bytes, length);
+}
+
 /* The first failure of making data durable; see the head of this file. */
 static int keep_flush_error(struct block_node *node, int error)
 {
@@ -479,6 +485,7 @@ const struct block_driver file_driver = {
     .co_open = co_file_open,
     .co_close = co_file_close,
     .co_read = co_file_read,
+    .try_read = file_try_read,
     .co_write = co_file_write,
     .co_write_zeroes = co_file_write_zeroes,
     .co_discard = co_file_discard,

@@ -28,6 +28,8 @@
 #define NBD_CHUNK_BYTES   (64 * KiB) /* received at a time */
 #define NBD_PAYLOAD_MAX   (32 * MiB) /* of one read or write */
 #define NBD_PIECE_BYTES   (2 * MiB)  /* longer reads and writes are done in pieces of this */
+#define NBD_AT_ONCE_BYTES (64 * KiB) /* reads up to here may be done without a coroutine */
+#define NBD_AT_ONCE_MAX   32u        /* of those, before their replies go out */
 #define NBD_STATUS_BYTES  (64 * KiB) /* of a block status reply, all contexts together */
 #define NBD_REQUESTS_MAX  256u       /* in flight on a connection; then it is not read from */
 #define NBD_IN_FLIGHT_MAX (16 * MiB) /* bytes of them, likewise */
@@ -237,6 +239,7 @@ struct nbd_connection {
     /* requests */
     unsigned in_flight;
     uint64_t in_flight_bytes;
+    unsigned at_once; /* reads done by the reader since replies were sent last */
 
     /* memory.c */
     struct list hungry;
@@ -325,6 +328,8 @@ struct nbd_request {
 
 /** Reader: takes requests from the socket until there is nothing to read. */
 void nbd_transmission_start(struct nbd_connection *connection);
+/** A read that takes no waiting is done here and answered. @return whether it was. */
+bool nbd_read_at_once(struct nbd_request *request);
 /** Executes and answers. A coroutine. */
 void co_nbd_execute(void *arg);
 /** The last reply of a request, without data: done, or why not. */
@@ -341,6 +346,8 @@ uint32_t nbd_error_of(int result);
 void nbd_send(struct nbd_request *request);
 /** The same for one of several pieces: returns when it is sent. -EPIPE. */
 HWS_MUST_CHECK int co_nbd_send_piece(struct nbd_request *request);
+/** Sends what is ready now, rather than when the thread has nothing else to do. */
+void nbd_send_now(struct nbd_connection *connection);
 void nbd_send_init(struct nbd_connection *connection);
 /** The request is over: its memory goes back, the connection has room for another. */
 void nbd_request_end(struct nbd_request *request);

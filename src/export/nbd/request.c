@@ -117,6 +117,25 @@ static void data_head(struct nbd_request *q, uint64_t offset, uint16_t flags)
     chunk_head(q, flags, NBD_REPLY_TYPE_OFFSET_DATA, sizeof(at) + q->data_bytes, &at, sizeof(at));
 }
 
+bool nbd_read_at_once(struct nbd_request *q)
+{
+    struct nbd_connection *c = q->connection;
+    if (q->length > NBD_AT_ONCE_BYTES)
+        return false;
+    q->buffer_bytes = (size_t)q->length;
+    q->buffer = nbd_buffer_get(&c->lane->pool, q->buffer_bytes);
+    if (!q->buffer || root_try_read(c->export->root, q->offset, q->buffer, q->buffer_bytes) < 0)
+        return false; /* the coroutine finds the buffer there */
+    q->data = q->buffer;
+    q->data_bytes = q->buffer_bytes;
+    if (c->structured || c->extended)
+        data_head(q, q->offset, NBD_REPLY_FLAG_DONE);
+    else
+        simple_head(q, 0);
+    nbd_send(q);
+    return true;
+}
+
 static void co_read(struct nbd_request *q)
 {
     bool structured = q->connection->structured || q->connection->extended;

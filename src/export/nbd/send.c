@@ -115,10 +115,10 @@ static void co_send_rest(void *arg)
     nbd_connection_touch(c);
 }
 
-static void flush(struct rt_later *later)
+void nbd_send_now(struct nbd_connection *c)
 {
-    struct nbd_connection *c = container_of(later, struct nbd_connection, flush);
     bool progress;
+    c->at_once = 0;
     if (c->sending)
         return;
     int r = c->broken ? -EPIPE : send_some(c, &progress);
@@ -130,6 +130,11 @@ static void flush(struct rt_later *later)
     if (r < 0)
         drop_all(c);
     nbd_connection_touch(c);
+}
+
+static void flush(struct rt_later *later)
+{
+    nbd_send_now(container_of(later, struct nbd_connection, flush));
 }
 
 void nbd_send_init(struct nbd_connection *c)

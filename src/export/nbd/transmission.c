@@ -368,6 +368,11 @@ static int co_take_body(struct nbd_connection *c, struct nbd_request *q, uint64_
             nbd_answer(q, result);
         return r;
     }
+    if (q->command == NBD_CMD_READ && nbd_read_at_once(q)) {
+        if (++c->at_once >= NBD_AT_ONCE_MAX)
+            nbd_send_now(c);
+        return 0;
+    }
     if (payload)
         r = co_take_payload(c, q);
     if (r == 0 && rt_spawn(NULL, co_nbd_execute, q) < 0)

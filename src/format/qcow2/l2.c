@@ -15,7 +15,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/read.h"
 
 /* ---- one entry ---- */
 

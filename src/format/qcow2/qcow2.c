@@ -9,6 +9,7 @@
 #include "format/qcow2/compact.h"
 #include "format/qcow2/compressed_codec.h"
 #include "format/qcow2/create.h"
+#include "format/qcow2/read.h"
 
 static int probe(const uint8_t *head, size_t length)
 {
@@ -244,6 +245,7 @@ const struct block_driver qcow2_driver = {
     .co_open = co_qcow2_open,
     .co_close = co_qcow2_close,
     .co_read_layer = qcow2_co_read_layer,
+    .try_read = qcow2_try_read,
     .co_write = qcow2_co_write,
     .co_write_compressed = qcow2_co_write_compressed,
     .co_write_zeroes = qcow2_co_write_zeroes,

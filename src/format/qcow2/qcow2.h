@@ -677,13 +677,6 @@ struct qcow2_extent {
 HWS_MUST_CHECK int qcow2_map(struct qcow2 *q, uint64_t guest, uint64_t length,
                              struct qcow2_extent *ret, uint64_t *ret_load);
 
-/**
- * Where @length bytes of stored data lie, one after the other; without a lock, from what look-ups
- * with it left behind. @return true: they are in use until qcow2_leave() with @ret_epoch; false:
- * they may be there all the same.
- */
-bool qcow2_map_unlocked(struct qcow2 *q, uint64_t guest, uint64_t length, uint64_t *ret_host,
-                        uint64_t *ret_epoch);
 /** As qcow2_map(), loading what is needed, and returns with q->lock held where the result is 0. */
 HWS_MUST_CHECK int qcow2_co_map_lock(struct qcow2 *q, uint64_t guest, uint64_t length,
                                      struct qcow2_extent *ret);

@@ -9,7 +9,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/read.h"
 
 /* One extent of stored data. Called with q->lock held, released on return. */
 static int co_read_stored(struct qcow2 *q, const struct qcow2_extent *e, uint64_t guest,
@@ -144,6 +144,17 @@ int qcow2_co_read_layer(struct block_node *node, uint64_t offset, struct sgl buf
     else
         block_hole(holes, offset, e.length);
     return 0;
+}
+
+int qcow2_try_read(struct block_node *node, uint64_t offset, void *bytes, size_t length)
+{
+    struct qcow2 *q = qcow2_of(node);
+    uint64_t host, epoch;
+    if (!qcow2_map_unlocked(q, offset, length, &host, &epoch))
+        return -EAGAIN;
+    int r = block_try_read(qcow2_data(q), host, bytes, length);
+    qcow2_leave(q, epoch);
+    return r;
 }
 
 /* ---- for copy-on-write ---- */

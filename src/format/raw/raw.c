@@ -121,6 +121,12 @@ static int leave(struct block_node *node, uint64_t offset, int result)
     return result;
 }
 
+static int raw_try_read(struct block_node *node, uint64_t offset, void *bytes, size_t length)
+{
+    struct raw *raw = node->state;
+    return block_try_read(file_of(node), raw->start_bytes + offset, bytes, length);
+}
+
 static int co_raw_write(struct block_node *node, uint64_t offset, struct sgl buffer, unsigned flags)
 {
     struct raw *raw = node->state;
@@ -300,6 +306,7 @@ const struct block_driver raw_driver = {
     .co_open = co_raw_open,
     .co_close = co_raw_close,
     .co_read = co_raw_read,
+    .try_read = raw_try_read,
     .co_write = co_raw_write,
     .co_write_zeroes = co_raw_write_zeroes,
     .co_discard = co_raw_discard,
