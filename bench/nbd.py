@@ -298,7 +298,7 @@ def text(value):
 
 
 def report(name, samples, memory):
-    print(name)
+    print(name, flush=True)
     result = {}
     base = samples["qemu-nbd"]
     for server, values in samples.items():

@@ -1,6 +1,7 @@
 /*
- * What qcow2 adds to a read whose clusters are allocated: the look-up alone, and 4 KiB random reads
- * through qcow2 against the same reads through raw on the same file, interleaved.
+ * What qcow2 adds to a read whose clusters are allocated: the look-up alone, with the lock and
+ * without, and 4 KiB random reads through qcow2 against the same reads through raw on the same
+ * file, interleaved; then look-ups and reads on two queues at once, to those of one.
  *
  *   bench-qcow2-read [FOLDER]      default /dev/shm
  *
@@ -8,8 +9,9 @@
  */
 #include "base/random.h"
 #include "drivers/drivers.h"
-#include "format/qcow2/qcow2.h"
+#include "format/qcow2/read.h"
 #include "bench/rounds.h"
+#include "rt/sync.h"
 
 #define ROUNDS  11
 #define LOOKUPS 200000
@@ -31,7 +33,7 @@ static void print(const char *what, struct result *r)
 static void must(int result, const struct hws_error *err)
 {
     if (result < 0) {
-        fprintf(stderr, "%s\n", err->text);
+        fprintf(stderr, "%s\n", err ? err->text : strerror(-result));
         exit(1);
     }
 }
@@ -62,9 +64,87 @@ static double co_lookups(struct block_node *node)
     return sum ? (double)(cpu_ns(CLOCK_THREAD_CPUTIME_ID) - start) / LOOKUPS : 0;
 }
 
+static double unlocked_lookups(struct block_node *node)
+{
+    struct qcow2 *q = qcow2_of(node);
+    struct random r = random_seed(1);
+    uint64_t start = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
+    for (unsigned i = 0; i < LOOKUPS; i++) {
+        uint64_t host, epoch;
+        if (qcow2_map_unlocked(q, random_below(&r, BYTES / 4096) * 4096, 4096, &host, &epoch))
+            qcow2_leave(q, epoch);
+        else
+            exit(1);
+    }
+    return (double)(cpu_ns(CLOCK_THREAD_CPUTIME_ID) - start) / LOOKUPS;
+}
+
+/* ---- several queues ---- */
+
+enum work { LOCKED, UNLOCKED, READS_WORK };
+
+struct share {
+    struct block_node *node;
+    enum work work;
+    struct co_group *group;
+    double cpu_ns; /* an operation */
+};
+
+static double co_reads(struct block_node *node);
+
+static void co_share(void *arg)
+{
+    struct share *s = arg;
+    s->cpu_ns = s->work == LOCKED     ? co_lookups(s->node)
+                : s->work == UNLOCKED ? unlocked_lookups(s->node)
+                                      : co_reads(s->node);
+    co_group_done(s->group);
+}
+
+/* CPU time an operation on each of @count queues that work at the same time. */
+static double co_together(struct block_node *node, enum work work, unsigned count)
+{
+    struct rt_queue *queue[2];
+    struct share share[2];
+    struct co_group group;
+    double sum = 0;
+    co_group_init(&group);
+    co_group_add(&group, count);
+    for (unsigned i = 0; i < count; i++) {
+        share[i] = (struct share){.node = node, .work = work, .group = &group};
+        must(rt_queue_start(rt_current(), "share", &queue[i], NULL), NULL);
+        must(rt_spawn(queue[i], co_share, &share[i]), NULL);
+    }
+    co_group_wait(&group);
+    for (unsigned i = 0; i < count; i++) {
+        co_queue_stop(queue[i]);
+        sum += share[i].cpu_ns;
+    }
+    co_group_destroy(&group);
+    return sum / count;
+}
+
+static void co_compare(struct block_node *node)
+{
+    static const char *const names[] = {"look-up with the lock", "look-up without the lock",
+                                        "4 KiB read"};
+    for (enum work work = LOCKED; work <= READS_WORK; work++) {
+        struct result one, two;
+        char text[64];
+        for (unsigned i = 0; i < ROUNDS; i++) {
+            one.round[i] = co_together(node, work, 1);
+            two.round[i] = co_together(node, work, 2);
+        }
+        snprintf(text, sizeof(text), "%s, one queue", names[work]);
+        print(text, &one);
+        snprintf(text, sizeof(text), "%s, two queues", names[work]);
+        print(text, &two);
+    }
+}
+
 static double co_reads(struct block_node *node)
 {
-    static char buffer[4096] __attribute__((aligned(4096)));
+    char buffer[4096] __attribute__((aligned(4096)));
     struct random r = random_seed(2);
     uint64_t start = cpu_ns(CLOCK_THREAD_CPUTIME_ID);
     for (unsigned i = 0; i < READS; i++) {
@@ -96,6 +176,7 @@ static void co_bench(void *arg)
     print("look-up", &lookup);
     print("4 KiB read through qcow2", &qcow2);
     print("4 KiB read through raw", &raw);
+    co_compare(as_qcow2);
     co_block_close(as_qcow2, NULL);
     co_block_close(as_raw, NULL);
     unlink(path);
