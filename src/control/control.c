@@ -109,6 +109,8 @@ int control_open(const struct control_options *options, struct control **ret, st
     control->at_arg = options->at_arg;
     control->retried = time(NULL);
     int r = prepare(control, options, err);
+    if (r == 0 && options->background)
+        r = merger_start(control, err);
     if (r < 0) {
         control_close(control);
         return r;
@@ -121,6 +123,7 @@ void control_close(struct control *control)
 {
     if (!control)
         return;
+    merger_stop(control);
     if (control->store)
         control->store->driver->close(control->store);
     pthread_mutex_destroy(&control->model);

@@ -26,6 +26,8 @@ struct control_options {
     const char *folder;
     /** NULL: the engines of this host. */
     const struct engine_driver *engines;
+    /** Merge the layers of deleted snapshots, by a thread of its own. */
+    bool background;
     /** Called at every point where a crash makes a difference; for tests; may be NULL. */
     void (*at)(void *arg, const char *where);
     void *at_arg;

@@ -178,6 +178,12 @@ static void check_layer(struct control *control, const json_t *value)
     assert_true(layer.volume || layer.snapshot || json_array_size(children));
     if (layer.parent)
         must(object_get(control, &layer_type, layer.parent, &parent, &error));
+    assert_int_equal(layer.depth, layer.parent ? parent.depth + 1 : 0);
+    autofree char *below = layer.parent ? layer_path(&pool, &parent) : NULL;
+    const struct engine_merge lies = {.path = path, .below = below};
+    bool does;
+    must(engines_fake.is_merged(&lies, &does, &error));
+    assert_true(does);
     if (layer.volume) {
         must(object_get(control, &volume_type, layer.volume, &volume, &error));
         assert_string_equal(volume.layer, layer.id);
@@ -350,6 +356,38 @@ static int run_revert(struct control *control)
     return with(control_volume_revert, control, "v", "{\"snapshot\": \"s\"}");
 }
 
+static void need_middle_deleted(struct control *control)
+{
+    need_two_snapshots(control);
+    must(control_snapshot_delete(control, "v", "t", &error));
+}
+
+static void need_lowest_deleted(struct control *control)
+{
+    need_two_snapshots(control);
+    must(control_snapshot_delete(control, "v", "s", &error));
+}
+
+static void need_deleted_in_use(struct control *control)
+{
+    need_middle_deleted(control);
+    must(with(control_volume_attach, control, "v", "{\"user\": \"a\"}"));
+}
+
+/* All that can be merged; what could not be is an error. */
+static int run_merge(struct control *control)
+{
+    json_t *put_off = json_object();
+    int r;
+    do {
+        r = merge_one(control, NULL, put_off, &error);
+    } while (r > 0);
+    if (r == 0 && json_object_size(put_off))
+        r = -EIO;
+    json_decref(put_off);
+    return r;
+}
+
 static int run_rename(struct control *control)
 {
     return with(control_volume_change, control, "v", "{\"name\": \"u\"}");
@@ -378,6 +416,9 @@ static const struct scenario scenarios[] = {
     {"snapshot in use", need_attached, run_snapshot, -EEXIST},
     {"snapshot delete", need_two_snapshots, run_snapshot_delete, -ENOENT},
     {"revert", need_two_snapshots, run_revert, 0},
+    {"merge into the top", need_middle_deleted, run_merge, 0},
+    {"merge of the lowest", need_lowest_deleted, run_merge, 0},
+    {"merge in use", need_deleted_in_use, run_merge, 0},
     {"rename", need_volume, run_rename, -ENOENT},
 };
 
@@ -495,6 +536,9 @@ static void a_failing_step_leaves_nothing(void **state)
         {"resize_file", need_volume, run_resize, -EIO},
         {"grow", need_attached, run_resize, 0}, /* grown at the next mount */
         {"look", need_image, run_in_place, -EIO},
+        {"merge", need_middle_deleted, run_merge, -EIO},
+        {"merge", need_deleted_in_use, run_merge, -EIO},
+        {"merge-late", need_deleted_in_use, run_merge, 0}, /* the engine has done it */
     };
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
         clean();
@@ -691,6 +735,74 @@ static void attachments_that_are_gone_are_forgotten(void **state)
     control_close(control);
 }
 
+static unsigned count_layers(struct control *control)
+{
+    auto_json *list = NULL;
+    must(object_list(control, &layer_type, NULL, &list, &error));
+    return (unsigned)json_array_size(list);
+}
+
+static bool stop_at_once(void *arg, const char *volume, uint64_t done_bytes, uint64_t total_bytes)
+{
+    *(unsigned *)arg += 1;
+    return true;
+}
+
+static void only_layers_of_nobody_are_merged(void **state)
+{
+    clean();
+    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
+    struct control *control = open_control(NULL);
+    need_two_snapshots(control);
+    must(run_merge(control));
+    assert_int_equal(count_layers(control), 3); /* each has a name */
+    must(volume_create(control, "{\"name\": \"w\", \"clone\": \"v@s\"}"));
+    must(run_snapshot_delete(control));
+    must(run_merge(control));
+    assert_int_equal(count_layers(control), 4); /* two lie on it */
+    must(control_volume_delete(control, "w", &error));
+    must(run_merge(control));
+    assert_int_equal(count_layers(control), 2);
+    check_all(control);
+    /* What another volume's snapshot lies on waits for that. */
+    must(with(control_snapshot_create, control, "v", "{\"name\": \"u\"}"));
+    must(volume_create(control, "{\"name\": \"w\", \"clone\": \"v@u\"}"));
+    must(with(control_volume_revert, control, "v", "{\"snapshot\": \"t\"}"));
+    must(control_snapshot_delete(control, "v", "t", &error));
+    must(with(control_volume_resize, control, "v", "{\"size\": 2097152}"));
+    must(run_merge(control));
+    check_all(control);
+    must(control_volume_delete(control, "w", &error));
+    must(control_snapshot_delete(control, "v", "u", &error));
+    must(run_merge(control));
+    assert_int_equal(count_layers(control), 1);
+    check_all(control);
+    control_close(control);
+}
+
+static void a_merge_makes_way(void **state)
+{
+    unsigned asked = 0;
+    const struct merge_watch watch = {.progress = stop_at_once, .arg = &asked};
+    clean();
+    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
+    struct control *control = open_control(NULL);
+    need_deleted_in_use(control);
+    json_t *put_off = json_object();
+    assert_int_equal(merge_one(control, &watch, put_off, &error), 1);
+    assert_int_equal(json_object_size(put_off), 1);
+    assert_int_equal(merge_one(control, &watch, put_off, &error), 0);
+    json_decref(put_off);
+    assert_int_equal(asked, 1);
+    assert_int_equal(count_layers(control), 3);
+    check_all(control);
+    must(run_detach(control));
+    must(run_merge(control));
+    assert_int_equal(count_layers(control), 2);
+    check_all(control);
+    control_close(control);
+}
+
 static int make_top(void **state)
 {
     snprintf(top, sizeof(top), "%s/hawser-control.XXXXXX",
@@ -715,6 +827,8 @@ int main(void)
         cmocka_unit_test(limits_of_pools_hold),
         cmocka_unit_test(what_is_in_use_is_kept),
         cmocka_unit_test(attachments_that_are_gone_are_forgotten),
+        cmocka_unit_test(only_layers_of_nobody_are_merged),
+        cmocka_unit_test(a_merge_makes_way),
     };
     return cmocka_run_group_tests(tests, make_top, remove_top);
 }

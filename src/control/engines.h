@@ -29,6 +29,17 @@ struct engine_wish {
     const char *mkfs;       /* file system to make where the device is blank; NULL: none */
 };
 
+/** A layer that takes the data of the one below it, so that nothing needs that any more. */
+struct engine_merge {
+    const char *id;                   /* attached so, the layer in its chain; NULL: not in use */
+    const char *path;                 /* of the layer that takes the data; qcow2 */
+    const char *below, *below_format; /* what it lies on afterwards; NULL: nothing */
+    const char *const *allow;
+    /** Called every now and then. @return whether to stop. */
+    bool (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+    void *arg;
+};
+
 /** Where a volume is in use. */
 struct engine_place {
     bool running;
@@ -63,11 +74,28 @@ struct engine_driver {
                    struct hws_error *err);
     /** Writes what a mounted file system holds in memory to its device. */
     int (*sync)(const char *mountpoint, struct hws_error *err);
+    /** Reads the same throughout, and may be begun again. -ECANCELED where it was stopped. */
+    int (*merge)(const struct engine_merge *merge, struct hws_error *err);
+    /**
+     * Whether the layer lies on @merge.below now. Ends a merge that a predecessor of this process
+     * began there, so that the answer stays true.
+     */
+    int (*is_merged)(const struct engine_merge *merge, bool *ret, struct hws_error *err);
     /** Every second or so; may be NULL. */
     void (*tick)(void);
 };
 
 extern const struct engine_driver engines_real;
+
+/* ---- engines_merge.c, of engines_real ---- */
+
+HWS_MUST_CHECK int engines_merge(const struct engine_merge *merge, struct hws_error *err);
+HWS_MUST_CHECK int engines_is_merged(const struct engine_merge *merge, bool *ret,
+                                     struct hws_error *err);
+/** The program `hawser`. */
+const char *engines_program(void);
+/** The name of @other that the image @path records: from its folder on, where both lie in one. */
+const char *engines_name_beside(const char *path, const char *other);
 
 /** Where the program `hawser` lies; before the first use of engines_real. */
 void engines_use_program(const char *path);

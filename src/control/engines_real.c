@@ -27,6 +27,11 @@ void engines_use_program(const char *path)
     attach_use_program(path);
 }
 
+const char *engines_program(void)
+{
+    return program;
+}
+
 void engine_place_free(struct engine_place *place)
 {
     free(place->device);
@@ -37,7 +42,7 @@ void engine_place_free(struct engine_place *place)
 /* ---- images ---- */
 
 /* Names count from the image's folder, so that a pool can lie elsewhere tomorrow. */
-static const char *name_beside(const char *path, const char *other)
+const char *engines_name_beside(const char *path, const char *other)
 {
     const char *slash = other ? strrchr(other, '/') : NULL;
     if (!slash || strncmp(path, other, (size_t)(slash - other) + 1) != 0 ||
@@ -55,7 +60,7 @@ static int create(const struct engine_image *image, struct hws_error *err)
     struct hws_image where = {.path = image->path, .format = image->format};
     struct hws_create how = {
         .size_bytes = image->size_bytes,
-        .backing = name_beside(image->path, image->backing),
+        .backing = engines_name_beside(image->path, image->backing),
         .backing_format = image->backing ? image->backing_format : NULL,
         .options = options,
         .unsafe_backing = image->backing != NULL,
@@ -281,5 +286,7 @@ const struct engine_driver engines_real = {
     .grow = grow,
     .remount = mount_again,
     .sync = sync_fs,
+    .merge = engines_merge,
+    .is_merged = engines_is_merged,
     .tick = tool_reap,
 };

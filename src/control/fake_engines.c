@@ -215,6 +215,50 @@ static int sync_fs(const char *mountpoint, struct hws_error *err)
     return may_fail("sync", err);
 }
 
+/* ---- merging: the line of what lies below is written anew ---- */
+
+static int read_below(const char *path, char *kind, unsigned long long *size, char *below,
+                      struct hws_error *err)
+{
+    FILE *file = fopen(path, "re");
+    bool good = file && fscanf(file, "%15s %llu %4095s", kind, size, below) == 3;
+    if (file)
+        fclose(file);
+    return good ? 0 : hws_fail(err, EINVAL, "%s is no image", path);
+}
+
+static int is_merged(const struct engine_merge *merge, bool *ret, struct hws_error *err)
+{
+    char kind[16], below[PATH_MAX];
+    unsigned long long size;
+    int r = read_below(merge->path, kind, &size, below, err);
+    *ret = r == 0 && !strcmp(below, merge->below ? merge->below : "-");
+    return r;
+}
+
+static int merge_layers(const struct engine_merge *merge, struct hws_error *err)
+{
+    char kind[16], below[PATH_MAX], text[2 * PATH_MAX];
+    unsigned long long size;
+    int r = may_fail("merge", err);
+    if (r == 0)
+        r = read_below(merge->path, kind, &size, below, err);
+    if (r < 0)
+        return r;
+    pass("a merge begins");
+    if (merge->progress && merge->progress(merge->arg, 1, 2))
+        return hws_fail(err, ECANCELED, "it was stopped");
+    snprintf(text, sizeof(text), "%s %llu\n%s\n", kind, size, merge->below ? merge->below : "-");
+    autofree char *fresh = NULL;
+    if (asprintf(&fresh, "%s/.merge.new", folder) < 0)
+        return -ENOMEM;
+    r = write_text(fresh, text, err);
+    if (r == 0)
+        r = rename(fresh, merge->path) < 0 ? -errno : 0;
+    pass("a merge has ended");
+    return r == 0 ? may_fail("merge-late", err) : r;
+}
+
 const struct engine_driver engines_fake = {
     .create = create,
     .look = look,
@@ -227,4 +271,6 @@ const struct engine_driver engines_fake = {
     .grow = grow,
     .remount = mount_again,
     .sync = sync_fs,
+    .merge = merge_layers,
+    .is_merged = is_merged,
 };

@@ -18,6 +18,8 @@
 /** How long an operation waits for another one on the same object. */
 #define OBJECT_WAIT_MS 60000
 
+struct merger;
+
 struct control {
     struct store *store;
     const struct engine_driver *engines;
@@ -26,6 +28,7 @@ struct control {
     struct locks locks;
     pthread_mutex_t model;
     time_t retried;
+    struct merger *merger; /* NULL: nothing is merged in the background */
     void (*at)(void *arg, const char *where);
     void *at_arg;
 };
@@ -48,7 +51,29 @@ static inline void control_unlock_model(struct control *control)
 
 extern const struct operation pool_create_operation, pool_delete_operation, volume_create_operation,
     volume_resize_operation, volume_attach_operation, volume_detach_operation,
-    snapshot_create_operation, volume_revert_operation, purge_operation;
+    snapshot_create_operation, volume_revert_operation, merge_operation, purge_operation;
+
+/* ---- op_merge.c, merger.c ---- */
+
+/** What is told of a merge while it runs, and asked of it. */
+struct merge_watch {
+    bool (*progress)(void *arg, const char *volume, uint64_t done_bytes, uint64_t total_bytes);
+    void *arg;
+};
+
+/**
+ * Merges one layer that nobody refers to but the one layer over it. Those that cannot be merged now
+ * are added to @put_off, an object by their ids, and passed over while they stand there. @return 1
+ * where one was merged or tried, 0 where there is none, or -errno.
+ */
+HWS_MUST_CHECK int merge_one(struct control *control, const struct merge_watch *watch,
+                             json_t *put_off, struct hws_error *err);
+
+/** Starts the thread that merges; its end, with what it is at taken back. */
+HWS_MUST_CHECK int merger_start(struct control *control, struct hws_error *err);
+void merger_stop(struct control *control);
+/** A layer may have lost its last name: it is looked for soon. */
+void merger_wake(struct control *control);
 
 /* ---- op_pool.c ---- */
 

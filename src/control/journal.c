@@ -11,7 +11,8 @@
 static const struct operation *const operations[] = {
     &pool_create_operation,     &pool_delete_operation,   &volume_create_operation,
     &volume_resize_operation,   &volume_attach_operation, &volume_detach_operation,
-    &snapshot_create_operation, &volume_revert_operation, &purge_operation,
+    &snapshot_create_operation, &volume_revert_operation, &merge_operation,
+    &purge_operation,
 };
 
 const char *op_text(const struct op *op, const char *name)
@@ -105,10 +106,15 @@ void journal_add(struct batch *batch, const struct operation *type, const char *
     add_intent(batch, type, id, object, params);
 }
 
-int journal_run(struct control *control, const struct operation *type, const char *object,
-                json_t *params, struct batch *begin, json_t **ret_result, struct hws_error *err)
+static int run(struct control *control, const struct operation *type, const char *object,
+               json_t *params, struct batch *begin, const struct merge_watch *watch,
+               json_t **ret_result, struct hws_error *err)
 {
-    struct op op = {.control = control, .type = type, .params = params, .result = json_object()};
+    struct op op = {.control = control,
+                    .type = type,
+                    .params = params,
+                    .watch = watch,
+                    .result = json_object()};
     id_make(op.id);
     snprintf(op.object, sizeof(op.object), "%s", object);
     add_intent(begin, type, op.id, object, json_incref(params));
@@ -124,6 +130,19 @@ int journal_run(struct control *control, const struct operation *type, const cha
     json_decref(op.params);
     json_decref(op.result);
     return r;
+}
+
+int journal_run(struct control *control, const struct operation *type, const char *object,
+                json_t *params, struct batch *begin, json_t **ret_result, struct hws_error *err)
+{
+    return run(control, type, object, params, begin, NULL, ret_result, err);
+}
+
+int journal_run_watched(struct control *control, const struct operation *type, const char *object,
+                        json_t *params, struct batch *begin, const struct merge_watch *watch,
+                        struct hws_error *err)
+{
+    return run(control, type, object, params, begin, watch, NULL, err);
 }
 
 int journal_check(struct control *control, const char *object, struct hws_error *err)
@@ -198,7 +217,8 @@ void journal_finish(struct control *control, const char *object)
     json_decref(op.result);
 }
 
-unsigned journal_recover(struct control *control)
+/* @ret_done how many are finished now. */
+static unsigned recover_listed(struct control *control, unsigned *ret_done)
 {
     struct store_query query = {.kind = KIND};
     struct hws_error err = {0};
@@ -206,6 +226,7 @@ unsigned journal_recover(struct control *control)
     unsigned left = 0;
     size_t i;
     json_t *intent;
+    *ret_done = 0;
     if (control->store->driver->list(control->store, &query, &list, &err) < 0) {
         log_error("the journal cannot be read: %s", err.text);
         return 1;
@@ -218,9 +239,20 @@ unsigned journal_recover(struct control *control)
             left++;
             continue;
         }
-        left += !recover_one(&op);
+        bool done = recover_one(&op);
+        left += !done;
+        *ret_done += done;
         json_decref(op.params);
         json_decref(op.result);
     }
+    return left;
+}
+
+unsigned journal_recover(struct control *control)
+{
+    unsigned done, left;
+    do {
+        left = recover_listed(control, &done);
+    } while (done > 0); /* the end of one may have added another */
     return left;
 }

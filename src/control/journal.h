@@ -19,16 +19,18 @@
 #include "control/batch.h"
 
 struct operation;
+struct merge_watch;
 
 /** An operation that is under way. */
 struct op {
     struct control *control;
     const struct operation *type;
     char id[ID_BYTES];
-    char object[ID_BYTES]; /* that it works on; locked */
-    json_t *params;        /* what the steps need; written with the intent */
-    json_t *result;        /* for the caller alone */
-    bool failed;           /* a step has failed in this run */
+    char object[ID_BYTES];           /* that it works on; locked */
+    json_t *params;                  /* what the steps need; written with the intent */
+    json_t *result;                  /* for the caller alone */
+    const struct merge_watch *watch; /* merges alone; NULL: nobody */
+    bool failed;                     /* a step has failed in this run */
 };
 
 struct op_step {
@@ -60,6 +62,11 @@ struct operation {
 HWS_MUST_CHECK int journal_run(struct control *control, const struct operation *type,
                                const char *object, json_t *params, struct batch *begin,
                                json_t **ret_result, struct hws_error *err);
+
+/** The same of a merge, which is watched. */
+HWS_MUST_CHECK int journal_run_watched(struct control *control, const struct operation *type,
+                                       const char *object, json_t *params, struct batch *begin,
+                                       const struct merge_watch *watch, struct hws_error *err);
 
 /** Adds an intent of @type to @batch, to be run by journal_finish(). @params is taken over. */
 void journal_add(struct batch *batch, const struct operation *type, const char *object,

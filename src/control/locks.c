@@ -59,8 +59,16 @@ int locks_take(struct locks *locks, const char *id, unsigned timeout_ms, struct 
     }
     pthread_mutex_lock(&locks->mutex);
     int waited = 0;
+    struct locks_waiter self = {.id = id, .next = locks->waiters};
+    if (timeout_ms > 0)
+        locks->waiters = &self;
     while (find(locks, id) < locks->count && waited == 0)
         waited = pthread_cond_timedwait(&locks->freed, &locks->mutex, &end);
+    for (struct locks_waiter **at = &locks->waiters; *at; at = &(*at)->next)
+        if (*at == &self) {
+            *at = self.next;
+            break;
+        }
     int r = find(locks, id) < locks->count
                 ? hws_fail(err, EBUSY, "another operation works on it; try again later")
                 : add(locks, id, err);
@@ -78,4 +86,14 @@ void locks_release(struct locks *locks, const char *id)
         memcpy(locks->held[i], locks->held[locks->count], ID_BYTES);
     pthread_cond_broadcast(&locks->freed);
     pthread_mutex_unlock(&locks->mutex);
+}
+
+bool locks_wanted(struct locks *locks, const char *id)
+{
+    bool wanted = false;
+    pthread_mutex_lock(&locks->mutex);
+    for (const struct locks_waiter *at = locks->waiters; at; at = at->next)
+        wanted |= !strcmp(at->id, id);
+    pthread_mutex_unlock(&locks->mutex);
+    return wanted;
 }

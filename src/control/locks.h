@@ -9,11 +9,18 @@
 #include "control/name.h"
 #include <pthread.h>
 
+/* Who waits, on its own stack. */
+struct locks_waiter {
+    const char *id;
+    struct locks_waiter *next;
+};
+
 struct locks {
     pthread_mutex_t mutex;
     pthread_cond_t freed;
     char (*held)[ID_BYTES];
     unsigned count, capacity;
+    struct locks_waiter *waiters;
 };
 
 void locks_init(struct locks *locks);
@@ -23,5 +30,8 @@ void locks_end(struct locks *locks);
 HWS_MUST_CHECK int locks_take(struct locks *locks, const char *id, unsigned timeout_ms,
                               struct hws_error *err);
 void locks_release(struct locks *locks, const char *id);
+
+/** Whether somebody waits for @id: what its holder does in the background makes way then. */
+bool locks_wanted(struct locks *locks, const char *id);
 
 #endif

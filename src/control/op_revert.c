@@ -140,6 +140,7 @@ int control_volume_revert(struct control *control, const char *reference, const 
         if (r == 0)
             r = control_volume_show(control, volume.id, ret, err);
         volume_release(control, &volume);
+        merger_wake(control);
     }
     record_free(revert_fields, &request);
     return r;

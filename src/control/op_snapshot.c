@@ -370,6 +370,8 @@ int control_snapshot_delete(struct control *control, const char *reference, cons
         return r;
     r = delete_taken(control, &volume, name, err);
     volume_release(control, &volume);
+    if (r == 0)
+        merger_wake(control);
     return r;
 }
 

@@ -485,5 +485,7 @@ int control_volume_delete(struct control *control, const char *reference, struct
     if (r == 0)
         r = delete_taken(control, &volume, err);
     volume_release(control, &volume);
+    if (r == 0)
+        merger_wake(control);
     return r;
 }

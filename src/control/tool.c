@@ -13,6 +13,9 @@
 
 #define OUTPUT_MAX ((size_t)1 * MiB)
 #define ERRORS_MAX 1024
+/** How often is asked whether a program is to be stopped, and how long it then has. */
+#define WATCH_MS 50
+#define STOP_MS  10000
 
 extern char **environ;
 
@@ -53,8 +56,16 @@ static bool take(struct channel *c)
     return true;
 }
 
+/* What the caller wants to know of, while a program runs. */
+struct watch {
+    bool (*stop)(void *arg);
+    void *arg;
+    pid_t pid;
+    bool stopped;
+};
+
 /* @return false where the time ran out. */
-static bool collect(struct channel channels[2], uint64_t end_ms)
+static bool collect(struct channel channels[2], struct watch *watch, uint64_t end_ms)
 {
     bool open[2] = {true, true};
     while (open[0] || open[1]) {
@@ -63,7 +74,14 @@ static bool collect(struct channel channels[2], uint64_t end_ms)
         uint64_t now = now_ms();
         if (now >= end_ms)
             return false;
-        if (poll(wait, 2, (int)MIN(end_ms - now, (uint64_t)60000)) < 0 && errno != EINTR)
+        if (watch->stop && !watch->stopped && watch->stop(watch->arg)) {
+            /* It ends by itself, in its own good order; or else is killed. */
+            watch->stopped = true;
+            kill(watch->pid, SIGTERM);
+            end_ms = MIN(end_ms, now + STOP_MS);
+        }
+        uint64_t slice = watch->stop ? WATCH_MS : 60000;
+        if (poll(wait, 2, (int)MIN(end_ms - now, slice)) < 0 && errno != EINTR)
             return false;
         for (unsigned i = 0; i < 2; i++)
             if (open[i] && wait[i].revents)
@@ -111,6 +129,12 @@ static int explain(const char *program, struct channel *errors, int status, stru
 
 int tool_run(char *const arguments[], unsigned timeout_ms, char **ret_output, struct hws_error *err)
 {
+    return tool_run_watched(arguments, timeout_ms, NULL, NULL, ret_output, err);
+}
+
+int tool_run_watched(char *const arguments[], unsigned timeout_ms, bool (*stop)(void *arg),
+                     void *arg, char **ret_output, struct hws_error *err)
+{
     int output[2], errors[2], status = 0;
     pid_t pid;
     if (pipe2(output, O_CLOEXEC) < 0)
@@ -126,12 +150,16 @@ int tool_run(char *const arguments[], unsigned timeout_ms, char **ret_output, st
     close(steal_fd(&err_write));
     struct channel channels[2] = {{.fd = out_read, .max = OUTPUT_MAX},
                                   {.fd = err_read, .max = ERRORS_MAX}};
-    bool in_time = collect(channels, now_ms() + timeout_ms);
+    struct watch watch = {.stop = stop, .arg = arg, .pid = pid};
+    bool in_time = collect(channels, &watch, now_ms() + timeout_ms);
     if (!in_time)
         kill(pid, SIGKILL);
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
-    if (!in_time)
+    bool good = in_time && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (watch.stopped && !good)
+        r = hws_fail(err, ECANCELED, "%s was stopped", arguments[0]);
+    else if (!in_time)
         r = hws_fail(err, ETIMEDOUT, "%s did not end within %u s", arguments[0], timeout_ms / 1000);
     else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
         r = explain(arguments[0], &channels[1], status, err);

@@ -18,6 +18,11 @@
 HWS_MUST_CHECK int tool_run(char *const arguments[], unsigned timeout_ms, char **ret_output,
                             struct hws_error *err);
 
+/** The same, and asks @stop every now and then whether to end the program: -ECANCELED. */
+HWS_MUST_CHECK int tool_run_watched(char *const arguments[], unsigned timeout_ms,
+                                    bool (*stop)(void *arg), void *arg, char **ret_output,
+                                    struct hws_error *err);
+
 /** Reaps children that nobody waits for: engines that this process started, and that ended. */
 void tool_reap(void);
 

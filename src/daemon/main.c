@@ -106,7 +106,7 @@ static void end(struct daemon *daemon)
 
 static int start(struct daemon *daemon, struct hws_error *err)
 {
-    struct control_options options = {.folder = daemon->settings.state};
+    struct control_options options = {.folder = daemon->settings.state, .background = true};
     crash_points(&options);
     engines_use_program(daemon->settings.program);
     int r = control_open(&options, &daemon->control, err);
