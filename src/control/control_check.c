@@ -1,0 +1,137 @@
+/*
+ * What the tests of the control plane compare; see control/control_check.h.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "control/control_check.h"
+#include "control/fake_engines.h"
+#include <dirent.h>
+
+char top[256];
+struct hws_error error;
+
+const char *in_top(const char *name)
+{
+    static char path[4][512];
+    static unsigned next;
+    char *at = path[next++ % 4];
+    snprintf(at, sizeof(path[0]), "%s/%s", top, name);
+    return at;
+}
+
+void must(int r)
+{
+    if (r < 0)
+        fail_msg("%d: %s", r, error.text);
+}
+
+static unsigned count_files(const char *folder, bool (*is_known)(struct control *, const char *),
+                            struct control *control)
+{
+    DIR *dir = opendir(folder);
+    unsigned count = 0;
+    for (struct dirent *at; dir && (at = readdir(dir));) {
+        if (at->d_name[0] == '.')
+            continue;
+        count++;
+        if (!is_known(control, at->d_name))
+            fail_msg("%s/%s is nobody's", folder, at->d_name);
+    }
+    if (dir)
+        closedir(dir);
+    return count;
+}
+
+static bool is_layer(struct control *control, const char *name)
+{
+    auto_layer layer = {0};
+    char id[ID_BYTES];
+    snprintf(id, sizeof(id), "%.36s", name);
+    return object_get(control, &layer_type, id, &layer, NULL) == 0 && !layer.path;
+}
+
+bool is_attached(struct control *control, const char *name)
+{
+    auto_attachment attachment = {0};
+    return object_get(control, &attachment_type, name, &attachment, NULL) == 0;
+}
+
+static void check_layer(struct control *control, const json_t *value)
+{
+    auto_layer layer = {0}, parent = {0};
+    auto_volume volume = {0};
+    auto_snapshot snapshot = {0};
+    auto_pool pool = {0};
+    auto_json *children = NULL;
+    must(object_parse(&layer_type, value, &layer, &error));
+    must(object_get(control, &pool_type, layer.pool, &pool, &error));
+    must(object_list(control, &layer_type, layer.id, &children, &error));
+    autofree char *path = layer_path(&pool, &layer);
+    char format[16];
+    uint64_t size;
+    must(engines_fake.look(path, NULL, format, &size, &error));
+    assert_string_equal(format, layer.format);
+    assert_true(layer.volume || layer.snapshot || json_array_size(children));
+    if (layer.parent)
+        must(object_get(control, &layer_type, layer.parent, &parent, &error));
+    assert_int_equal(layer.depth, layer.parent ? parent.depth + 1 : 0);
+    autofree char *below = layer.parent ? layer_path(&pool, &parent) : NULL;
+    const struct engine_merge lies = {.path = path, .below = below};
+    bool does;
+    must(engines_fake.is_merged(&lies, &does, &error));
+    assert_true(does);
+    if (layer.volume) {
+        must(object_get(control, &volume_type, layer.volume, &volume, &error));
+        assert_string_equal(volume.layer, layer.id);
+    }
+    if (layer.snapshot) {
+        must(object_get(control, &snapshot_type, layer.snapshot, &snapshot, &error));
+        assert_string_equal(snapshot.layer, layer.id);
+    }
+}
+
+static void check_volume(struct control *control, const json_t *value)
+{
+    auto_volume volume = {0};
+    auto_layer layer = {0};
+    auto_pool pool = {0};
+    auto_attachment attachment = {0};
+    struct engine_place place;
+    bool attached;
+    must(object_parse(&volume_type, value, &volume, &error));
+    assert_string_equal(volume.state, STATE_AVAILABLE);
+    must(object_get(control, &layer_type, volume.layer, &layer, &error));
+    must(object_get(control, &pool_type, volume.pool, &pool, &error));
+    assert_string_equal(layer.volume, volume.id);
+    autofree char *path = layer_path(&pool, &layer);
+    must(attachment_get(control, volume.id, &attachment, &attached, &error));
+    assert_int_equal(engines_fake.find(volume.id, &place, NULL), attached ? 0 : -ENOENT);
+    if (attached)
+        assert_string_equal(place.top, path);
+    engine_place_free(&place);
+}
+
+void check_all(struct control *control)
+{
+    static const struct {
+        const struct object_type *type;
+        void (*check)(struct control *control, const json_t *value);
+    } kinds[] = {{&layer_type, check_layer}, {&volume_type, check_volume}};
+    auto_json *jobs = NULL;
+    unsigned in_pool = 0;
+    must(control_job_list(control, &jobs, &error));
+    assert_int_equal(json_array_size(json_object_get(jobs, "items")), 0);
+    for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {
+        auto_json *list = NULL;
+        size_t j;
+        json_t *value;
+        must(object_list(control, kinds[i].type, NULL, &list, &error));
+        json_array_foreach(list, j, value)
+        {
+            kinds[i].check(control, value);
+            in_pool += i == 0 && !json_object_get(value, "path");
+        }
+    }
+    assert_int_equal(count_files(in_top("pool/images"), is_layer, control), in_pool);
+    count_files(in_top("run"), is_attached, control);
+}
