@@ -202,6 +202,7 @@ struct engine_manner {
     bool hangup_stops; /* SIGHUP ends it, too */
     bool cut_clients;  /* the first signal ends it, whoever is served */
     bool until_left;   /* it ends when its last NBD client has left */
+    bool no_heir; /* nobody comes after it: requests to a device whose engine was killed fail */
     bool clients_wait; /* NBD clients beyond the limit are served when others have left */
     /** Once it serves; a failure ends it. On the control queue. NULL: nothing. */
     int (*started)(void *arg, struct hws_error *err);

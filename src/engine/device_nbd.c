@@ -250,7 +250,7 @@ static int co_connect(struct nbd_device *nbd, struct hws_error *err)
         .block_bytes = nbd->place.block_bytes,
         .flags = nbd_kernel_flags(nbd->export),
         .timeout_s = nbd->place.connections > 1 ? REQUEST_S : 0,
-        .dead_timeout_s = DEAD_S,
+        .dead_timeout_s = nbd->device.volume->engine->manner.no_heir ? 0 : DEAD_S,
         .backend = nbd->place.backend,
         .sockets = w.fds,
     };

@@ -6,6 +6,18 @@
 #include "cli/qemu_nbd/qemu_nbd.h"
 #include "engine/client.h"
 #include <fcntl.h>
+#include <sys/stat.h>
+
+/* Can the device be used? It is not opened: the kernel would look for partitions, and wait for a
+ * server that is gone. */
+static int look_at(const char *device)
+{
+    struct stat st;
+    if (stat(device, &st) == 0 && S_ISBLK(st.st_mode))
+        return access(device, R_OK | W_OK) < 0 ? -errno : 0;
+    autofd int fd = open(device, O_RDWR | O_CLOEXEC);
+    return fd < 0 ? -errno : 0;
+}
 
 int qn_check_connect(const struct qn_command *command)
 {
@@ -20,16 +32,16 @@ int qn_check_connect(const struct qn_command *command)
 
 int qn_check_device(const struct qn_command *command)
 {
-    autofd int fd = open(command->connect, O_RDWR | O_CLOEXEC);
-    return fd < 0 ? qi_error("Failed to open %s: %s", command->connect, strerror(errno)) : 0;
+    int r = look_at(command->connect);
+    return r < 0 ? qi_error("Failed to open %s: %s", command->connect, strerror(-r)) : 0;
 }
 
 int qn_disconnect(const char *device)
 {
     struct hws_error err = {0};
-    autofd int fd = open(device, O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        return qi_error("Cannot open %s: %s", device, strerror(errno));
+    int r = look_at(device);
+    if (r < 0)
+        return qi_error("Cannot open %s: %s", device, strerror(-r));
     if (engine_nbd_disconnect(device, &err) < 0)
         return qi_error("%s", err.text);
     printf("%s disconnected\n", device);

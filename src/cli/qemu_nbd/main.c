@@ -380,6 +380,7 @@ static int serve_at(struct server *server, int fd)
                                    .cut_clients = true,
                                    .until_left = !server->command->persistent,
                                    .clients_wait = true,
+                                   .no_heir = true,
                                    .started = started,
                                    .arg = server};
     json_t *config = make_config(server, fd);
