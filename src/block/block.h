@@ -167,6 +167,8 @@ HWS_MUST_CHECK int co_block_write_compressed(struct block_node *node, uint64_t o
 int block_compress_level_max(const struct block_node *node);
 /** What the format allocates in, 0 where it does not. */
 uint32_t block_cluster_bytes(const struct block_node *node);
+/** Does its data lie on a disk that turns? That of the layers below is not looked at. */
+bool block_is_rotational(const struct block_node *node);
 /** A hint; parts that the driver cannot discard are left. */
 HWS_MUST_CHECK int co_block_discard(struct block_node *node, uint64_t offset, uint64_t length);
 /** All writes completed before are durable on return, in the node and what it writes to. */

@@ -36,6 +36,7 @@ struct block_limits {
     uint32_t optimal_bytes;     /* best request size and alignment (a cluster) */
     uint64_t transfer_max;      /* bytes a read or write */
     uint64_t zero_max, discard_max;
+    bool rotational; /* it lies on a disk that turns; of formats, what their data lies on */
 };
 
 struct block_node {

@@ -85,6 +85,8 @@ static struct block_node *new_node(const struct place *place, const struct block
 static void settle_limits(struct block_node *node)
 {
     struct block_limits *limits = &node->limits;
+    const struct block_node *data = node->child[BLOCK_DATA] ?: node->child[BLOCK_FILE];
+    limits->rotational |= data && data->limits.rotational;
     limits->request_alignment = MAX(limits->request_alignment, 1u);
     limits->memory_alignment = MAX(limits->memory_alignment, 1u);
     assert(is_power_of_2(limits->request_alignment) && is_power_of_2(limits->memory_alignment));

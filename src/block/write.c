@@ -159,6 +159,11 @@ int block_compress_level_max(const struct block_node *node)
     return node->driver->co_write_compressed ? node->compress_level_max : 0;
 }
 
+bool block_is_rotational(const struct block_node *node)
+{
+    return node->limits.rotational;
+}
+
 uint32_t block_cluster_bytes(const struct block_node *node)
 {
     return node->driver->kind == BLOCK_FORMAT ? node->limits.optimal_bytes : 0;

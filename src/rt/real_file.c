@@ -14,6 +14,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -69,6 +70,32 @@ static bool is_in_memory(int fd)
 {
     struct statfs fs;
     return fstatfs(fd, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC);
+}
+
+/* @return whether the file of /sys is there. */
+static bool read_rotational(dev_t device, const char *way, bool *ret)
+{
+    char path[80], digit = '0';
+    snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%squeue/rotational", major(device),
+             minor(device), way);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    *ret = read(fd, &digit, 1) == 1 && digit == '1';
+    close(fd);
+    return true;
+}
+
+bool rt_file_is_rotational(const struct rt_file *file)
+{
+    struct stat st;
+    bool rotational = false;
+    if (file->fd < 0 || fstat(file->fd, &st) < 0)
+        return false;
+    dev_t device = S_ISBLK(st.st_mode) ? st.st_rdev : st.st_dev;
+    if (!read_rotational(device, "", &rotational))
+        (void)read_rotational(device, "../", &rotational); /* of a partition: its disk's */
+    return rotational;
 }
 
 /* Makes a file of @fd, which it owns from here when it succeeds. */

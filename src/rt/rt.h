@@ -234,6 +234,12 @@ int rt_file_fd(const struct rt_file *file);
 HWS_MUST_CHECK int co_stat(struct rt_file *file, struct rt_stat *ret);
 
 /**
+ * Does it lie on a disk that turns, as the kernel says of it? False where the kernel does not say
+ * (network and memory file systems), and in the simulator. Reads a file of /sys. Any thread.
+ */
+bool rt_file_is_rotational(const struct rt_file *file);
+
+/**
  * Reads at @offset, whole or up to the end of the file.
  * @return bytes read (fewer than buffer.length only at the end of file), or -errno.
  */

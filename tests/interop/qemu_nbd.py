@@ -32,6 +32,7 @@ from common import SKIP, TIMEOUT_S, Failure, Tools
 SEEDS = int(os.environ.get("HAWSER_SEEDS", "12"))
 ENVIRONMENT = dict(os.environ, LC_ALL="C", TZ="UTC")
 OPTION = b"IHAVEOPT"
+ROTATIONAL = 1 << 4
 WHO = ("theirs", "ours")
 
 
@@ -159,10 +160,11 @@ def exact(s, count):
 
 
 def choose_export(s, name=b""):
-    """The oldest way in. @return size and flags."""
+    """The oldest way in. @return size and flags, but for what is told of the disk (docs/qemu-nbd.md)."""
     assert exact(s, 18)[:16] == b"NBDMAGIC" + OPTION
     s.sendall(struct.pack(">I", 3) + OPTION + struct.pack(">II", 1, len(name)) + name)
-    return struct.unpack(">QH", exact(s, 10))
+    size, flags = struct.unpack(">QH", exact(s, 10))
+    return size, flags & ~ROTATIONAL
 
 
 def disconnect(s):
@@ -174,7 +176,7 @@ def told(bench, who, server, name=""):
     """What nbdinfo tells of the export, without what may differ (docs/qemu-nbd.md)."""
     info = json.loads(bench.tool(who, "nbdinfo", "--json", server.uri(name)).stdout)
     export = info["exports"][0]
-    for key in ("uri", "block_size_preferred"):
+    for key in ("uri", "block_size_preferred", "is_rotational"):
         export.pop(key, None)
     return info
 

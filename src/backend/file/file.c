@@ -151,6 +151,7 @@ static void set_limits(struct block_node *node)
     }
     /* Less than a block frees nothing. Any logical block size that Linux has divides a page. */
     node->limits.discard_alignment = 4096;
+    node->limits.rotational = rt_file_is_rotational(f->handle);
     if (f->stat.is_block_device)
         node->limits.zero_alignment = 4096;
     node->write_flags = BLOCK_FUA;

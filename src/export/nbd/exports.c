@@ -82,6 +82,8 @@ uint16_t nbd_export_flags(const struct nbd_export *export, bool structured)
         flags |= NBD_FLAG_READ_ONLY;
     else
         flags |= NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
+    if (export->rotational)
+        flags |= NBD_FLAG_ROTATIONAL;
     if (structured)
         flags |= NBD_FLAG_SEND_DF;
     return (uint16_t)flags;
@@ -146,6 +148,7 @@ int co_nbd_export_add(struct nbd_server *server, struct block_root *root,
     export->kernel_ended = options->kernel_ended;
     export->kernel_ended_arg = options->kernel_ended_arg;
     uint32_t cluster = block_cluster_bytes(block_root_node(root));
+    export->rotational = block_is_rotational(block_root_node(export->root));
     export->preferred_bytes = MIN(MAX(cluster, 4096u), (uint32_t)(64 * KiB));
     export->no_depth = options->no_depth;
     if (options->bitmaps)
@@ -279,7 +282,8 @@ unsigned nbd_export_copy_sockets(struct nbd_export *export, int ret_fds[NBD_KERN
 
 uint16_t nbd_kernel_flags(const struct nbd_export *export)
 {
-    return nbd_export_flags(export, false);
+    /* As every device of an image: the disk below has a scheduler of its own. */
+    return nbd_export_flags(export, false) & (uint16_t)~NBD_FLAG_ROTATIONAL;
 }
 
 int co_nbd_export_remove(struct nbd_export *export, bool force, struct hws_error *err)

@@ -160,6 +160,7 @@ struct nbd_export {
     struct block_root *root;
     char *name, *description;
     uint32_t preferred_bytes; /* of requests, as clients are told */
+    bool rotational;          /* likewise */
     char **bitmaps;           /* that clients may see, NULL at the end; NULL: all */
     bool read_only, no_depth, removed;
     unsigned connections, connections_max;
