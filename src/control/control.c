@@ -151,6 +151,8 @@ static const char *key_of(const struct object_type *type, json_t *item)
     const char *field = "id";
     if (type == &snapshot_type || type == &pool_type || type == &class_type || type == &volume_type)
         field = "name";
+    if (type == &job_type)
+        field = "key";
     return json_string_value(json_object_get(item, field));
 }
 
@@ -185,19 +187,6 @@ int control_page(struct control *control, const struct object_type *type, const 
     if (r < 0)
         json_decref(*ret);
     return r;
-}
-
-int control_job_list(struct control *control, json_t **ret, struct hws_error *err)
-{
-    struct store_query query = {.kind = "intent"};
-    json_t *list = NULL, *intent;
-    size_t i;
-    int r = control->store->driver->list(control->store, &query, &list, err);
-    if (r < 0)
-        return r;
-    json_array_foreach(list, i, intent) json_object_del(intent, "params");
-    *ret = json_pack("{s:o}", "items", list);
-    return 0;
 }
 
 int control_counts(struct control *control, json_t **ret, struct hws_error *err)

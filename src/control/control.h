@@ -42,6 +42,8 @@ void control_close(struct control *control);
 void control_tick(struct control *control);
 
 #define CONTROL_PAGE_MAX 1000
+/** Ended jobs that are remembered. */
+#define JOBS_KEPT 1000
 
 /** What of a list is wanted. */
 struct control_page {
@@ -123,6 +125,16 @@ HWS_MUST_CHECK int control_snapshot_delete(struct control *control, const char *
 
 /** Operations that are under way or not finished: [{"id", "operation", "object", "created"}]. */
 HWS_MUST_CHECK int control_job_list(struct control *control, json_t **ret, struct hws_error *err);
+
+/** Jobs that have ended, the oldest first; the last JOBS_KEPT are remembered. */
+HWS_MUST_CHECK int control_job_history(struct control *control, const struct control_page *page,
+                                       json_t **ret, struct hws_error *err);
+/** One that runs, or has ended. */
+HWS_MUST_CHECK int control_job_show(struct control *control, const char *job, json_t **ret,
+                                    struct hws_error *err);
+/** Only what is done in the background; until hawserd's next start it is not begun again. */
+HWS_MUST_CHECK int control_job_cancel(struct control *control, const char *job, json_t **ret,
+                                      struct hws_error *err);
 
 /** How many objects there are: {"pools", "volumes", "snapshots", "attachments", "jobs"}. */
 HWS_MUST_CHECK int control_counts(struct control *control, json_t **ret, struct hws_error *err);

@@ -9,6 +9,7 @@
 #include "control/control_check.h"
 #include "control/fake_engines.h"
 #include <ftw.h>
+#include <stdatomic.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -665,6 +666,105 @@ static void a_merge_makes_way(void **state)
     control_close(control);
 }
 
+static atomic_bool reached, go_on;
+
+static void hold_up(void *arg, const char *where)
+{
+    if (strcmp(where, "a merge begins") != 0)
+        return;
+    atomic_store(&reached, true);
+    while (!atomic_load(&go_on))
+        usleep(1000);
+}
+
+static struct control *open_background(void (*at)(void *, const char *))
+{
+    struct control_options options = {
+        .folder = in_top("state"), .engines = &engines_fake, .background = true};
+    struct control *control = NULL;
+    fake_engines_prepare(in_top("run"), at);
+    must(control_open(&options, &control, &error));
+    return control;
+}
+
+/* The only job that runs, or that has ended last; NULL where there is none. */
+static json_t *job_of(struct control *control, bool ended)
+{
+    const struct control_page page = {0};
+    auto_json *list = NULL;
+    must(ended ? control_job_history(control, &page, &list, &error)
+               : control_job_list(control, &list, &error));
+    json_t *items = json_object_get(list, "items");
+    size_t count = json_array_size(items);
+    return count ? json_incref(json_array_get(items, count - 1)) : NULL;
+}
+
+static const char *text_of(const json_t *job, const char *member)
+{
+    return json_string_value(json_object_get(job, member));
+}
+
+static void jobs_are_told_cancelled_and_remembered(void **state)
+{
+    clean();
+    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
+    struct control *control = open_control(NULL);
+    need_middle_deleted(control);
+    control_close(control);
+    control = open_background(hold_up);
+    for (unsigned i = 0; !atomic_load(&reached); i++) {
+        assert_true(i < 20000);
+        usleep(1000);
+    }
+    auto_json *job = job_of(control, false), *shown = NULL, *ended = NULL;
+    assert_string_equal(text_of(job, "operation"), "merge");
+    assert_string_equal(text_of(job, "state"), "running");
+    must(CALL(control_job_cancel, control, text_of(job, "id")));
+    atomic_store(&go_on, true);
+    must(with(control_volume_attach, control, "v", "{\"user\": \"a\"}")); /* it makes way */
+    must(control_job_show(control, text_of(job, "id"), &shown, &error));
+    assert_string_equal(text_of(shown, "state"), "cancelled");
+    assert_int_equal(CALL(control_job_cancel, control, text_of(job, "id")), -EINVAL);
+    assert_int_equal(CALL(control_job_cancel, control, "none"), -ENOENT);
+    assert_int_equal(count_layers(control), 3);
+    check_all(control);
+    control_close(control);
+    control = open_background(NULL);
+    for (unsigned i = 0; count_layers(control) > 2; i++) {
+        assert_true(i < 20000);
+        usleep(1000);
+    }
+    must(run_detach(control));
+    ended = job_of(control, true);
+    assert_string_equal(text_of(ended, "state"), "concluded");
+    assert_int_equal(json_integer_value(json_object_get(ended, "total")), 2);
+    check_all(control);
+    control_close(control);
+}
+
+/* One more than are remembered: the oldest has gone. */
+static void the_history_has_an_end(void **state)
+{
+    clean();
+    struct control *control = open_control(NULL);
+    struct op op = {.control = control, .type = &merge_operation, .result = json_object()};
+    const struct control_page page = {.limit = CONTROL_PAGE_MAX};
+    auto_json *list = NULL;
+    op.params = json_pack("{s:i}", "started", 5);
+    for (unsigned i = 0; i < JOBS_KEPT + 3; i++) {
+        auto_batch batch = {0};
+        id_make(op.id);
+        must(job_note(&op, "concluded", &batch, &error));
+        must(batch_commit(&batch, control, &error));
+    }
+    must(control_job_history(control, &page, &list, &error));
+    assert_int_equal(json_array_size(json_object_get(list, "items")), JOBS_KEPT);
+    assert_null(json_object_get(list, "next"));
+    json_decref(op.params);
+    json_decref(op.result);
+    control_close(control);
+}
+
 static int make_top(void **state)
 {
     snprintf(top, sizeof(top), "%s/hawser-control.XXXXXX",
@@ -691,6 +791,8 @@ int main(void)
         cmocka_unit_test(attachments_that_are_gone_are_forgotten),
         cmocka_unit_test(only_layers_of_nobody_are_merged),
         cmocka_unit_test(a_merge_makes_way),
+        cmocka_unit_test(jobs_are_told_cancelled_and_remembered),
+        cmocka_unit_test(the_history_has_an_end),
     };
     return cmocka_run_group_tests(tests, make_top, remove_top);
 }

@@ -17,6 +17,8 @@
 
 #define MERGE_TIMEOUT_MS (7 * 24 * 3600 * 1000u)
 #define LOOK_TIMEOUT_MS  60000
+#define LOOK_TRIES       50
+#define LOOK_AGAIN_US    100000
 #define WAIT_MS          200
 #define CALL_TIMEOUT_MS  60000
 #define ALLOW_MAX        80
@@ -77,7 +79,13 @@ static int look_at_file(const struct engine_merge *merge, bool *ret, struct hws_
     if (merge->id) /* its engine has it open; no job is about to change that name */
         arguments[used++] = (char *)"-U";
     arguments[used++] = (char *)merge->path;
-    int r = tool_run(arguments, LOOK_TIMEOUT_MS, &output, err);
+    int r = -EIO;
+    /* A tool that was told to end with its hawserd may hold the image a moment longer. */
+    for (unsigned i = 0; r == -EIO && i < LOOK_TRIES; i++) {
+        if (i > 0)
+            usleep(LOOK_AGAIN_US);
+        r = tool_run(arguments, LOOK_TIMEOUT_MS, &output, err);
+    }
     if (r < 0)
         return r;
     auto_json *info = json_loads(output ? output : "", 0, NULL);
@@ -114,6 +122,13 @@ static int ask(const struct attachment *engine, const char *method, json_t *para
     return attachment_call_within(engine, method, params, CALL_TIMEOUT_MS, ret, err);
 }
 
+static bool tell(const struct engine_merge *merge, const json_t *job)
+{
+    uint64_t done = (uint64_t)json_integer_value(json_object_get(job, "done-bytes"));
+    uint64_t total = (uint64_t)json_integer_value(json_object_get(job, "total-bytes"));
+    return merge->progress && merge->progress(merge->arg, done, total);
+}
+
 /* Waits for the end of @job, cancelling it when it is to. @return how it ended; a new reference. */
 static int wait_for(const struct attachment *engine, json_t *job, const struct engine_merge *merge,
                     bool cancel, json_t **ret, struct hws_error *err)
@@ -122,9 +137,7 @@ static int wait_for(const struct attachment *engine, json_t *job, const struct e
     bool asked = false;
     int r = 0;
     while (r == 0 && !has_ended(now)) {
-        uint64_t done = (uint64_t)json_integer_value(json_object_get(now, "done-bytes"));
-        uint64_t total = (uint64_t)json_integer_value(json_object_get(now, "total-bytes"));
-        cancel |= merge->progress && merge->progress(merge->arg, done, total);
+        cancel |= tell(merge, now);
         if (cancel && !asked) {
             auto_json *answer = NULL;
             asked = true; /* one that concludes already has its end near */
@@ -136,9 +149,11 @@ static int wait_for(const struct attachment *engine, json_t *job, const struct e
                 json_pack("{s:s, s:i}", "id", text_of(job, "id"), "timeout-ms", WAIT_MS), &now,
                 err);
     }
-    if (r == 0)
-        *ret = now;
-    return r;
+    if (r < 0)
+        return r;
+    (void)tell(merge, now);
+    *ret = now;
+    return 0;
 }
 
 static int end_others(const struct attachment *engine, struct hws_error *err)

@@ -74,6 +74,18 @@ HWS_MUST_CHECK int merger_start(struct control *control, struct hws_error *err);
 void merger_stop(struct control *control);
 /** A layer may have lost its last name: it is looked for soon. */
 void merger_wake(struct control *control);
+/** Adds to the JSON of a merge's intent how far it is. */
+void merger_describe(struct control *control, json_t *intent);
+/** Stops the merge of that volume, and leaves it alone. -EINVAL where none runs. */
+HWS_MUST_CHECK int merger_cancel(struct control *control, const char *volume,
+                                 struct hws_error *err);
+bool merger_is_cancelled(struct control *control, const char *volume);
+
+/* ---- jobs.c ---- */
+
+/** Adds to @batch that a merge has ended so, as its op->result tells; the oldest goes. */
+HWS_MUST_CHECK int job_note(struct op *op, const char *state, struct batch *batch,
+                            struct hws_error *err);
 
 /* ---- op_pool.c ---- */
 

@@ -153,6 +153,21 @@ static const struct record_field attachment_fields[] = {
 TABLE(attachment, attachment_record, "attachment", offsetof(struct attachment_record, id),
       NO_FIELD);
 
+static const struct record_field job_fields[] = {
+    ID(job),
+    TEXT(job, operation, "operation", "what it did"),
+    TEXT(job, object, "object", "id of the volume"),
+    TEXT(job, key, "key", "order of the list"),
+    TEXT(job, state, "state", "concluded, failed or cancelled"),
+    TEXT(job, error, "error", "why it failed"),
+    SIZE(job, done_bytes, "done", "bytes"),
+    SIZE(job, total_bytes, "total", "bytes"),
+    UINT(job, ended, "ended", "seconds since 1970"),
+    COMMON(job),
+    {NULL},
+};
+TABLE(job, job, "job", offsetof(struct job, key), NO_FIELD);
+
 int object_parse(const struct object_type *type, const json_t *value, void *ret,
                  struct hws_error *err)
 {

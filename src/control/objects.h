@@ -82,6 +82,14 @@ struct attachment_record {
     uint64_t created, generation;
 };
 
+/** Work in the background that has ended. */
+struct job {
+    char *id, *operation, *object; /* id of the intent that it was; of the volume */
+    char *key;                     /* the moment of its end: the order of the list */
+    char *state, *error;
+    uint64_t done_bytes, total_bytes, created, ended, generation;
+};
+
 struct object_type {
     const char *kind;
     const struct record_field *fields;
@@ -93,7 +101,7 @@ struct object_type {
 #define NO_FIELD SIZE_MAX
 
 extern const struct object_type pool_type, class_type, volume_type, layer_type, snapshot_type,
-    attachment_type;
+    attachment_type, job_type;
 
 extern const char *const format_choices[]; /* of volumes that are made */
 extern const char *const fs_choices[];
@@ -126,12 +134,14 @@ AUTO_RECORD(volume)
 AUTO_RECORD(layer)
 AUTO_RECORD(snapshot)
 AUTO_RECORD(attachment)
+AUTO_RECORD(job)
 
 #define auto_pool       __attribute__((cleanup(cleanup_pool_))) struct pool
 #define auto_class      __attribute__((cleanup(cleanup_class_))) struct class
 #define auto_volume     __attribute__((cleanup(cleanup_volume_))) struct volume
 #define auto_layer      __attribute__((cleanup(cleanup_layer_))) struct layer
 #define auto_snapshot   __attribute__((cleanup(cleanup_snapshot_))) struct snapshot
+#define auto_job        __attribute__((cleanup(cleanup_job_))) struct job
 #define auto_attachment __attribute__((cleanup(cleanup_attachment_))) struct attachment_record
 
 static inline void cleanup_json_(json_t **value)

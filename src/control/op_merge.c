@@ -25,7 +25,9 @@
 
 static bool tell(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 {
-    const struct op *op = arg;
+    struct op *op = arg;
+    json_object_set_new(op->result, "done", json_integer((json_int_t)done_bytes));
+    json_object_set_new(op->result, "total", json_integer((json_int_t)total_bytes));
     return op->watch && op->watch->progress(op->watch->arg, op->object, done_bytes, total_bytes);
 }
 
@@ -76,7 +78,19 @@ static int look_and_merge(struct op *op, const struct engine_merge *merge, struc
 
 static int merge_layers(struct op *op, struct hws_error *err)
 {
-    return with_merge(op, look_and_merge, err);
+    struct hws_error why = {0};
+    int r = tell(op, 0, 0) ? hws_fail(&why, ECANCELED, "it makes way")
+                           : with_merge(op, look_and_merge, &why);
+    if (r == 0)
+        return 0;
+    /* What only makes way is no end of a job. */
+    if (r != -ECANCELED) {
+        json_object_set_new(op->result, "state", json_string("failed"));
+        json_object_set_new(op->result, "error", json_string(why.text));
+    } else if (merger_is_cancelled(op->control, op->object)) {
+        json_object_set_new(op->result, "state", json_string("cancelled"));
+    }
+    return hws_fail(err, -r, "%s", why.text);
 }
 
 /* Where nobody can tell, the step that comes forward cannot either, and all is left for later. */
@@ -126,12 +140,14 @@ static int merge_end(struct op *op, struct batch *batch, struct hws_error *err)
     journal_add(
         batch, &purge_operation, layer.id,
         json_pack("{s:s, s:[s]}", "pool", op_text(op, "pool"), "files", op_text(op, "gone")));
-    return 0;
+    return job_note(op, "concluded", batch, err);
 }
 
 static int merge_undone(struct op *op, struct batch *batch, struct hws_error *err)
 {
-    return 0; /* the layer above may hold more than before; it reads the same */
+    /* The layer above may hold more than before; it reads the same. */
+    const char *state = json_string_value(json_object_get(op->result, "state"));
+    return state ? job_note(op, state, batch, err) : 0;
 }
 
 const struct operation merge_operation = {
@@ -316,9 +332,10 @@ static int begin(struct control *control, const struct candidate *c,
         control_unlock_model(control);
         return r;
     }
-    json_t *params = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s*, s:s*}", "pool", pool.id, "layer",
-                               c->layer.id, "above", c->above.id, "path", path, "gone", gone,
-                               "below", under, "below-format", below.format);
+    json_t *params =
+        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s*, s:s*, s:I}", "pool", pool.id, "layer",
+                  c->layer.id, "above", c->above.id, "path", path, "gone", gone, "below", under,
+                  "below-format", below.format, "started", (json_int_t)time(NULL));
     return journal_run_watched(control, &merge_operation, c->volume, params, &batch, watch, err);
 }
 

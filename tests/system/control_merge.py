@@ -85,6 +85,13 @@ def test_of_a_volume_in_use_and_not():
             d.delete(f"/v1/volumes/v/snapshots/{name}")
             merged(d, left)
             check_images()
+        jobs = d.get("/v1/jobs?state=ended")["items"]
+        assert [job["state"] for job in jobs if job["state"] != "failed"] == ["concluded"] * 4, jobs
+        assert all(job["operation"] == "merge" and job["created"] <= job["ended"] for job in jobs), jobs
+        assert jobs[0]["done"] == jobs[0]["total"] > 0 and d.get(f"/v1/jobs/{jobs[0]['id']}") == jobs[0], jobs
+        assert d.refused("POST", f"/v1/jobs/{jobs[0]['id']}/cancel", {}) == "invalid"
+        assert d.refused("POST", "/v1/jobs/none/cancel", {}) == "not-found"
+        assert d.refused("GET", "/v1/jobs?state=x") == "invalid"
         device = attach(d)
         content.check(device)
         detach(d)

@@ -119,7 +119,21 @@ CALL(attachment_list)
 
 CALL(job_list)
 {
-    return control_job_list(c->control, ret, err);
+    const char *state = http_query(c->request, "state");
+    if (!state || !strcmp(state, "running"))
+        return control_job_list(c->control, ret, err);
+    return strcmp(state, "ended") ? hws_fail(err, EINVAL, "state can be running or ended")
+                                  : control_job_history(c->control, &c->page, ret, err);
+}
+
+CALL(job_show)
+{
+    return control_job_show(c->control, c->argument[0], ret, err);
+}
+
+CALL(job_cancel)
+{
+    return control_job_cancel(c->control, c->argument[0], ret, err);
 }
 
 const struct rest_route rest_routes[] = {
@@ -146,5 +160,7 @@ const struct rest_route rest_routes[] = {
     {"DELETE", "/v1/volumes/*/snapshots/*", 204, snapshot_delete},
     {"GET", "/v1/attachments", 200, attachment_list},
     {"GET", "/v1/jobs", 200, job_list},
+    {"GET", "/v1/jobs/*", 200, job_show},
+    {"POST", "/v1/jobs/*/cancel", 200, job_cancel},
     {NULL},
 };
