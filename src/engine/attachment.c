@@ -18,6 +18,7 @@
 #define ATTACHMENTS_MAX 10000
 #define REMOVE_TRIES    3
 #define LOCK_TRIES      10
+#define LOOK_TRIES      10000
 #define LOCK_RETRY_US   500
 
 /* All that an attachment's folder may hold. */
@@ -244,11 +245,20 @@ char *attachment_leftover(const char *path)
     return overlay_find_leftover(path);
 }
 
-/* Who only looks whether an engine lives (is_locked()) holds it for a moment, too. */
+static bool is_only_looked_at(int fd)
+{
+    bool shared = flock(fd, LOCK_SH | LOCK_NB) == 0;
+    if (shared)
+        flock(fd, LOCK_UN);
+    return shared;
+}
+
+/* Who only looks whether an engine lives (is_locked()) shares it for a moment, which may be long on
+ * a busy host. */
 static int lock_alone(int fd)
 {
     for (unsigned n = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; n++) {
-        if (errno != EWOULDBLOCK || n == LOCK_TRIES)
+        if (errno != EWOULDBLOCK || n == LOOK_TRIES || (n >= LOCK_TRIES && !is_only_looked_at(fd)))
             return -1;
         usleep(LOCK_RETRY_US);
     }

@@ -65,7 +65,7 @@ static void an_engine_s_lock_is_respected(void **state)
 
 static void *look(void *arg)
 {
-    usleep(1000);
+    usleep(300000);
     close(*(int *)arg);
     return NULL;
 }
