@@ -297,7 +297,8 @@ const struct cli_command cli_volume_command = {
     .name = "volume",
     .summary = "Manage volumes and their snapshots",
     .synopsis = "[OPTION...] list\n"
-                "[OPTION...] create|show|delete|attach|detach|protect|unprotect|snapshots VOLUME\n"
+                "[OPTION...] create|show|delete|attach|detach|snapshots VOLUME\n"
+                "[OPTION...] protect|unprotect VOLUME\n"
                 "[OPTION...] resize VOLUME SIZE\n"
                 "[OPTION...] rename VOLUME NAME\n"
                 "[OPTION...] snapshot|delete-snapshot|revert VOLUME SNAPSHOT",
