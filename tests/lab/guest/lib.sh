@@ -12,6 +12,7 @@ step() {
 set -E
 trap 'told_failure $? "${BASH_SOURCE[0]##*/}" $LINENO "$BASH_COMMAND"' ERR
 told_failure() {
+    [[ $- == *e* ]] || return 0 # in $(...), where a failure ends nothing
     trap - ERR
     echo "FAIL: $2, line $3: exit code $1 of: $4"
     ! declare -F on_failure >/dev/null || on_failure
