@@ -338,7 +338,9 @@ def main():
     results = {}
 
     def wanted(name):
-        return any(word in name for word in options.only.split("|"))
+        """A word that is the whole name of a case means that one, others what contains them."""
+        whole = [case[0] for case in CASES]
+        return any(word == name if word in whole else word in name for word in options.only.split("|"))
 
     with tempfile.TemporaryDirectory(prefix="hawser-bench-", dir=options.folder) as folder:
         for case in CASES:
