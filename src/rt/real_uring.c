@@ -194,7 +194,7 @@ static void kick(struct rt_queue *q)
     struct uring_queue *u = q->impl;
     eventfd_write(u->event_fd, 1);
     /* The ring's word of it would be one event descriptor's by another: kernels lose that. */
-    int told_fd = atomic_load_explicit(&u->told_fd, memory_order_relaxed);
+    int told_fd = atomic_load_explicit(&u->told_fd, memory_order_acquire);
     if (unlikely(told_fd >= 0))
         eventfd_write(told_fd, 1);
 }
