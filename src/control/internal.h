@@ -126,6 +126,9 @@ HWS_MUST_CHECK int layer_make(const struct pool *pool, const struct layer *paren
 
 /** Removes a file durably. One that is gone is no error. */
 HWS_MUST_CHECK int file_unlink(const char *path, struct hws_error *err);
+
+/** A step taken back: removes the file at op_text(@op, @key), once the pool of @op is there. */
+HWS_MUST_CHECK int layer_unmake(struct op *op, const char *key, struct hws_error *err);
 /** Makes what happened to names in the folder of @path durable. */
 HWS_MUST_CHECK int folder_sync(const char *path, struct hws_error *err);
 

@@ -76,6 +76,11 @@ static int back(struct op *op, struct hws_error *err)
     return r < 0 ? r : end(op, true, err);
 }
 
+enum op_direction op_always_back(struct op *op)
+{
+    return OP_BACK;
+}
+
 /* A step has failed with @result: the operation is taken back, completed, or left for later. */
 static int settle(struct op *op, int result, struct hws_error *err)
 {

@@ -54,6 +54,9 @@ struct operation {
     int (*undone)(struct op *op, struct batch *batch, struct hws_error *err);
 };
 
+/** The direction of an operation that is never completed. */
+enum op_direction op_always_back(struct op *op);
+
 /**
  * Runs an operation on @object, which the caller has locked. @begin what it reserves; committed
  * with the intent; the caller has held the model's lock since it decided on it, and this function

@@ -161,6 +161,15 @@ int file_unlink(const char *path, struct hws_error *err)
     return folder_sync(path, err);
 }
 
+int layer_unmake(struct op *op, const char *key, struct hws_error *err)
+{
+    auto_pool pool = {0};
+    int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
+    if (r == 0)
+        r = pool_check(&pool, err);
+    return r == 0 ? file_unlink(op_text(op, key), err) : r;
+}
+
 /* ---- the operation that removes files ---- */
 
 static int purge_files(struct op *op, struct hws_error *err)

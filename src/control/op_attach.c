@@ -95,11 +95,6 @@ static int grow_fs(struct op *op, struct hws_error *err)
     return 0;
 }
 
-static enum op_direction always_back(struct op *op)
-{
-    return OP_BACK;
-}
-
 static int attach_end(struct op *op, struct batch *batch, struct hws_error *err)
 {
     auto_attachment attachment = {0};
@@ -132,7 +127,7 @@ const struct operation volume_attach_operation = {
     .steps = {{"start the engine", start_engine, stop_engine},
               {"grow the file system", grow_fs, NULL},
               {NULL}},
-    .direction = always_back,
+    .direction = op_always_back,
     .end = attach_end,
     .undone = attach_undone,
 };

@@ -189,11 +189,6 @@ static int remove_pool(struct op *op, struct hws_error *err)
     return r;
 }
 
-static enum op_direction always_back(struct op *op)
-{
-    return OP_BACK;
-}
-
 static int pool_end(struct op *op, struct batch *batch, struct hws_error *err)
 {
     auto_pool pool = {0};
@@ -211,7 +206,7 @@ static int pool_undone(struct op *op, struct batch *batch, struct hws_error *err
 const struct operation pool_create_operation = {
     .name = "pool-create",
     .steps = {{"make the folder", make_pool, remove_pool}, {NULL}},
-    .direction = always_back,
+    .direction = op_always_back,
     .end = pool_end,
     .undone = pool_undone,
 };

@@ -26,16 +26,7 @@ static int make_layer(struct op *op, struct hws_error *err)
 
 static int remove_layer(struct op *op, struct hws_error *err)
 {
-    auto_pool pool = {0};
-    int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
-    if (r == 0)
-        r = pool_check(&pool, err);
-    return r == 0 ? file_unlink(op_text(op, "path"), err) : r;
-}
-
-static enum op_direction always_back(struct op *op)
-{
-    return OP_BACK;
+    return layer_unmake(op, "path", err);
 }
 
 static int revert_end(struct op *op, struct batch *batch, struct hws_error *err)
@@ -77,7 +68,7 @@ static int revert_undone(struct op *op, struct batch *batch, struct hws_error *e
 const struct operation volume_revert_operation = {
     .name = "volume-revert",
     .steps = {{"make the layer", make_layer, remove_layer}, {NULL}},
-    .direction = always_back,
+    .direction = op_always_back,
     .end = revert_end,
     .undone = revert_undone,
 };

@@ -105,22 +105,12 @@ static int make_clone(struct op *op, struct hws_error *err)
 
 static int remove_clone(struct op *op, struct hws_error *err)
 {
-    auto_pool pool = {0};
-    if (!op_text(op, "clone"))
-        return 0;
-    int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
-    if (r == 0)
-        r = pool_check(&pool, err);
-    return r == 0 ? file_unlink(op_text(op, "clone-path"), err) : r;
+    return op_text(op, "clone") ? layer_unmake(op, "clone-path", err) : 0;
 }
 
 static int remove_overlay(struct op *op, struct hws_error *err)
 {
-    auto_pool pool = {0};
-    int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
-    if (r == 0)
-        r = pool_check(&pool, err);
-    return r == 0 ? file_unlink(op_text(op, "path"), err) : r;
+    return layer_unmake(op, "path", err);
 }
 
 static int end_snapshot(struct op *op, struct layer *old, struct batch *batch,

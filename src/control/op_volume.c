@@ -67,18 +67,7 @@ static int make_image(struct op *op, struct hws_error *err)
 
 static int unmake_image(struct op *op, struct hws_error *err)
 {
-    if (!op_text(op, "path"))
-        return 0;
-    auto_pool pool = {0};
-    int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
-    if (r == 0)
-        r = pool_check(&pool, err);
-    return r == 0 ? file_unlink(op_text(op, "path"), err) : r;
-}
-
-static enum op_direction always_back(struct op *op)
-{
-    return OP_BACK;
+    return op_text(op, "path") ? layer_unmake(op, "path", err) : 0;
 }
 
 static int create_end(struct op *op, struct batch *batch, struct hws_error *err)
@@ -102,7 +91,7 @@ static int create_undone(struct op *op, struct batch *batch, struct hws_error *e
 const struct operation volume_create_operation = {
     .name = "volume-create",
     .steps = {{"make the image", make_image, unmake_image}, {NULL}},
-    .direction = always_back,
+    .direction = op_always_back,
     .end = create_end,
     .undone = create_undone,
 };
