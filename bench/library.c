@@ -10,6 +10,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "places.h"
 #include <hawser/hawser.h>
 #include <poll.h>
 #include <stdio.h>
@@ -17,29 +18,6 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
-
-#define BYTES     4096u
-#define STEP      (4096ull * 10007)
-#define DEPTH_MAX 256u
-
-static uint64_t size, next_offset;
-
-static uint64_t place(void)
-{
-    uint64_t offset = next_offset;
-    next_offset += STEP;
-    if (next_offset > size - BYTES)
-        next_offset %= size - BYTES + 1;
-    next_offset -= next_offset % BYTES;
-    return offset;
-}
-
-static int64_t now_ns(clockid_t clock)
-{
-    struct timespec now;
-    clock_gettime(clock, &now);
-    return now.tv_sec * 1000000000ll + now.tv_nsec;
-}
 
 static _Noreturn void fail(const char *what, const struct hws_error *err)
 {

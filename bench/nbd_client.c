@@ -15,6 +15,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/random.h"
+#include "bench/give.h"
 #include "bench/rounds.h"
 #include "wire/nbd/nbd.h"
 #include <err.h>
@@ -54,22 +55,6 @@ static void take(int fd, void *bytes, size_t length)
         if (n <= 0)
             errx(1, "the server hung up");
         done += (size_t)n;
-    }
-}
-
-static void give(int fd, struct iovec *iov, unsigned count)
-{
-    while (count > 0) {
-        struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
-        ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL);
-        if (n < 0)
-            err(1, "sendmsg");
-        for (; count > 0 && (size_t)n >= iov->iov_len; iov++, count--)
-            n -= (ssize_t)iov->iov_len;
-        if (count > 0) {
-            iov->iov_base = (char *)iov->iov_base + n;
-            iov->iov_len -= (size_t)n;
-        }
     }
 }
 

@@ -16,6 +16,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/common.h"
+#include "bench/give.h"
 #include "wire/nbd/nbd.h"
 #include <err.h>
 #include <fcntl.h>
@@ -43,22 +44,6 @@ struct reply {
     uint64_t offset;
     size_t bytes; /* of data behind the head */
 };
-
-static void give(int fd, struct iovec *iov, unsigned count)
-{
-    while (count > 0) {
-        struct msghdr message = {.msg_iov = iov, .msg_iovlen = count};
-        ssize_t n = sendmsg(fd, &message, MSG_NOSIGNAL);
-        if (n < 0)
-            err(1, "sendmsg");
-        for (; count > 0 && (size_t)n >= iov->iov_len; iov++, count--)
-            n -= (ssize_t)iov->iov_len;
-        if (count > 0) {
-            iov->iov_base = (char *)iov->iov_base + n;
-            iov->iov_len -= (size_t)n;
-        }
-    }
-}
 
 static bool take(int fd, void *bytes, size_t length)
 {
