@@ -297,6 +297,13 @@ static int take_info(struct talk *talk, struct nbd_listed *export, struct hws_er
     return 0; /* others are told to those who know them */
 }
 
+static void forget_info(struct nbd_listed *export)
+{
+    export->size_bytes = 0;
+    export->flags = 0;
+    export->minimum = export->preferred = export->maximum = 0;
+}
+
 /* @return 1: told, 0: not supported, -errno. */
 static int ask_info(struct talk *talk, struct nbd_listed *export, struct hws_error *err)
 {
@@ -314,6 +321,8 @@ static int ask_info(struct talk *talk, struct nbd_listed *export, struct hws_err
         if (r < 0)
             return r;
         int error = take_error(talk, err);
+        if (error)
+            forget_info(export); /* what it told before it refused counts for nothing */
         if (error)
             return MIN(error, 0);
         if (talk->type == NBD_REP_ACK && talk->length)
