@@ -5,161 +5,11 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "base/log.h"
-#include "control/control_check.h"
-#include "control/fake_engines.h"
-#include <ftw.h>
+#include "control/test_world.h"
 #include <stdatomic.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
-#define KILLED     42
-#define POINTS_MAX 200
-
-static unsigned passed, last;
-
-static void crash_at(void *arg, const char *where)
-{
-    if (++passed == last)
-        _exit(KILLED);
-}
-
-static int remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
-{
-    return remove(path);
-}
-
-static void clean(void)
-{
-    nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-    assert_int_equal(mkdir(top, 0700), 0);
-}
-
-static struct control *open_control(void (*at)(void *, const char *))
-{
-    struct control_options options = {
-        .folder = in_top("state"), .engines = &engines_fake, .at = at};
-    struct control *control = NULL;
-    struct hws_error err = {0};
-    fake_engines_prepare(in_top("run"), at);
-    if (control_open(&options, &control, &err) < 0)
-        fail_msg("%s", err.text);
-    return control;
-}
-
-/* ---- short calls; a failure is returned ---- */
-
-static json_t *request(const char *text)
-{
-    json_error_t where;
-    json_t *value = json_loads(text, 0, &where);
-    if (!value)
-        fail_msg("%s: %s", text, where.text);
-    return value;
-}
-
-#define CALL(function, ...)                               \
-    ({                                                    \
-        json_t *result_ = NULL;                           \
-        error.code = 0;                                   \
-        int r_ = function(__VA_ARGS__, &result_, &error); \
-        json_decref(r_ == 0 ? result_ : NULL);            \
-        r_;                                               \
-    })
-
-static int with(int (*function)(struct control *, const char *, const json_t *, json_t **,
-                                struct hws_error *),
-                struct control *control, const char *object, const char *text)
-{
-    json_t *body = request(text);
-    int r = CALL(function, control, object, body);
-    json_decref(body);
-    return r;
-}
-
-static int pool_create(struct control *control)
-{
-    json_t *body = json_pack("{s:s, s:s, s:[s]}", "name", "pool", "path", in_top("pool"),
-                             "image-roots", in_top("roots"));
-    int r = CALL(control_pool_create, control, body);
-    json_decref(body);
-    return r;
-}
-
-static int volume_create(struct control *control, const char *text)
-{
-    json_t *body = request(text);
-    int r = CALL(control_volume_create, control, body);
-    json_decref(body);
-    return r;
-}
-
-static int detach(struct control *control, const char *volume, const char *text)
-{
-    json_t *body = request(text);
-    error.code = 0;
-    int r = control_volume_detach(control, volume, body, &error);
-    json_decref(body);
-    return r;
-}
-
-/* ---- operations, and what they need ---- */
-
-struct scenario {
-    const char *name;
-    void (*prepare)(struct control *control);
-    int (*run)(struct control *control);
-    /* The operation may be called again after a crash: that is what it then answers. */
-    int again;
-};
-
-static void need_nothing(struct control *control)
-{
-}
-
-static void need_pool(struct control *control)
-{
-    must(pool_create(control));
-}
-
-static void need_volume(struct control *control)
-{
-    must(pool_create(control));
-    must(volume_create(control, "{\"name\": \"v\", \"size\": 1048576}"));
-}
-
-static void need_attached(struct control *control)
-{
-    need_volume(control);
-    must(with(control_volume_attach, control, "v", "{\"user\": \"a\"}"));
-}
-
-static void need_two_users(struct control *control)
-{
-    need_attached(control);
-    must(with(control_volume_attach, control, "v", "{\"user\": \"b\"}"));
-}
-
-static void need_snapshot(struct control *control)
-{
-    need_volume(control);
-    must(with(control_snapshot_create, control, "v", "{\"name\": \"s\"}"));
-}
-
-static void need_two_snapshots(struct control *control)
-{
-    need_snapshot(control);
-    must(with(control_snapshot_create, control, "v", "{\"name\": \"t\"}"));
-}
-
-static void need_image(struct control *control)
-{
-    must(pool_create(control));
-    FILE *file = fopen(in_top("roots/image"), "w");
-    assert_non_null(file);
-    fputs("vmdk 5000\n-\n", file);
-    fclose(file);
-}
+/* ---- operations ---- */
 
 static int run_volume_create(struct control *control)
 {
@@ -219,24 +69,6 @@ static int run_revert(struct control *control)
     return with(control_volume_revert, control, "v", "{\"snapshot\": \"s\"}");
 }
 
-static void need_middle_deleted(struct control *control)
-{
-    need_two_snapshots(control);
-    must(control_snapshot_delete(control, "v", "t", &error));
-}
-
-static void need_lowest_deleted(struct control *control)
-{
-    need_two_snapshots(control);
-    must(control_snapshot_delete(control, "v", "s", &error));
-}
-
-static void need_deleted_in_use(struct control *control)
-{
-    need_middle_deleted(control);
-    must(with(control_volume_attach, control, "v", "{\"user\": \"a\"}"));
-}
-
 /* All that can be merged; what could not be is an error. */
 static int run_merge(struct control *control)
 {
@@ -285,107 +117,21 @@ static const struct scenario scenarios[] = {
     {"rename", need_volume, run_rename, -ENOENT},
 };
 
-static void prepare(const struct scenario *scenario)
-{
-    clean();
-    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
-    struct control *control = open_control(NULL);
-    scenario->prepare(control);
-    control_close(control);
-}
-
-/* Runs the scenario in a process that ends at point @at. @return whether it did. */
-static bool run_until(const struct scenario *scenario, unsigned at)
-{
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        passed = 0;
-        last = 0;
-        struct control *control = open_control(crash_at);
-        passed = 0;
-        last = at;
-        _exit(scenario->run(control) == 0 ? 0 : 1);
-    }
-    int status;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status));
-    if (WEXITSTATUS(status) != KILLED && WEXITSTATUS(status) != 0)
-        fail_msg("%s fails", scenario->name);
-    return WEXITSTATUS(status) == KILLED;
-}
-
-/* The same operation after the crash works, or has been done. */
-static void run_again(const struct scenario *scenario, struct control *control)
-{
-    int r = scenario->run(control);
-    if (r != 0 && r != scenario->again)
-        fail_msg("%s after a crash: %d, %s", scenario->name, r, error.text);
-    check_all(control);
-    if (scenario->run(control) != scenario->again && scenario->again)
-        fail_msg("%s three times: %s", scenario->name, error.text);
-}
-
 static void every_operation_survives_a_kill_at_every_point(void **state)
 {
-    for (unsigned i = 0; i < ARRAY_LEN(scenarios); i++) {
-        const struct scenario *scenario = &scenarios[i];
-        unsigned at = 1;
-        bool killed = true;
-        for (; killed; at++) {
-            assert_true(at < POINTS_MAX);
-            prepare(scenario);
-            killed = run_until(scenario, at);
-            struct control *control = open_control(NULL);
-            check_all(control);
-            run_again(scenario, control);
-            control_close(control);
-        }
-        print_message("%s: %u points\n", scenario->name, at - 2);
-        assert_true(at > 2);
-    }
+    world_kill_operations(scenarios, ARRAY_LEN(scenarios));
 }
 
-/* The recovery is killed too, at every point, and the one after it. */
 static void recovery_survives_a_kill_at_every_point(void **state)
 {
-    for (unsigned i = 0; i < ARRAY_LEN(scenarios); i++) {
-        const struct scenario *scenario = &scenarios[i];
-        for (unsigned first = 3; first < POINTS_MAX; first += 3) {
-            bool killed = true;
-            for (unsigned at = 1; killed; at += 2) {
-                prepare(scenario);
-                if (!run_until(scenario, first))
-                    goto next;
-                pid_t child = fork();
-                if (child == 0) {
-                    passed = 0;
-                    last = at;
-                    open_control(crash_at);
-                    _exit(0);
-                }
-                int status;
-                assert_int_equal(waitpid(child, &status, 0), child);
-                killed = WIFEXITED(status) && WEXITSTATUS(status) == KILLED;
-                struct control *control = open_control(NULL);
-                check_all(control);
-                control_close(control);
-            }
-        }
-    next:;
-    }
+    world_kill_recovery(scenarios, ARRAY_LEN(scenarios));
 }
 
 /* ---- failing steps ---- */
 
 static void a_failing_step_leaves_nothing(void **state)
 {
-    static const struct {
-        const char *function;
-        void (*prepare)(struct control *control);
-        int (*run)(struct control *control);
-        int result;
-    } cases[] = {
+    static const struct failing_step cases[] = {
         {"create", need_pool, run_volume_create, -EIO},
         {"create", need_volume, run_snapshot, -EIO},
         {"create", need_snapshot, run_clone, -EIO},
@@ -403,21 +149,7 @@ static void a_failing_step_leaves_nothing(void **state)
         {"merge", need_deleted_in_use, run_merge, -EIO},
         {"merge-late", need_deleted_in_use, run_merge, 0}, /* the engine has done it */
     };
-    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
-        clean();
-        assert_int_equal(mkdir(in_top("roots"), 0700), 0);
-        struct control *control = open_control(NULL);
-        cases[i].prepare(control);
-        fake_engines_fail(cases[i].function, EIO);
-        int r = cases[i].run(control);
-        if (r != cases[i].result)
-            fail_msg("%s, case %u: %d, %s", cases[i].function, i, r, error.text);
-        check_all(control);
-        r = cases[i].run(control);
-        assert_true(r == 0 || cases[i].result == 0);
-        check_all(control);
-        control_close(control);
-    }
+    world_fail_steps(cases, ARRAY_LEN(cases));
 }
 
 /* A pool that is away: nothing is made in the empty folder, and what was begun is finished later.
@@ -425,7 +157,6 @@ static void a_failing_step_leaves_nothing(void **state)
 static void a_pool_that_is_away_is_not_touched(void **state)
 {
     clean();
-    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
     struct control *control = open_control(NULL);
     need_snapshot(control);
     assert_int_equal(rename(in_top("pool"), in_top("away")), 0);
@@ -491,7 +222,6 @@ static void requests_are_checked(void **state)
         {"{\"name\": \"x\", \"replication\": 2}", -ENOTSUP, "replication"},
     };
     clean();
-    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
     struct control *control = open_control(NULL);
     need_volume(control);
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
@@ -536,7 +266,6 @@ static void limits_of_pools_hold(void **state)
 static void what_is_in_use_is_kept(void **state)
 {
     clean();
-    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
     struct control *control = open_control(NULL);
     need_two_users(control);
     must(with(control_snapshot_create, control, "v", "{\"name\": \"s\"}"));
@@ -571,7 +300,6 @@ static void what_is_in_use_is_kept(void **state)
 static void attachments_that_are_gone_are_forgotten(void **state)
 {
     clean();
-    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
     struct control *control = open_control(NULL);
     auto_attachment attachment = {0};
     auto_volume volume = {0};
@@ -598,13 +326,6 @@ static void attachments_that_are_gone_are_forgotten(void **state)
     control_close(control);
 }
 
-static unsigned count_layers(struct control *control)
-{
-    auto_json *list = NULL;
-    must(object_list(control, &layer_type, NULL, &list, &error));
-    return (unsigned)json_array_size(list);
-}
-
 static bool stop_at_once(void *arg, const char *volume, uint64_t done_bytes, uint64_t total_bytes)
 {
     *(unsigned *)arg += 1;
@@ -614,7 +335,6 @@ static bool stop_at_once(void *arg, const char *volume, uint64_t done_bytes, uin
 static void only_layers_of_nobody_are_merged(void **state)
 {
     clean();
-    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
     struct control *control = open_control(NULL);
     need_two_snapshots(control);
     must(run_merge(control));
@@ -648,7 +368,6 @@ static void a_merge_makes_way(void **state)
     unsigned asked = 0;
     const struct merge_watch watch = {.progress = stop_at_once, .arg = &asked};
     clean();
-    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
     struct control *control = open_control(NULL);
     need_deleted_in_use(control);
     json_t *put_off = json_object();
@@ -677,16 +396,6 @@ static void hold_up(void *arg, const char *where)
         usleep(1000);
 }
 
-static struct control *open_background(void (*at)(void *, const char *))
-{
-    struct control_options options = {
-        .folder = in_top("state"), .engines = &engines_fake, .background = true};
-    struct control *control = NULL;
-    fake_engines_prepare(in_top("run"), at);
-    must(control_open(&options, &control, &error));
-    return control;
-}
-
 /* The only job that runs, or that has ended last; NULL where there is none. */
 static json_t *job_of(struct control *control, bool ended)
 {
@@ -707,7 +416,6 @@ static const char *text_of(const json_t *job, const char *member)
 static void jobs_are_told_cancelled_and_remembered(void **state)
 {
     clean();
-    assert_int_equal(mkdir(in_top("roots"), 0700), 0);
     struct control *control = open_control(NULL);
     need_middle_deleted(control);
     control_close(control);
@@ -765,19 +473,6 @@ static void the_history_has_an_end(void **state)
     control_close(control);
 }
 
-static int make_top(void **state)
-{
-    snprintf(top, sizeof(top), "%s/hawser-control.XXXXXX",
-             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-    log_set_level(LOG_LEVEL_ERROR);
-    return mkdtemp(top) ? 0 : -1;
-}
-
-static int remove_top(void **state)
-{
-    return nftw(top, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -794,5 +489,5 @@ int main(void)
         cmocka_unit_test(jobs_are_told_cancelled_and_remembered),
         cmocka_unit_test(the_history_has_an_end),
     };
-    return cmocka_run_group_tests(tests, make_top, remove_top);
+    return cmocka_run_group_tests(tests, world_make, world_remove);
 }
