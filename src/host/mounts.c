@@ -125,6 +125,19 @@ static int probe_type(const char *device, char *type, size_t type_bytes, struct 
     return r;
 }
 
+/*
+ * XFS refuses a file system whose UUID is mounted already, which a clone's is: what is mounted
+ * twice by mistake, the images' locks tell.
+ */
+static int data_for(const char *type, const char *data, char **ret)
+{
+    if (strcmp(type, "xfs") != 0)
+        *ret = data ? strdup(data) : NULL;
+    else if (asprintf(ret, "nouuid%s%s", data ? "," : "", data ? data : "") < 0)
+        *ret = NULL;
+    return *ret || (!data && strcmp(type, "xfs") != 0) ? 0 : -ENOMEM;
+}
+
 static int mount_blocking(void *arg)
 {
     struct mount_work *w = arg;
@@ -138,7 +151,10 @@ static int mount_blocking(void *arg)
             return r;
     }
     unsigned long flags = (o->read_only ? MS_RDONLY : 0) | (o->trusted ? 0 : MS_NOSUID | MS_NODEV);
-    if (mount(o->device, o->target, type, flags, o->data) < 0)
+    autofree char *data = NULL;
+    if (data_for(type, o->data, &data) < 0)
+        return hws_fail(w->err, ENOMEM, "out of memory");
+    if (mount(o->device, o->target, type, flags, data) < 0)
         return hws_fail_errno(w->err, errno, "%s: cannot mount the %s file system at %s", o->device,
                               type, o->target);
     return 0;
