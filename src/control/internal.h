@@ -13,6 +13,7 @@
 #include "control/engines.h"
 #include "control/journal.h"
 #include "control/locks.h"
+#include "control/requests.h"
 #include <time.h>
 
 /** How long an operation waits for another one on the same object. */

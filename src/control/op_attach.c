@@ -22,7 +22,7 @@ struct attach_request {
 
 static const char *const modes[] = {ATTACH_DEVICE, ATTACH_MOUNT, NULL};
 
-static const struct record_field attach_fields[] = {
+const struct record_field request_volume_attach[] = {
     {"user", RECORD_TEXT, offsetof(struct attach_request, user), "who uses it", .max = 256},
     {"mode", RECORD_TEXT, offsetof(struct attach_request, mode), "device or mount",
      .choices = modes},
@@ -30,7 +30,7 @@ static const struct record_field attach_fields[] = {
     {NULL},
 };
 
-static const struct record_field detach_fields[] = {
+const struct record_field request_volume_detach[] = {
     {"user", RECORD_TEXT, offsetof(struct attach_request, user), "who used it", .max = 256},
     {"force", RECORD_BOOL, offsetof(struct attach_request, force), "whoever uses it"},
     {NULL},
@@ -239,7 +239,7 @@ int control_volume_attach(struct control *control, const char *reference, const 
     auto_volume volume = {0};
     auto_attachment attachment = {0};
     struct attach_request request;
-    int r = record_parse(attach_fields, given, "attach", &request, sizeof(request), err);
+    int r = record_parse(request_volume_attach, given, "attach", &request, sizeof(request), err);
     if (r == 0)
         r = take_defaults(&request, err);
     if (r == 0)
@@ -252,7 +252,7 @@ int control_volume_attach(struct control *control, const char *reference, const 
             *ret = record_json(attachment_type.fields, &attachment);
         volume_release(control, &volume);
     }
-    record_free(attach_fields, &request);
+    record_free(request_volume_attach, &request);
     return r;
 }
 
@@ -336,7 +336,7 @@ int control_volume_detach(struct control *control, const char *reference, const 
 {
     auto_volume volume = {0};
     struct attach_request request;
-    int r = record_parse(detach_fields, given, "detach", &request, sizeof(request), err);
+    int r = record_parse(request_volume_detach, given, "detach", &request, sizeof(request), err);
     if (r == 0)
         r = take_defaults(&request, err);
     if (r == 0)
@@ -345,7 +345,7 @@ int control_volume_detach(struct control *control, const char *reference, const 
         r = detach_taken(control, &volume, &request, err);
         volume_release(control, &volume);
     }
-    record_free(detach_fields, &request);
+    record_free(request_volume_detach, &request);
     free(request.mode);
     return r;
 }

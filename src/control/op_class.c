@@ -31,7 +31,7 @@ int policy_check_cluster(const char *format, uint64_t cluster_bytes, struct hws_
     return 0;
 }
 
-static const struct record_field class_request[] = {
+const struct record_field request_class_create[] = {
     {"name", RECORD_TEXT, offsetof(struct class, name), "unique name", true},
     {"format", RECORD_TEXT, offsetof(struct class, format), "of new images",
      .choices = format_choices},
@@ -52,7 +52,7 @@ int control_class_create(struct control *control, const json_t *request, json_t 
     id_make(id);
     int r = policy_refuse(request, err);
     if (r == 0)
-        r = record_parse(class_request, request, "class", &class, sizeof(class), err);
+        r = record_parse(request_class_create, request, "class", &class, sizeof(class), err);
     if (r == 0)
         r = name_check("class", class.name, err);
     if (r == 0)

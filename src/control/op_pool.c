@@ -211,7 +211,7 @@ const struct operation pool_create_operation = {
     .undone = pool_undone,
 };
 
-static const struct record_field pool_request[] = {
+const struct record_field request_pool_create[] = {
     {"name", RECORD_TEXT, offsetof(struct pool, name), "unique name", true},
     {"path", RECORD_TEXT, offsetof(struct pool, path), "absolute path of its folder", true},
     {"capacity", RECORD_SIZE, offsetof(struct pool, capacity_bytes), "0: of its file system"},
@@ -283,7 +283,7 @@ int control_pool_create(struct control *control, const json_t *request, json_t *
     auto_batch begin = {0};
     char id[ID_BYTES];
     bool made = false;
-    int r = record_parse(pool_request, request, "pool", &pool, sizeof(pool), err);
+    int r = record_parse(request_pool_create, request, "pool", &pool, sizeof(pool), err);
     if (r == 0)
         r = name_check("pool", pool.name, err);
     if (r == 0)

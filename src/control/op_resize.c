@@ -129,7 +129,7 @@ struct resize_request {
     uint64_t size_bytes;
 };
 
-static const struct record_field resize_fields[] = {
+const struct record_field request_volume_resize[] = {
     {"size", RECORD_SIZE, offsetof(struct resize_request, size_bytes), "new size in bytes", true,
      .max = VOLUME_SIZE_MAX},
     {NULL},
@@ -140,7 +140,7 @@ int control_volume_resize(struct control *control, const char *reference, const 
 {
     auto_volume volume = {0};
     struct resize_request request;
-    int r = record_parse(resize_fields, given, "resize", &request, sizeof(request), err);
+    int r = record_parse(request_volume_resize, given, "resize", &request, sizeof(request), err);
     if (r == 0)
         r = volume_take(control, reference, &volume, err);
     if (r < 0)

@@ -110,7 +110,7 @@ struct revert_request {
     char *snapshot;
 };
 
-static const struct record_field revert_fields[] = {
+const struct record_field request_volume_revert[] = {
     {"snapshot", RECORD_TEXT, offsetof(struct revert_request, snapshot), "to go back to", true},
     {NULL},
 };
@@ -120,7 +120,7 @@ int control_volume_revert(struct control *control, const char *reference, const 
 {
     auto_volume volume = {0};
     struct revert_request request;
-    int r = record_parse(revert_fields, given, "revert", &request, sizeof(request), err);
+    int r = record_parse(request_volume_revert, given, "revert", &request, sizeof(request), err);
     if (r < 0)
         return r;
     r = volume_take(control, reference, &volume, err);
@@ -133,6 +133,6 @@ int control_volume_revert(struct control *control, const char *reference, const 
         volume_release(control, &volume);
         merger_wake(control);
     }
-    record_free(revert_fields, &request);
+    record_free(request_volume_revert, &request);
     return r;
 }

@@ -193,7 +193,7 @@ struct snapshot_request {
     json_t *labels;
 };
 
-static const struct record_field snapshot_request_fields[] = {
+const struct record_field request_snapshot_create[] = {
     {"name", RECORD_TEXT, offsetof(struct snapshot_request, name), "unique in its volume", true},
     {"labels", RECORD_LABELS, offsetof(struct snapshot_request, labels), "the user's own"},
     {NULL},
@@ -312,7 +312,7 @@ int control_snapshot_create(struct control *control, const char *reference, cons
     auto_volume volume = {0};
     auto_snapshot snapshot = {0};
     int r =
-        record_parse(snapshot_request_fields, given, "snapshot", &request, sizeof(request), err);
+        record_parse(request_snapshot_create, given, "snapshot", &request, sizeof(request), err);
     if (r < 0)
         return r;
     r = name_check("snapshot", request.name, err);
@@ -326,7 +326,7 @@ int control_snapshot_create(struct control *control, const char *reference, cons
             r = control_snapshot_show(control, volume.id, snapshot.id, ret, err);
         volume_release(control, &volume);
     }
-    record_free(snapshot_request_fields, &request);
+    record_free(request_snapshot_create, &request);
     return r;
 }
 

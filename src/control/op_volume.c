@@ -19,7 +19,7 @@ struct request {
     json_t *labels;
 };
 
-static const struct record_field request_fields[] = {
+const struct record_field request_volume_create[] = {
     {"name", RECORD_TEXT, offsetof(struct request, name), "unique name", true},
     {"pool", RECORD_TEXT, offsetof(struct request, pool), "its pool"},
     {"class", RECORD_TEXT, offsetof(struct request, class), "its class"},
@@ -38,7 +38,7 @@ static const struct record_field request_fields[] = {
 
 static void free_request(struct request *request)
 {
-    record_free(request_fields, request);
+    record_free(request_volume_create, request);
 }
 #define auto_request __attribute__((cleanup(free_request))) struct request
 
@@ -417,7 +417,7 @@ int control_volume_create(struct control *control, const json_t *given, json_t *
     auto_class class = {0};
     int r = policy_refuse(given, err);
     if (r == 0)
-        r = record_parse(request_fields, given, "volume", &request, sizeof(request), err);
+        r = record_parse(request_volume_create, given, "volume", &request, sizeof(request), err);
     if (r == 0)
         r = name_check("volume", request.name, err);
     if (r == 0 && request.image && request.clone)

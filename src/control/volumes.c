@@ -90,7 +90,7 @@ struct change {
     json_t *labels;
 };
 
-static const struct record_field change_fields[] = {
+const struct record_field request_volume_change[] = {
     {"name", RECORD_TEXT, offsetof(struct change, name), "unique name"},
     {"protected", RECORD_BOOL, offsetof(struct change, protected), "cannot be deleted"},
     {"labels", RECORD_LABELS, offsetof(struct change, labels), "texts of the user's own"},
@@ -130,7 +130,7 @@ int control_volume_change(struct control *control, const char *reference, const 
 {
     auto_volume volume = {0};
     struct change change;
-    int r = record_parse(change_fields, request, "volume", &change, sizeof(change), err);
+    int r = record_parse(request_volume_change, request, "volume", &change, sizeof(change), err);
     if (r < 0)
         return r;
     r = volume_take(control, reference, &volume, err);
@@ -140,6 +140,6 @@ int control_volume_change(struct control *control, const char *reference, const 
             r = control_volume_show(control, volume.id, ret, err);
         volume_release(control, &volume);
     }
-    record_free(change_fields, &change);
+    record_free(request_volume_change, &change);
     return r;
 }

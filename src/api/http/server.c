@@ -62,6 +62,25 @@ const char *http_query(const struct http_request *request, const char *name)
     return MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
+struct each_argument {
+    bool (*each)(void *arg, const char *name, const char *value);
+    void *arg;
+};
+
+static enum MHD_Result tell_argument(void *context, enum MHD_ValueKind kind, const char *name,
+                                     const char *value)
+{
+    const struct each_argument *told = context;
+    return told->each(told->arg, name, value ? value : "") ? MHD_YES : MHD_NO;
+}
+
+void http_query_each(const struct http_request *request,
+                     bool (*each)(void *arg, const char *name, const char *value), void *arg)
+{
+    struct each_argument told = {each, arg};
+    MHD_get_connection_values(request->connection, MHD_GET_ARGUMENT_KIND, tell_argument, &told);
+}
+
 void http_reply_json(struct http_reply *reply, unsigned status, json_t *value)
 {
     free(reply->body);

@@ -30,6 +30,10 @@ struct http_request {
 /** An argument of the query string, decoded; NULL where it is not given. */
 const char *http_query(const struct http_request *request, const char *name);
 
+/** Calls @each with every argument until it returns false; one without a value has "". */
+void http_query_each(const struct http_request *request,
+                     bool (*each)(void *arg, const char *name, const char *value), void *arg);
+
 struct http_reply {
     unsigned status;
     const char *type; /* NULL: JSON */

@@ -1,5 +1,10 @@
 /*
- * What the files of the REST API share.
+ * What the files of the REST API share: the table of its calls, from which both the server and the
+ * description of the API (openapi.c) are made.
+ *
+ * A row names everything that the server checks before it runs a call (who may, which arguments the
+ * query string and the body may have) and what its answer looks like, so that the description
+ * cannot differ from what is served. openapi_test.c fails where a row tells too little.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -7,6 +12,8 @@
 #define API_REST_INTERNAL_H
 
 #include "api/rest/rest.h"
+#include "control/objects.h"
+#include "control/requests.h"
 
 #define REST_ARGUMENTS_MAX 2
 
@@ -15,17 +22,57 @@ struct rest_call {
     struct control *control;
     const struct http_request *request;
     char argument[REST_ARGUMENTS_MAX][256]; /* what stands where the route has a '*' */
-    const json_t *body;                     /* an object */
+    const json_t *body;                     /* an object; of tables' fields alone */
     struct control_page page;               /* of lists */
 };
+
+/** An argument of the query string. */
+struct rest_query {
+    const char *name; /* NULL ends a table */
+    const char *help;
+    const char *const *choices; /* NULL: any text */
+    uint64_t max;               /* a number of @min to this; 0: a text */
+    uint64_t min;
+};
+
+/** Who may call. By default whoever may look for GET, and whoever may change things for others. */
+enum rest_role { ROLE_BY_METHOD, ROLE_VIEWER, ROLE_OPERATOR, ROLE_ADMIN };
 
 struct rest_route {
     const char *method, *pattern;
     unsigned status; /* of a success: 200, 201, 204 */
     int (*run)(const struct rest_call *call, json_t **ret, struct hws_error *err);
+    const char *summary; /* a sentence for the description */
+
+    const struct record_field *request; /* the body's fields; NULL: it takes none */
+    const char *answer;                 /* name of a row of rest_schemas; NULL: no body */
+    bool list;                          /* {"items": [answers], "next"} */
+    const struct rest_query *query;     /* NULL: takes none */
+    enum rest_role role;
+    const char *type; /* of an answer that is no JSON, given as a JSON text; NULL: JSON */
 };
 
-extern const struct rest_route rest_routes[]; /* ended by one without a method */
+extern const struct rest_route rest_routes[];     /* ended by one without a method */
+extern const struct rest_query rest_query_page[]; /* of lists that come in pages */
+
+/** The role that @route asks for. */
+enum rest_role rest_role_of(const struct rest_route *route);
+/** "viewer", "operator", "admin". */
+const char *rest_role_name(enum rest_role role);
+
+/** What an answer looks like. */
+struct rest_schema {
+    const char *name; /* NULL ends the table */
+    const char *help;
+    const struct object_type *type; /* its members; NULL: those in @more alone */
+    /** More members, as the text of a JSON object of JSON schemas; NULL: none. None is required. */
+    const char *more;
+};
+
+extern const struct rest_schema rest_schemas[];
+
+/** The OpenAPI 3.1 document of all calls. @ret a new object. */
+HWS_MUST_CHECK int rest_openapi(json_t **ret, struct hws_error *err);
 
 /** /metrics, in Prometheus' text format. */
 HWS_MUST_CHECK int rest_metrics(struct control *control, char **ret, struct hws_error *err);

@@ -94,21 +94,71 @@ static const struct rest_route *find_route(struct rest_call *call, bool *ret_pat
     return NULL;
 }
 
-static int read_page(struct rest_call *call, struct hws_error *err)
+/* ---- arguments ---- */
+
+enum rest_role rest_role_of(const struct rest_route *route)
 {
-    const char *limit = http_query(call->request, "limit");
-    call->page.after = http_query(call->request, "after");
-    if (!limit)
-        return 0;
+    if (route->role != ROLE_BY_METHOD)
+        return route->role;
+    return !strcmp(route->method, "GET") ? ROLE_VIEWER : ROLE_OPERATOR;
+}
+
+const char *rest_role_name(enum rest_role role)
+{
+    return role == ROLE_ADMIN ? "admin" : role == ROLE_OPERATOR ? "operator" : "viewer";
+}
+
+static int read_number(const char *name, const char *value, uint64_t min, uint64_t max,
+                       uint64_t *ret, struct hws_error *err)
+{
     char *end;
     errno = 0;
-    unsigned long number = strtoul(limit, &end, 10);
-    if (errno || *end || limit[0] < '0' || limit[0] > '9' || number < 1 ||
-        number > CONTROL_PAGE_MAX)
-        return hws_fail(err, EINVAL, "limit is '%.40s'; it can be 1 to %d", limit,
-                        CONTROL_PAGE_MAX);
-    call->page.limit = (unsigned)number;
+    *ret = strtoull(value, &end, 10);
+    if (errno || *end || value[0] < '0' || value[0] > '9' || *ret < min || *ret > max)
+        return hws_fail(err, EINVAL, "%s is '%.40s'; it can be %llu to %llu", name, value,
+                        (unsigned long long)min, (unsigned long long)max);
     return 0;
+}
+
+struct query_check {
+    const struct rest_query *table;
+    struct hws_error *err;
+    int result;
+};
+
+/* An argument that no call of this path has is told, rather than taken for one that was obeyed. */
+static bool check_argument(void *arg, const char *name, const char *value)
+{
+    struct query_check *check = arg;
+    const struct rest_query *row = check->table;
+    uint64_t number;
+    while (row && row->name && strcmp(row->name, name) != 0)
+        row++;
+    if (!row || !row->name) {
+        check->result = hws_fail(check->err, EINVAL, "this call has no argument '%.100s'", name);
+        return false;
+    }
+    if (row->max)
+        check->result = read_number(name, value, row->min, row->max, &number, check->err);
+    bool found = !row->choices;
+    for (const char *const *choice = row->choices; choice && *choice; choice++)
+        found = found || !strcmp(*choice, value);
+    if (!found)
+        check->result = hws_fail(check->err, EINVAL, "%s cannot be '%.100s'; it can be %s%s%s",
+                                 name, value, row->choices[0], row->choices[1] ? " or " : "",
+                                 row->choices[1] ? row->choices[1] : "");
+    return check->result == 0;
+}
+
+static int read_query(const struct rest_route *route, struct rest_call *call, struct hws_error *err)
+{
+    struct query_check check = {.table = route->query, .err = err};
+    http_query_each(call->request, check_argument, &check);
+    const char *limit = http_query(call->request, "limit");
+    call->page.after = http_query(call->request, "after");
+    if (limit && check.result == 0)
+        call->page.limit = (unsigned)strtoul(limit, NULL, 10);
+    return check.result;
 }
 
 /* An empty body is an empty object. */
@@ -126,62 +176,47 @@ static int read_body(const struct http_request *request, json_t **ret, struct hw
     return 0;
 }
 
+/* Takes over @result. What is no JSON comes as one text. */
+static void answer(const struct rest_route *route, json_t *result, struct http_reply *reply)
+{
+    if (!route->type) {
+        http_reply_json(reply, route->status, result);
+        return;
+    }
+    char *text = strdup(json_string_value(result));
+    *reply = (struct http_reply){route->status, route->type, text, text ? strlen(text) : 0};
+    json_decref(result);
+}
+
 static void run_route(const struct rest_route *route, struct rest_call *call,
                       struct http_reply *reply)
 {
     struct hws_error err = {0};
     json_t *body = NULL, *result = NULL;
-    int r = read_page(call, &err);
+    int r = read_query(route, call, &err);
     if (r == 0)
         r = read_body(call->request, &body, &err);
     call->body = body;
+    if (r == 0 && !route->request && json_object_size(body) > 0)
+        r = hws_fail(&err, EINVAL, "this call takes no body");
     if (r == 0)
         r = route->run(call, &result, &err);
     if (r < 0)
         answer_error(call->request, r, &err, reply);
     else
-        http_reply_json(reply, route->status, result);
+        answer(route, result, reply);
     json_decref(body);
-}
-
-static void answer_metrics(struct control *control, const struct http_request *request,
-                           struct http_reply *reply)
-{
-    struct hws_error err = {0};
-    char *text;
-    int r = rest_metrics(control, &text, &err);
-    if (r < 0) {
-        answer_error(request, r, &err, reply);
-        return;
-    }
-    *reply = (struct http_reply){200, "text/plain; version=0.0.4", text, strlen(text)};
 }
 
 void rest_handle(void *arg, const struct http_request *request, struct http_reply *reply)
 {
     struct rest_call call = {.control = arg, .request = request};
-    bool path_known, get = !strcmp(request->method, "GET");
-    if (get && !strcmp(request->path, "/healthz")) {
-        struct hws_error err = {0};
-        json_t *counts = NULL;
-        int r = control_counts(arg, &counts, &err);
-        if (r < 0)
-            answer_error(request, r, &err, reply);
-        else
-            http_reply_json(reply, 200,
-                            json_pack("{s:s, s:s, s:o}", "status", "ok", "version", HAWSER_VERSION,
-                                      "objects", counts));
-        return;
-    }
-    if (get && !strcmp(request->path, "/metrics")) {
-        answer_metrics(arg, request, reply);
-        return;
-    }
+    bool path_known;
     const struct rest_route *route = find_route(&call, &path_known);
     if (route)
         run_route(route, &call, reply);
     else if (path_known)
         rest_refuse(request, 405, "this path does not have this method", reply);
     else
-        rest_refuse(request, 404, "there is no such path; docs/control.md lists them", reply);
+        rest_refuse(request, 404, "there is no such path; GET /v1/openapi.json lists them", reply);
 }

@@ -136,31 +136,95 @@ CALL(job_cancel)
     return control_job_cancel(c->control, c->argument[0], ret, err);
 }
 
+CALL(health)
+{
+    json_t *counts = NULL;
+    int r = control_counts(c->control, &counts, err);
+    if (r == 0)
+        *ret = json_pack("{s:s, s:s, s:o}", "status", "ok", "version", HAWSER_VERSION, "objects",
+                         counts);
+    return r;
+}
+
+CALL(metrics)
+{
+    autofree char *text = NULL;
+    int r = rest_metrics(c->control, &text, err);
+    if (r == 0)
+        *ret = json_string(text);
+    return r;
+}
+
+CALL(openapi)
+{
+    return rest_openapi(ret, err);
+}
+
+const struct rest_query rest_query_page[] = {
+    {"limit", "so many items at most; 100 if not given", .min = 1, .max = CONTROL_PAGE_MAX},
+    {"after", "items behind this one, the \"next\" of the page before"},
+    {NULL},
+};
+
+static const char *const job_states[] = {"running", "ended", NULL};
+
+static const struct rest_query job_query[] = {
+    {"state", "running if not given", .choices = job_states},
+    {"limit", "so many of the ended at most; 100 if not given", .min = 1, .max = CONTROL_PAGE_MAX},
+    {"after", "the ended behind this one, the \"next\" of the page before"},
+    {NULL},
+};
+
+/* What a call takes and answers. */
+#define NO_BODY             NULL, NULL
+#define ANSWERS(schema)     NULL, schema
+#define LISTS(schema)       NULL, schema, .list = true, .query = rest_query_page
+#define TAKES(body, schema) request_##body, schema
+
 const struct rest_route rest_routes[] = {
-    {"GET", "/v1/pools", 200, pool_list},
-    {"POST", "/v1/pools", 201, pool_create},
-    {"GET", "/v1/pools/*", 200, pool_show},
-    {"DELETE", "/v1/pools/*", 204, pool_delete},
-    {"GET", "/v1/classes", 200, class_list},
-    {"POST", "/v1/classes", 201, class_create},
-    {"GET", "/v1/classes/*", 200, class_show},
-    {"DELETE", "/v1/classes/*", 204, class_delete},
-    {"GET", "/v1/volumes", 200, volume_list},
-    {"POST", "/v1/volumes", 201, volume_create},
-    {"GET", "/v1/volumes/*", 200, volume_show},
-    {"PATCH", "/v1/volumes/*", 200, volume_change},
-    {"DELETE", "/v1/volumes/*", 204, volume_delete},
-    {"POST", "/v1/volumes/*/attach", 200, volume_attach},
-    {"POST", "/v1/volumes/*/detach", 204, volume_detach},
-    {"POST", "/v1/volumes/*/resize", 200, volume_resize},
-    {"POST", "/v1/volumes/*/revert", 200, volume_revert},
-    {"GET", "/v1/volumes/*/snapshots", 200, snapshot_list},
-    {"POST", "/v1/volumes/*/snapshots", 201, snapshot_create},
-    {"GET", "/v1/volumes/*/snapshots/*", 200, snapshot_show},
-    {"DELETE", "/v1/volumes/*/snapshots/*", 204, snapshot_delete},
-    {"GET", "/v1/attachments", 200, attachment_list},
-    {"GET", "/v1/jobs", 200, job_list},
-    {"GET", "/v1/jobs/*", 200, job_show},
-    {"POST", "/v1/jobs/*/cancel", 200, job_cancel},
+    {"GET", "/v1/pools", 200, pool_list, "Pools.", LISTS("Pool")},
+    {"POST", "/v1/pools", 201, pool_create, "Makes a pool of a folder.", TAKES(pool_create, "Pool"),
+     .role = ROLE_ADMIN},
+    {"GET", "/v1/pools/*", 200, pool_show, "A pool.", ANSWERS("Pool")},
+    {"DELETE", "/v1/pools/*", 204, pool_delete, "Gives up a pool that has no volumes.", NO_BODY,
+     .role = ROLE_ADMIN},
+    {"GET", "/v1/classes", 200, class_list, "Classes.", LISTS("Class")},
+    {"POST", "/v1/classes", 201, class_create, "Makes a class.", TAKES(class_create, "Class"),
+     .role = ROLE_ADMIN},
+    {"GET", "/v1/classes/*", 200, class_show, "A class.", ANSWERS("Class")},
+    {"DELETE", "/v1/classes/*", 204, class_delete, "Deletes a class.", NO_BODY, .role = ROLE_ADMIN},
+    {"GET", "/v1/volumes", 200, volume_list, "Volumes.", LISTS("Volume")},
+    {"POST", "/v1/volumes", 201, volume_create,
+     "Makes a volume: an empty one, of an image, or as a clone.", TAKES(volume_create, "Volume")},
+    {"GET", "/v1/volumes/*", 200, volume_show, "A volume.", ANSWERS("Volume")},
+    {"PATCH", "/v1/volumes/*", 200, volume_change, "Changes what is given.",
+     TAKES(volume_change, "Volume")},
+    {"DELETE", "/v1/volumes/*", 204, volume_delete,
+     "Deletes a volume that is not in use and has no snapshots.", NO_BODY},
+    {"POST", "/v1/volumes/*/attach", 200, volume_attach,
+     "Attaches and mounts it; with one more user where it is attached.",
+     TAKES(volume_attach, "Attachment")},
+    {"POST", "/v1/volumes/*/detach", 204, volume_detach,
+     "One user less; with the last, or by force, it is detached.", TAKES(volume_detach, NULL)},
+    {"POST", "/v1/volumes/*/resize", 200, volume_resize, "Makes it larger, in use or not.",
+     TAKES(volume_resize, "Volume")},
+    {"POST", "/v1/volumes/*/revert", 200, volume_revert,
+     "Back to a snapshot; not while it is attached.", TAKES(volume_revert, "Volume")},
+    {"GET", "/v1/volumes/*/snapshots", 200, snapshot_list, "A volume's snapshots.",
+     LISTS("Snapshot")},
+    {"POST", "/v1/volumes/*/snapshots", 201, snapshot_create, "Takes a snapshot, in use or not.",
+     TAKES(snapshot_create, "Snapshot")},
+    {"GET", "/v1/volumes/*/snapshots/*", 200, snapshot_show, "A snapshot.", ANSWERS("Snapshot")},
+    {"DELETE", "/v1/volumes/*/snapshots/*", 204, snapshot_delete, "Deletes a snapshot.", NO_BODY},
+    {"GET", "/v1/attachments", 200, attachment_list, "What is in use on this host.",
+     LISTS("Attachment")},
+    {"GET", "/v1/jobs", 200, job_list, "Operations that are under way, or merges that have ended.",
+     ANSWERS("Job"), .list = true, .query = job_query},
+    {"GET", "/v1/jobs/*", 200, job_show, "A job.", ANSWERS("Job")},
+    {"POST", "/v1/jobs/*/cancel", 200, job_cancel, "Stops a merge.", ANSWERS("Job")},
+    {"GET", "/v1/openapi.json", 200, openapi, "This document.", ANSWERS("OpenAPI")},
+    {"GET", "/healthz", 200, health, "Whether hawserd answers.", ANSWERS("Health")},
+    {"GET", "/metrics", 200, metrics, "What Prometheus scrapes.", ANSWERS("Metrics"),
+     .type = "text/plain; version=0.0.4"},
     {NULL},
 };
