@@ -60,13 +60,21 @@ enum rest_role rest_role_of(const struct rest_route *route);
 /** "viewer", "operator", "admin". */
 const char *rest_role_name(enum rest_role role);
 
+/** A member of an answer that no object's table has. */
+struct rest_member {
+    const char *name; /* NULL ends a table */
+    /** A type of JSON Schema ("integer"), a row of rest_schemas ("Pool"), or an array ("[Pool]").
+     */
+    const char *kind;
+    const char *help;
+};
+
 /** What an answer looks like. */
 struct rest_schema {
     const char *name; /* NULL ends the table */
     const char *help;
     const struct object_type *type; /* its members; NULL: those in @more alone */
-    /** More members, as the text of a JSON object of JSON schemas; NULL: none. None is required. */
-    const char *more;
+    const struct rest_member *more; /* not all are in every answer; NULL: none */
 };
 
 extern const struct rest_schema rest_schemas[];

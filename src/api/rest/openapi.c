@@ -110,20 +110,25 @@ static json_t *record_schema(const struct record_field *fields, bool request)
 
 /* ---- schemas ---- */
 
-static json_t *answer_schema(const struct rest_schema *row, struct hws_error *err)
+static json_t *kind_schema(const char *kind, size_t length)
 {
-    json_error_t where;
+    if (*kind == '[')
+        return json_pack("{s:s, s:o}", "type", "array", "items", kind_schema(kind + 1, length - 2));
+    if (isupper((unsigned char)*kind))
+        return json_pack("{s:s+%}", "$ref", SCHEMA_REF, kind, length);
+    return json_pack("{s:s%}", "type", kind, length);
+}
+
+static json_t *answer_schema(const struct rest_schema *row)
+{
     json_t *schema = row->type ? record_schema(row->type->fields, false)
                                : json_pack("{s:s, s:{}}", "type", "object", "properties");
-    json_t *more = row->more ? json_loads(row->more, JSON_REJECT_DUPLICATES, &where) : NULL;
-    if (row->more && !more) {
-        json_decref(schema);
-        hws_fail(err, EINVAL, "schema %s: %s", row->name, where.text);
-        return NULL;
+    json_t *properties = json_object_get(schema, "properties");
+    for (const struct rest_member *member = row->more; member && member->name; member++) {
+        json_t *value = kind_schema(member->kind, strlen(member->kind));
+        json_object_set_new(value, "description", json_string(member->help));
+        json_object_set_new(properties, member->name, value);
     }
-    if (more)
-        json_object_update(json_object_get(schema, "properties"), more);
-    json_decref(more);
     json_object_set_new(schema, "description", json_string(row->help));
     return schema;
 }
@@ -140,16 +145,13 @@ static json_t *error_schema(void)
         "request", "type", "string", "description", "id of the request, as in the log");
 }
 
-static int add_schemas(json_t *schemas, struct hws_error *err)
+static json_t *all_schemas(void)
 {
-    for (const struct rest_schema *row = rest_schemas; row->name; row++) {
-        json_t *schema = answer_schema(row, err);
-        if (!schema)
-            return -EINVAL;
-        json_object_set_new(schemas, row->name, schema);
-    }
+    json_t *schemas = json_object();
+    for (const struct rest_schema *row = rest_schemas; row->name; row++)
+        json_object_set_new(schemas, row->name, answer_schema(row));
     json_object_set_new(schemas, "Error", error_schema());
-    return 0;
+    return schemas;
 }
 
 static json_t *reference(const char *name)
@@ -270,17 +272,14 @@ static void add_route(const struct rest_route *route, json_t *paths)
 
 int rest_openapi(json_t **ret, struct hws_error *err)
 {
-    auto_json *paths = json_object(), *schemas = json_object();
-    int r = add_schemas(schemas, err);
-    for (const struct rest_route *route = rest_routes; r == 0 && route->method; route++)
+    json_t *paths = json_object();
+    for (const struct rest_route *route = rest_routes; route->method; route++)
         add_route(route, paths);
-    if (r < 0)
-        return r;
     *ret = json_pack(
-        "{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:s}], s:O, s:{s:O}}", "openapi", "3.1.0",
+        "{s:s, s:{s:s, s:s, s:s, s:{s:s, s:s}}, s:[{s:s}], s:o, s:{s:o}}", "openapi", "3.1.0",
         "info", "title", "hawserd", "version", HAWSER_VERSION, "description",
         "Pools, volumes and snapshots of a host. Objects are named in paths by id or by name.",
         "license", "name", "Apache-2.0", "identifier", "Apache-2.0", "servers", "url", "/", "paths",
-        paths, "components", "schemas", schemas);
+        paths, "components", "schemas", all_schemas());
     return *ret ? 0 : hws_fail(err, ENOMEM, "out of memory");
 }

@@ -5,37 +5,48 @@
  */
 #include "api/rest/internal.h"
 
-#define INTEGER(name, help) \
-    "\"" name "\": {\"type\": \"integer\", \"minimum\": 0, \"description\": \"" help "\"}"
-#define TEXT(name, help)        "\"" name "\": {\"type\": \"string\", \"description\": \"" help "\"}"
-#define REFERENCE(name, schema) "\"" name "\": {\"$ref\": \"#/components/schemas/" schema "\"}"
+static const struct rest_member pool_more[] = {
+    {"state", "string", "available or away"},
+    {"volumes", "integer", "how many it has"},
+    {"provisioned", "integer", "bytes of its volumes' sizes"},
+    {"free", "integer", "bytes that are left"},
+    {NULL},
+};
+
+static const struct rest_member volume_more[] = {
+    {"snapshots", "integer", "how many it has"},
+    {"attachment", "Attachment", "absent where it is not in use"},
+    {NULL},
+};
+
+static const struct rest_member job_members[] = {
+    {"id", "string", "UUID"},
+    {"operation", "string", "what it does"},
+    {"object", "string", "id of what it works on"},
+    {"state", "string", "running, concluded, failed or cancelled"},
+    {"error", "string", "why it failed"},
+    {"done", "integer", "bytes"},
+    {"total", "integer", "bytes"},
+    {"created", "integer", "seconds since 1970"},
+    {"ended", "integer", "seconds since 1970"},
+    {NULL},
+};
+
+static const struct rest_member health_members[] = {
+    {"status", "string", "ok"},
+    {"version", "string", "of the program"},
+    {"objects", "object", "how many of each kind"},
+    {NULL},
+};
 
 const struct rest_schema rest_schemas[] = {
-    {"Pool", "A folder of images.", &pool_type,
-     "{" TEXT("state", "available or away") "," INTEGER("volumes", "how many it has") "," INTEGER(
-         "provisioned", "bytes of its volumes' sizes") "," INTEGER("free",
-                                                                   "bytes that are left") "}"},
+    {"Pool", "A folder of images.", &pool_type, pool_more},
     {"Class", "A policy that volumes are made by.", &class_type, NULL},
-    {"Volume", "A disk.", &volume_type,
-     "{" INTEGER("snapshots", "how many it has") "," REFERENCE("attachment", "Attachment") "}"},
+    {"Volume", "A disk.", &volume_type, volume_more},
     {"Snapshot", "A state of a volume.", &snapshot_type, NULL},
     {"Attachment", "A volume in use on this host.", &attachment_type, NULL},
-    {"Job", "An operation that is under way, or a merge that has ended.", NULL,
-     "{" TEXT("id", "UUID") "," TEXT("operation", "what it does") "," TEXT("object", "id of what "
-                                                                                     "it works on") "," TEXT(
-         "state",
-         "running, concluded, failed or "
-         "cancelled") "," TEXT("error",
-                               "why it failed") "," INTEGER("done",
-                                                            "bytes") "," INTEGER("total",
-                                                                                 "bytes") "," INTEGER("created",
-                                                                                                      "seconds since 1970") "," INTEGER("ended",
-                                                                                                                                        "seconds since 1970") "}"},
-    {"Health", "That hawserd answers, and its catalog.", NULL,
-     "{" TEXT("status", "ok") "," TEXT(
-         "version", "of the program") ","
-                                      "\"objects\": {\"type\": \"object\", \"description\": \"how "
-                                      "many of each kind\"}}"},
+    {"Job", "An operation that is under way, or a merge that has ended.", NULL, job_members},
+    {"Health", "That hawserd answers, and its catalog.", NULL, health_members},
     {"Metrics", "Prometheus' text format, version 0.0.4.", NULL, NULL},
     {"OpenAPI", "This document.", NULL, NULL},
     {NULL},
