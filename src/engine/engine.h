@@ -5,6 +5,7 @@
  *   config.c      the configuration
  *   volume.c      one image: open, close, resize
  *   overlay.c     snapshot and revert of a live volume
+ *   hold.c        requests that wait, for snapshots of several volumes
  *   device*.c     the ways to make a device of a volume (table; device.h)
  *   target.c target_identity.c   a volume as a backstore of the kernel's SCSI target
  *   export.c      its volumes as one target of a fabric
@@ -40,6 +41,7 @@
 struct engine;
 struct server;
 struct device;
+struct volume_hold;
 struct export;
 struct nbd;
 struct nbd_activation;
@@ -84,6 +86,7 @@ struct volume {
     unsigned left_count;
     json_t *chain;                   /* files that may be named, beside those allowed; or NULL */
     struct job *job;                 /* that changes its chain, or NULL (jobs.c) */
+    struct volume_hold *hold;        /* its requests wait, or NULL (hold.c) */
     char *merging, *merging_format;  /* the layer that the job writes to, or NULL (resume.c) */
     uint64_t opened_us, exported_us; /* how long each took */
 };

@@ -9,6 +9,7 @@
 #include "engine/engine.h"
 #include "base/log.h"
 #include "engine/export.h"
+#include "engine/hold.h"
 #include "engine/jobs.h"
 #include "engine/nbd.h"
 #include "base/size.h"
@@ -173,6 +174,43 @@ static int co_snapshot_method(struct engine *engine, const void *arg, json_t **r
         return r;
     *ret =
         json_pack("{s:s, s:I}", "overlay", params->overlay, "pause-ns", (json_int_t)done.pause_ns);
+    return 0;
+}
+
+struct hold_params {
+    char *volume;
+    uint64_t timeout_ms;
+};
+
+static const struct option_desc hold_params[] = {
+    {"volume", OPTION_STRING, offsetof(struct hold_params, volume),
+     "which one, where there are several"},
+    {"timeout", OPTION_UINT, offsetof(struct hold_params, timeout_ms),
+     "milliseconds after which it ends by itself", "5000", .min = 1, .max = HOLD_MAX_MS},
+    OPTION_END,
+};
+
+static int co_hold_method(struct engine *engine, const void *arg, json_t **ret,
+                          struct hws_error *err)
+{
+    const struct hold_params *params = arg;
+    struct volume *volume = engine_volume(engine, params->volume, err);
+    if (!volume)
+        return -EINVAL;
+    int r = co_volume_hold(volume, params->timeout_ms, err);
+    if (r == 0)
+        *ret = json_object();
+    return r;
+}
+
+static int co_release_method(struct engine *engine, const void *arg, json_t **ret,
+                             struct hws_error *err)
+{
+    const struct volume_params *params = arg;
+    struct volume *volume = engine_volume(engine, params->volume, err);
+    if (!volume)
+        return -EINVAL;
+    *ret = json_pack("{s:b}", "held", volume_let_go(volume));
     return 0;
 }
 
@@ -388,6 +426,10 @@ static const struct method methods[] = {
      true, co_resize_method},
     {"snapshot", "puts a new overlay on top of a volume in use", snapshot_params,
      sizeof(struct volume_params), true, co_snapshot_method},
+    {"hold", "has requests wait for a moment, so that snapshots of several volumes are of one",
+     hold_params, sizeof(struct hold_params), true, co_hold_method},
+    {"release", "ends that, and tells whether it lasted", volume_only_params,
+     sizeof(struct volume_params), true, co_release_method},
     {"internal-snapshot", "lists, takes or deletes snapshots inside the image of a volume in use",
      internal_params, sizeof(struct internal_params), true, co_internal_method},
     {"revert", "gives up what was written since a snapshot", revert_params,
@@ -455,6 +497,13 @@ static json_t *error_answer(json_t *id, enum rpc_code code, const char *message,
                      body);
 }
 
+/* Others may wait for requests. */
+static bool keeps_holds(const struct method *method)
+{
+    return method->co_run == co_hold_method || method->co_run == co_release_method ||
+           method->co_run == co_snapshot_method;
+}
+
 /* @return a positive errno-like rpc code in *ret_code on failure. */
 static int co_call(struct engine *engine, const struct method *method, json_t *given, json_t **ret,
                    enum rpc_code *ret_code, struct hws_error *err)
@@ -474,8 +523,11 @@ static int co_call(struct engine *engine, const struct method *method, json_t *g
     if (r < 0)
         return r;
     *ret_code = RPC_FAILED;
-    if (method->changes)
+    if (method->changes) {
         co_mutex_lock(&engine->control);
+        if (!keeps_holds(method))
+            engine_release(engine);
+    }
     r = method->changes && engine->state != ENGINE_RUNNING
             ? hws_fail(err, ESHUTDOWN, "the engine is %s", engine_state_name(engine->state))
             : method->co_run(engine, params, ret, err);

@@ -38,7 +38,7 @@ static int co_push(struct volume *volume, const char *overlay, const char *forma
     if (r < 0)
         return r;
     /* Most of what is dirty goes out while requests still run; the push flushes the rest. */
-    r = co_root_flush(volume->root);
+    r = volume->hold ? 0 : co_root_flush(volume->root);
     if (r == 0) {
         /* Whoever comes after a death in between must know of it before the first write there. */
         r = volume_note_next(volume, overlay, format ? format : block_driver_name(node), err);

@@ -70,7 +70,7 @@ def test_the_methods_answer():
         assert rpc.ask("resize", size="+16M")["result"]["size"] == 32 << 20
         assert os.path.getsize("disk.img") == 32 << 20
         assert rpc.ask("log-level", level="debug")["result"] == {}
-        for method, params, text in (("resize", {}, "size"), ("resize", {"size": "x"}, "not a size"),
+        for method, params, text in (("hold", {"timeout": 0}, "timeout"), ("hold", {"timeout": 20001}, "timeout"), ("resize", {}, "size"), ("resize", {"size": "x"}, "not a size"),
                                      ("resize", {"size": "1M"}, "shrink"), ("resize", {"size": "1M", "shrnk": True}, "shrnk"),
                                      ("resize", {"size": "1M", "volume": "x"}, "no volume 'x'"),
                                      ("log-level", {"level": "loud"}, "loud"), ("snapshot", {"overlay": "x"}, "absolute"),
@@ -80,6 +80,28 @@ def test_the_methods_answer():
             answer = rpc.ask(method, **params)
             assert text in answer["error"]["message"], (method, params, answer)
         assert rpc.ask("nonsense")["error"]["code"] == -32601
+
+
+
+def test_a_hold_lasts_through_snapshots_and_ends_by_itself():
+    with Engine():
+        rpc = Rpc("s")
+        assert rpc.ask("hold")["result"] == {}
+        for name in ("a", "b"):
+            overlay = os.path.abspath(f"{name}.qcow2")
+            assert rpc.ask("snapshot", overlay=overlay)["result"]["overlay"] == overlay
+        assert rpc.ask("release")["result"] == {"held": True}
+        assert rpc.ask("release")["result"] == {"held": False}
+        assert rpc.ask("hold", timeout=1)["result"] == {}
+        wait_until(lambda: "nobody ended its hold" in open("log").read())
+        assert rpc.ask("release")["result"] == {"held": False}
+        assert rpc.ask("hold", timeout=20000)["result"] == {}
+        assert rpc.ask("flush")["result"] == {}  # does not wait for it
+        assert rpc.ask("release")["result"] == {"held": False}
+        assert rpc.ask("hold", timeout=20000)["result"] == {}
+        assert rpc.ask("hold", timeout=20000)["result"] == {}  # of one who died since
+        assert rpc.ask("release")["result"] == {"held": True}
+        assert rpc.ask("hold", timeout=1000)["result"] == {}  # and the end of the engine comes in time
 
 
 def test_malformed_requests_are_answered_and_harm_nothing():
