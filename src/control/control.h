@@ -53,7 +53,8 @@ struct control_page {
 
 /* Lists: {"items": [...], "next": TEXT or absent}. */
 
-/** {"name", "path", "capacity", "overcommit-percent", "quota", "labels", "image-roots"} */
+/** {"name", "path", "capacity", "overcommit-percent", "quota", "labels", "image-roots",
+ * "trash-retention"} */
 HWS_MUST_CHECK int control_pool_create(struct control *control, const json_t *request, json_t **ret,
                                        struct hws_error *err);
 HWS_MUST_CHECK int control_pool_show(struct control *control, const char *pool, json_t **ret,
@@ -64,7 +65,8 @@ HWS_MUST_CHECK int control_pool_list(struct control *control, const struct contr
 HWS_MUST_CHECK int control_pool_delete(struct control *control, const char *pool,
                                        struct hws_error *err);
 
-/** {"name", "format", "fs", "size", "cluster-size", "labels"} */
+/** {"name", "format", "fs", "size", "cluster-size", "labels"}, and what docs/control.md tells of
+ * options */
 HWS_MUST_CHECK int control_class_create(struct control *control, const json_t *request,
                                         json_t **ret, struct hws_error *err);
 HWS_MUST_CHECK int control_class_show(struct control *control, const char *class, json_t **ret,
@@ -86,7 +88,8 @@ HWS_MUST_CHECK int control_volume_show(struct control *control, const char *volu
                                        struct hws_error *err);
 HWS_MUST_CHECK int control_volume_list(struct control *control, const struct control_page *page,
                                        json_t **ret, struct hws_error *err);
-/** {"name", "protected", "labels"}: what is there is changed. */
+/** {"name", "protected", "labels", "mount-options", "trash-retention"}: what is there is changed.
+ */
 HWS_MUST_CHECK int control_volume_change(struct control *control, const char *volume,
                                          const json_t *request, json_t **ret,
                                          struct hws_error *err);

@@ -18,6 +18,7 @@ struct engine_image {
     uint64_t size_bytes;
     uint64_t cluster_bytes;               /* 0: the format's own */
     const char *backing, *backing_format; /* path of the layer below; NULL: none */
+    const char *preallocation, *lazy_refcounts, *extended_l2; /* NULL: the default */
 };
 
 struct engine_wish {
@@ -25,8 +26,13 @@ struct engine_wish {
     const char *path, *format;
     const char *const *allow; /* folders in which the chain lies; NULL-terminated */
     bool read_only;
-    const char *mountpoint; /* NULL: the device alone */
-    const char *mkfs;       /* file system to make where the device is blank; NULL: none */
+    const char *mountpoint;    /* NULL: the device alone */
+    const char *mkfs;          /* file system to make where the device is blank; NULL: none */
+    const char *mkfs_options;  /* with blanks between them; NULL: none */
+    const char *mount_options; /* as mount(8) takes them; NULL: none */
+    bool grow;                 /* its file system is smaller than it: grown before the mount
+                                  where only then it can be */
+    bool part;                 /* it has the identity of another volume's file system */
 };
 
 /** A layer that takes the data of the one below it, so that nothing needs that any more. */
@@ -69,8 +75,8 @@ struct engine_driver {
     int (*resize)(const char *id, uint64_t size_bytes, struct hws_error *err);
     /** Grows a mounted file system to its device's size. */
     int (*grow)(const char *fs, const char *device, const char *mountpoint, struct hws_error *err);
-    /** Mounts the device there where it is not mounted there (any more). */
-    int (*remount)(const char *device, const char *mountpoint, bool read_only,
+    /** Mounts the device there where it is not mounted there (any more). @options may be NULL. */
+    int (*remount)(const char *device, const char *mountpoint, bool read_only, const char *options,
                    struct hws_error *err);
     /** Writes what a mounted file system holds in memory to its device. */
     int (*sync)(const char *mountpoint, struct hws_error *err);

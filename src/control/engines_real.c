@@ -11,7 +11,9 @@
 #include "engine/client.h"
 #include "hawser/image.h"
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 
 #define LOOK_TIMEOUT_MS   60000
 #define RESIZE_TIMEOUT_MS 300000
@@ -51,18 +53,47 @@ const char *engines_name_beside(const char *path, const char *other)
     return slash + 1;
 }
 
+struct create_options {
+    const char *item[5];
+    char text[4][48];
+    unsigned count;
+};
+
+static int add_option(struct create_options *to, const char *name, const char *value)
+{
+    if (!value)
+        return 0;
+    char *text = to->text[to->count];
+    to->item[to->count++] = text;
+    return snprintf(text, sizeof(to->text[0]), "%s=%s", name, value) < (int)sizeof(to->text[0])
+               ? 0
+               : -ENAMETOOLONG;
+}
+
+static int describe_options(const struct engine_image *image, struct create_options *ret)
+{
+    char cluster[24];
+    snprintf(cluster, sizeof(cluster), "%llu", (unsigned long long)image->cluster_bytes);
+    *ret = (struct create_options){0};
+    int r = add_option(ret, "cluster_size", image->cluster_bytes ? cluster : NULL);
+    if (r == 0)
+        r = add_option(ret, "preallocation", image->preallocation);
+    if (r == 0)
+        r = add_option(ret, "lazy_refcounts", image->lazy_refcounts);
+    return r == 0 ? add_option(ret, "extended_l2", image->extended_l2) : r;
+}
+
 static int create(const struct engine_image *image, struct hws_error *err)
 {
-    char cluster[48];
-    const char *options[] = {image->cluster_bytes ? cluster : NULL, NULL};
-    snprintf(cluster, sizeof(cluster), "cluster_size=%llu",
-             (unsigned long long)image->cluster_bytes);
+    struct create_options options;
+    if (describe_options(image, &options) < 0)
+        return hws_fail(err, ENAMETOOLONG, "the options of %s are too long", image->path);
     struct hws_image where = {.path = image->path, .format = image->format};
     struct hws_create how = {
         .size_bytes = image->size_bytes,
         .backing = engines_name_beside(image->path, image->backing),
         .backing_format = image->backing ? image->backing_format : NULL,
-        .options = options,
+        .options = options.item,
         .unsafe_backing = image->backing != NULL,
         .overwrite = true,
     };
@@ -165,7 +196,8 @@ static int detach(const char *id, bool force, struct hws_error *err)
     return r;
 }
 
-/* A file system that was made just now is empty, its lost+found too: so Docker takes it. */
+/* A file system that was made just now is empty, its lost+found too: so Docker takes it. e2fsck
+ * makes that again before it is grown. */
 static void tidy_new(const char *mountpoint)
 {
     autofree char *path = NULL;
@@ -173,6 +205,15 @@ static void tidy_new(const char *mountpoint)
         path = NULL;
     if (path)
         rmdir(path);
+}
+
+/* The kernel grows a mounted ext4 for CAP_SYS_RESOURCE alone, which containers often lack. */
+static bool grows_mounted(void)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2] = {0};
+    return syscall(SYS_capget, &header, data) == 0 &&
+           (data[CAP_SYS_RESOURCE / 32].effective & (1u << (CAP_SYS_RESOURCE % 32)));
 }
 
 static int attach(const struct engine_wish *wish, struct engine_place *ret, struct hws_error *err)
@@ -187,6 +228,11 @@ static int attach(const struct engine_wish *wish, struct engine_place *ret, stru
         .read_only = wish->read_only,
         .mount = wish->mountpoint,
         .mkfs = wish->mkfs,
+        .mkfs_options = wish->mkfs_options,
+        .mount_options = wish->mount_options,
+        .check = true,
+        .grow = wish->grow && !grows_mounted(),
+        .part = wish->part,
     };
     int r = find_attachment(wish->id, &attachment, NULL);
     if (r == 0 && !attachment->running)
@@ -202,7 +248,7 @@ static int attach(const struct engine_wish *wish, struct engine_place *ret, stru
         return r;
     fill_place(attachment, ret);
     attachment_free(attachment);
-    if (wish->mkfs && wish->mountpoint)
+    if ((wish->mkfs || options.grow) && wish->mountpoint)
         tidy_new(wish->mountpoint);
     return 0;
 }
@@ -255,10 +301,16 @@ static bool is_mounted(const char *device, const char *mountpoint)
 }
 
 static int mount_again(const char *device, const char *mountpoint, bool read_only,
-                       struct hws_error *err)
+                       const char *options, struct hws_error *err)
 {
-    char *arguments[] = {(char *)"mount", (char *)"-o",       (char *)(read_only ? "ro" : "rw"),
+    autofree char *words = NULL; /* as at the first time */
+    if (asprintf(&words, "%s%s%s,nosuid,nodev", read_only ? "ro" : "rw", options ? "," : "",
+                 options ? options : "") < 0)
+        words = NULL;
+    char *arguments[] = {(char *)"mount", (char *)"-o",       words,
                          (char *)device,  (char *)mountpoint, NULL};
+    if (!words)
+        return hws_fail(err, ENOMEM, "out of memory");
     if (is_mounted(device, mountpoint))
         return 0;
     if (mkdir(mountpoint, 0755) < 0 && errno != EEXIST)

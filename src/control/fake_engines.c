@@ -205,7 +205,7 @@ static int grow(const char *fs, const char *device, const char *mountpoint, stru
 }
 
 static int mount_again(const char *device, const char *mountpoint, bool read_only,
-                       struct hws_error *err)
+                       const char *options, struct hws_error *err)
 {
     return may_fail("remount", err);
 }

@@ -7,6 +7,8 @@
 
 const char *const format_choices[] = {"qcow2", "raw", NULL};
 const char *const fs_choices[] = {"ext4", "xfs", "btrfs", "none", NULL};
+const char *const preallocation_choices[] = {"off", "metadata", "falloc", NULL};
+const char *const switch_choices[] = {"on", "off", NULL};
 static const char *const states[] = {STATE_CREATING, STATE_AVAILABLE, NULL};
 static const char *const attach_modes[] = {ATTACH_DEVICE, ATTACH_MOUNT, NULL};
 
@@ -62,7 +64,9 @@ static const struct record_field pool_fields[] = {
     SIZE(pool, quota_bytes, "quota", "bytes that volumes may have in all; 0: any"),
     LABELS(pool),
     {"image-roots", RECORD_LIST, offsetof(struct pool, image_roots),
-     "folders from which images are taken in place"},
+     "folders from which images are taken"},
+    TRASH_RETENTION_FIELD(pool, trash_retention_s,
+                          "seconds that deleted volumes are kept; 0: they go at once"),
     COMMON(pool),
     {NULL},
 };
@@ -76,6 +80,7 @@ static const struct record_field class_fields[] = {
     {"fs", RECORD_TEXT, offsetof(struct class, fs), "file system", .choices = fs_choices},
     SIZE(class, size_bytes, "size", "of volumes that ask for none; 0: the usual"),
     SIZE(class, cluster_bytes, "cluster-size", "of new images; 0: the format's own"),
+    MAKING_FIELDS(class),
     LABELS(class),
     COMMON(class),
     {NULL},
@@ -95,9 +100,11 @@ static const struct record_field volume_fields[] = {
     TEXT(volume, origin, "origin", "id of the snapshot that it was cloned from"),
     SIZE(volume, size_bytes, "size", "bytes"),
     SIZE(volume, cluster_bytes, "cluster-size", "of new layers; 0: the format's own"),
+    MAKING_FIELDS(volume),
     BOOL(volume, protected, "protected", "cannot be deleted"),
     BOOL(volume, formatted, "formatted", "it was mounted once"),
     BOOL(volume, grow, "grow", "its file system is to be grown at the next mount"),
+    BOOL(volume, part, "part", "its file system gets its own identity at the next mount"),
     LABELS(volume),
     COMMON(volume),
     {NULL},

@@ -25,8 +25,16 @@ struct pool {
     uint64_t overcommit_percent; /* volumes may have so much of the capacity; 0: any */
     uint64_t quota_bytes;        /* of all volumes' sizes; 0: none */
     json_t *labels;
-    json_t *image_roots; /* folders from which images are taken in place */
+    json_t *image_roots;        /* folders from which images are taken */
+    uint64_t trash_retention_s; /* of volumes that have none of their own */
     uint64_t created, generation;
+};
+
+/** What a class says of its volumes, and a volume of itself; absent and 0: the default. */
+struct making {
+    json_t *mkfs_options, *mount_options; /* policy_fs.c tells which */
+    char *preallocation, *lazy_refcounts, *extended_l2;
+    uint64_t trash_retention_s; /* how long a deleted volume is kept; 0: the pool says */
 };
 
 struct class
@@ -34,6 +42,7 @@ struct class
     char *id, *name, *format, *fs;
     uint64_t size_bytes;    /* of volumes that ask for none; 0: the usual */
     uint64_t cluster_bytes; /* of new images; 0: the format's own */
+    struct making making;
     json_t *labels;
     uint64_t created, generation;
 };
@@ -46,9 +55,11 @@ struct volume {
     char *id, *name, *pool, *class, *state, *layer, *format, *fs;
     char *origin; /* id of the snapshot that it was cloned from */
     uint64_t size_bytes, cluster_bytes;
+    struct making making;
     bool protected;
     bool formatted; /* it was mounted once: its file system is whole */
     bool grow;      /* it is larger than its file system: to be grown at the next mount */
+    bool part;      /* its file system has another's identity: changed at the next mount */
     json_t *labels;
     uint64_t created, generation;
 };
@@ -105,6 +116,31 @@ extern const struct object_type pool_type, class_type, volume_type, layer_type, 
 
 extern const char *const format_choices[]; /* of volumes that are made */
 extern const char *const fs_choices[];
+extern const char *const preallocation_choices[], *const switch_choices[];
+
+/** Longest time in the trash: ten years of seconds. */
+#define TRASH_RETENTION_MAX_S 315360000
+#define TRASH_RETENTION_FIELD(type, field, help)                            \
+    {                                                                       \
+        "trash-retention", RECORD_UINT, offsetof(struct type, field), help, \
+            .max = TRASH_RETENTION_MAX_S                                    \
+    }
+
+/** The rows of a struct making that is the member `making` of struct @type. */
+#define MAKING_FIELDS(type)                                                               \
+    {"mkfs-options", RECORD_LIST, offsetof(struct type, making.mkfs_options),             \
+     "of the program that makes the file system, one a text", .max = MAKING_OPTIONS_MAX}, \
+        {"mount-options", RECORD_LIST, offsetof(struct type, making.mount_options),       \
+         "that it is mounted with, one a text", .max = MAKING_OPTIONS_MAX},               \
+        {"preallocation", RECORD_TEXT, offsetof(struct type, making.preallocation),       \
+         "of new images' space", .choices = preallocation_choices},                       \
+        {"lazy-refcounts", RECORD_TEXT, offsetof(struct type, making.lazy_refcounts),     \
+         "of new qcow2 images", .choices = switch_choices},                               \
+        {"extended-l2", RECORD_TEXT, offsetof(struct type, making.extended_l2),           \
+         "subclusters in new qcow2 images", .choices = switch_choices},                   \
+        TRASH_RETENTION_FIELD(type, making.trash_retention_s,                             \
+                              "seconds that a deleted volume is kept; 0: as the pool says")
+#define MAKING_OPTIONS_MAX 16
 
 /** Reads an object by its id. -ENOENT, with a message. */
 HWS_MUST_CHECK int object_get(struct control *control, const struct object_type *type,

@@ -8,6 +8,7 @@
  */
 #include "base/log.h"
 #include "control/internal.h"
+#include "control/policy.h"
 #include <limits.h>
 
 #define USER_DEFAULT "manual"
@@ -58,6 +59,10 @@ static int start_engine(struct op *op, struct hws_error *err)
         .read_only = json_is_true(json_object_get(op->params, "read-only")),
         .mountpoint = mountpoint,
         .mkfs = mountpoint && json_is_true(json_object_get(op->params, "mkfs")) ? fs : NULL,
+        .mkfs_options = op_text(op, "mkfs-options"),
+        .mount_options = op_text(op, "mount-options"),
+        .grow = json_is_true(json_object_get(op->params, "grow")),
+        .part = json_is_true(json_object_get(op->params, "part")),
     };
     struct engine_place place = {0};
     r = op->control->engines->attach(&wish, &place, err);
@@ -109,8 +114,9 @@ static int attach_end(struct op *op, struct batch *batch, struct hws_error *err)
         return r;
     batch_put(batch, &attachment_type, &attachment);
     if (attachment.mountpoint && !attachment.read_only &&
-        (!volume.formatted || json_object_get(op->result, "grown"))) {
+        (!volume.formatted || volume.part || json_object_get(op->result, "grown"))) {
         volume.formatted = true;
+        volume.part = false;
         volume.grow = volume.grow && !json_object_get(op->result, "grown");
         batch_put(batch, &volume_type, &volume);
     }
@@ -137,12 +143,13 @@ const struct operation volume_attach_operation = {
  * mount taken away all the same: nobody shall write to the empty folder below.
  */
 static int keep_mounted(struct control *control, const struct attachment_record *attachment,
-                        struct hws_error *err)
+                        const struct volume *volume, struct hws_error *err)
 {
     if (!attachment->mountpoint || !attachment->device)
         return 0;
+    autofree char *options = policy_join(volume->making.mount_options, ',');
     return control->engines->remount(attachment->device, attachment->mountpoint,
-                                     attachment->read_only, err);
+                                     attachment->read_only, options, err);
 }
 
 static int add_user(struct control *control, struct attachment_record *attachment,
@@ -163,7 +170,7 @@ static int add_user(struct control *control, struct attachment_record *attachmen
         return hws_fail(err, EIO,
                         "the engine of volume '%s' died; detach it with force, and attach it again",
                         volume->name);
-    r = keep_mounted(control, attachment, err);
+    r = keep_mounted(control, attachment, volume, err);
     if (r < 0)
         return r;
     json_array_foreach(attachment->users, i, user)
@@ -184,6 +191,8 @@ static json_t *attach_params(struct control *control, const struct volume *volum
                              const struct attach_request *request)
 {
     autofree char *path = layer_path(pool, layer), *mountpoint = NULL;
+    autofree char *mkfs_options = policy_join(volume->making.mkfs_options, ' ');
+    autofree char *mount_options = policy_join(volume->making.mount_options, ',');
     bool mount = !strcmp(request->mode, ATTACH_MOUNT);
     if (mount && asprintf(&mountpoint, "%s/mounts/%s", control->folder, volume->id) < 0)
         mountpoint = NULL;
@@ -192,12 +201,13 @@ static json_t *attach_params(struct control *control, const struct volume *volum
                   "boot", control->boot, "users", request->user, "read-only", request->read_only,
                   "created", (json_int_t)time(NULL), "mountpoint", mountpoint);
     bool made = volume->fs && strcmp(volume->fs, "none") != 0;
-    return json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:s*, s:s*, s:o}", "pool", pool->id,
-                     "layer", layer->id, "path", path ? path : "", "format", layer->format,
-                     "read-only", request->read_only, "mkfs",
-                     made && !request->read_only && !volume->formatted, "grow",
-                     volume->grow && !request->read_only, "mountpoint", mountpoint, "fs",
-                     made ? volume->fs : NULL, "record", record);
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:s*, s:s*, s:s*, s:s*, s:o}", "pool", pool->id,
+        "layer", layer->id, "path", path ? path : "", "format", layer->format, "read-only",
+        request->read_only, "mkfs", made && !request->read_only && !volume->formatted, "grow",
+        volume->grow && !request->read_only, "part", volume->part && !request->read_only,
+        "mountpoint", mountpoint, "fs", made ? volume->fs : NULL, "mkfs-options", mkfs_options,
+        "mount-options", mount_options, "record", record);
 }
 
 static int attach_taken(struct control *control, const struct volume *volume,
@@ -267,12 +277,15 @@ static int end_engine(struct op *op, struct hws_error *err)
 static int keep_engine(struct op *op, struct hws_error *err)
 {
     auto_attachment attachment = {0};
+    auto_volume volume = {0};
     struct engine_place place = {0};
     bool attached;
     int r = attachment_get(op->control, op->object, &attachment, &attached, err);
+    if (r == 0)
+        r = object_get(op->control, &volume_type, op->object, &volume, err);
     bool running = op->control->engines->find(op->object, &place, NULL) == 0 && place.running;
     engine_place_free(&place);
-    return r == 0 && attached && running ? keep_mounted(op->control, &attachment, err) : r;
+    return r == 0 && attached && running ? keep_mounted(op->control, &attachment, &volume, err) : r;
 }
 
 static enum op_direction forward_once(struct op *op)

@@ -1,35 +1,10 @@
 /*
- * Classes: the policies that volumes are made by. What the engine cannot do yet has its place here,
- * and is refused by its name.
+ * Classes: the policies that volumes are made by.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "control/internal.h"
 #include "control/policy.h"
-
-int policy_refuse(const json_t *request, struct hws_error *err)
-{
-    static const char *const later[] = {"encryption", "compression", "limits", "replication"};
-    for (unsigned i = 0; i < ARRAY_LEN(later); i++) {
-        const json_t *value = json_object_get(request, later[i]);
-        if (value && !json_is_null(value))
-            return hws_fail(err, ENOTSUP, "not supported yet by the engine: %s", later[i]);
-    }
-    return 0;
-}
-
-int policy_check_cluster(const char *format, uint64_t cluster_bytes, struct hws_error *err)
-{
-    if (!cluster_bytes)
-        return 0;
-    if (format && !strcmp(format, "raw"))
-        return hws_fail(err, EINVAL, "cluster-size: format raw has no clusters");
-    if (!is_power_of_2(cluster_bytes) || cluster_bytes < 512 || cluster_bytes > 2 * MiB)
-        return hws_fail(err, EINVAL,
-                        "cluster-size is %llu; it can be a power of two of 512 to 2097152",
-                        (unsigned long long)cluster_bytes);
-    return 0;
-}
 
 const struct record_field request_class_create[] = {
     {"name", RECORD_TEXT, offsetof(struct class, name), "unique name", true},
@@ -39,6 +14,7 @@ const struct record_field request_class_create[] = {
     {"size", RECORD_SIZE, offsetof(struct class, size_bytes), "of volumes that ask for none",
      .max = VOLUME_SIZE_MAX},
     {"cluster-size", RECORD_SIZE, offsetof(struct class, cluster_bytes), "of new images"},
+    MAKING_FIELDS(class),
     {"labels", RECORD_LABELS, offsetof(struct class, labels), "texts of the user's own"},
     {NULL},
 };
@@ -56,7 +32,7 @@ int control_class_create(struct control *control, const json_t *request, json_t 
     if (r == 0)
         r = name_check("class", class.name, err);
     if (r == 0)
-        r = policy_check_cluster(class.format, class.cluster_bytes, err);
+        r = policy_check_making(&class.making, class.format, class.cluster_bytes, class.fs, err);
     if (r < 0)
         return r;
     if (record_set_text(&class.id, id) < 0)

@@ -220,6 +220,8 @@ const struct record_field request_pool_create[] = {
     {"quota", RECORD_SIZE, offsetof(struct pool, quota_bytes), "0: any"},
     {"labels", RECORD_LABELS, offsetof(struct pool, labels), "texts of the user's own"},
     {"image-roots", RECORD_LIST, offsetof(struct pool, image_roots), "absolute paths"},
+    TRASH_RETENTION_FIELD(pool, trash_retention_s,
+                          "seconds that deleted volumes are kept; 0: they go at once"),
     {NULL},
 };
 

@@ -18,6 +18,8 @@ static int make_layer(struct op *op, struct hws_error *err)
         .format = "qcow2",
         .size_bytes = op_number(op, "size"),
         .cluster_bytes = op_number(op, "cluster-size"),
+        .lazy_refcounts = op_text(op, "lazy-refcounts"),
+        .extended_l2 = op_text(op, "extended-l2"),
         .backing = op_text(op, "backing"),
         .backing_format = op_text(op, "backing-format"),
     };
@@ -49,7 +51,9 @@ static int revert_end(struct op *op, struct batch *batch, struct hws_error *err)
     journal_add(batch, &purge_operation, volume.layer, purge);
     volume.size_bytes = snapshot.size_bytes;
     volume.formatted = snapshot.formatted;
-    volume.grow = false;
+    /* How large the file system was then nobody has written down; growing again does no harm. */
+    volume.grow = snapshot.formatted;
+    volume.part = snapshot.formatted && volume.origin;
     if (record_set_text(&layer.volume, volume.id) < 0 ||
         record_set_text(&volume.layer, layer.id) < 0 ||
         record_set_text(&volume.format, layer.format) < 0)
@@ -96,11 +100,12 @@ static int revert_taken(struct control *control, const struct volume *volume, co
     if (r < 0)
         return r;
     autofree char *path = layer_path(&pool, &layer), *backing = layer_path(&pool, &below);
-    json_t *params = json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "pool", pool.id, "layer",
-                               layer.id, "snapshot", snapshot.id, "path", path ? path : "",
-                               "backing", backing ? backing : "", "backing-format", below.format,
-                               "size", (json_int_t)snapshot.size_bytes, "cluster-size",
-                               (json_int_t)volume->cluster_bytes);
+    json_t *params = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s*, s:s*}", "pool", pool.id, "layer", layer.id,
+        "snapshot", snapshot.id, "path", path ? path : "", "backing", backing ? backing : "",
+        "backing-format", below.format, "size", (json_int_t)snapshot.size_bytes, "cluster-size",
+        (json_int_t)volume->cluster_bytes, "lazy-refcounts", volume->making.lazy_refcounts,
+        "extended-l2", volume->making.extended_l2);
     batch_add(&begin, &layer_type, &layer);
     control_lock_model(control);
     return journal_run(control, &volume_revert_operation, volume->id, params, &begin, NULL, err);

@@ -77,6 +77,8 @@ static int make_overlay(struct op *op, struct hws_error *err)
         .format = "qcow2",
         .size_bytes = op_number(op, "size"),
         .cluster_bytes = op_number(op, "cluster-size"),
+        .lazy_refcounts = op_text(op, "lazy-refcounts"),
+        .extended_l2 = op_text(op, "extended-l2"),
         .backing = op_text(op, "backing"),
         .backing_format = op_text(op, "backing-format"),
     };
@@ -97,6 +99,8 @@ static int make_clone(struct op *op, struct hws_error *err)
         .format = "qcow2",
         .size_bytes = op_number(op, "clone-size"),
         .cluster_bytes = op_number(op, "clone-cluster-size"),
+        .lazy_refcounts = op_text(op, "clone-lazy-refcounts"),
+        .extended_l2 = op_text(op, "clone-extended-l2"),
         .backing = op_text(op, "backing"),
         .backing_format = op_text(op, "backing-format"),
     };
@@ -239,11 +243,12 @@ static int split_params(struct control *control, const struct volume *volume, st
     if (r < 0)
         return r;
     autofree char *path = layer_path(&pool, layer), *below = layer_path(&pool, &old);
-    *ret = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:s*}", "pool", pool.id, "layer",
-                     layer->id, "path", path ? path : "", "backing", below ? below : "",
+    *ret = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:s*, s:s*, s:s*}", "pool", pool.id,
+                     "layer", layer->id, "path", path ? path : "", "backing", below ? below : "",
                      "backing-format", old.format, "size", (json_int_t)volume->size_bytes,
                      "cluster-size", (json_int_t)volume->cluster_bytes, "online", attached,
-                     "mountpoint", attached ? attachment.mountpoint : NULL);
+                     "mountpoint", attached ? attachment.mountpoint : NULL, "lazy-refcounts",
+                     volume->making.lazy_refcounts, "extended-l2", volume->making.extended_l2);
     return *ret ? 0 : hws_fail(err, ENOMEM, "out of memory");
 }
 
@@ -291,6 +296,11 @@ int snapshot_split(struct control *control, const struct volume *source, struct 
     json_object_set_new(params, "clone-size", json_integer((json_int_t)clone->size_bytes));
     json_object_set_new(params, "clone-cluster-size",
                         json_integer((json_int_t)clone->cluster_bytes));
+    if (clone->making.lazy_refcounts)
+        json_object_set_new(params, "clone-lazy-refcounts",
+                            json_string(clone->making.lazy_refcounts));
+    if (clone->making.extended_l2)
+        json_object_set_new(params, "clone-extended-l2", json_string(clone->making.extended_l2));
     batch_add(&begin, &volume_type, clone);
     batch_add(&begin, &layer_type, clone_layer);
     batch_add(&begin, &layer_type, &layer);

@@ -9,12 +9,12 @@
 #define SIZE_DEFAULT   (10 * GiB)
 #define SIZE_MULTIPLE  4096
 #define FORMAT_DEFAULT "qcow2"
-#define FS_DEFAULT     "ext4"
 
 /** What a request asks for, with what its class adds. */
 struct request {
     char *name, *pool, *class, *format, *fs, *image, *clone;
     uint64_t size_bytes, cluster_bytes;
+    struct making making;
     bool protected;
     json_t *labels;
 };
@@ -28,6 +28,7 @@ const struct record_field request_volume_create[] = {
     {"format", RECORD_TEXT, offsetof(struct request, format), "of the image", .max = 15},
     {"fs", RECORD_TEXT, offsetof(struct request, fs), "file system", .choices = fs_choices},
     {"cluster-size", RECORD_SIZE, offsetof(struct request, cluster_bytes), "of the image"},
+    MAKING_FIELDS(request),
     {"image", RECORD_TEXT, offsetof(struct request, image), "path of an image to take in place",
      .max = 4095},
     {"clone", RECORD_TEXT, offsetof(struct request, clone), "VOLUME or VOLUME@SNAPSHOT"},
@@ -61,6 +62,9 @@ static int make_image(struct op *op, struct hws_error *err)
         .cluster_bytes = op_number(op, "cluster-size"),
         .backing = op_text(op, "backing"),
         .backing_format = op_text(op, "backing-format"),
+        .preallocation = op_text(op, "preallocation"),
+        .lazy_refcounts = op_text(op, "lazy-refcounts"),
+        .extended_l2 = op_text(op, "extended-l2"),
     };
     return op->control->engines->create(&image, err);
 }
@@ -123,6 +127,17 @@ static int take_text(char **field, const char *text)
     return *field || !text ? 0 : record_set_text(field, text);
 }
 
+/* What a class says of its own file system and format is not for others. */
+static int inherit(struct request *request, const struct class *class, struct hws_error *err)
+{
+    unsigned which = 0;
+    if (!strcmp(request->fs, class->fs ? class->fs : FS_DEFAULT))
+        which |= MAKING_OF_MKFS | MAKING_OF_MOUNT;
+    if (!strcmp(request->format, class->format ? class->format : FORMAT_DEFAULT))
+        which |= MAKING_OF_IMAGE | MAKING_OF_FORMAT;
+    return making_inherit(&request->making, &class->making, which, err);
+}
+
 /* Overrides first, then the class (the one called "default" where none is named), then what is
  * built in. */
 static int apply_class(struct control *control, struct request *request, struct class *class,
@@ -144,7 +159,8 @@ static int apply_class(struct control *control, struct request *request, struct 
          take_text(&request->format, FORMAT_DEFAULT) < 0 ||
          take_text(&request->fs, class->fs) < 0 || take_text(&request->fs, FS_DEFAULT) < 0))
         return hws_fail(err, ENOMEM, "out of memory");
-    return 0;
+    return fresh ? inherit(request, class, err)
+                 : making_inherit(&request->making, &class->making, 0, err);
 }
 
 /* What the tools that make file systems refuse, told before there is a volume. */
@@ -171,7 +187,9 @@ static int check_fresh(struct request *request, struct hws_error *err)
                         request->format);
     request->size_bytes = align_up(request->size_bytes, SIZE_MULTIPLE);
     int r = check_fs_size(request->fs, request->size_bytes, err);
-    return r == 0 ? policy_check_cluster(request->format, request->cluster_bytes, err) : r;
+    return r == 0 ? policy_check_making(&request->making, request->format, request->cluster_bytes,
+                                        request->fs, err)
+                  : r;
 }
 
 static int look_at_image(const struct pool *pool, struct control *control, struct request *request,
@@ -182,7 +200,12 @@ static int look_at_image(const struct pool *pool, struct control *control, struc
         return hws_fail(err, EINVAL,
                         "an image in place has the size and clusters that it has; "
                         "'resize' makes it larger");
-    int r = pool_allow_image(pool, request->image, &real, err);
+    int r = making_refuse(&request->making, ~(unsigned)MAKING_OF_MOUNT, "an image in place", err);
+    if (r == 0)
+        r = policy_check_mount(request->fs ? request->fs : "other", request->making.mount_options,
+                               err);
+    if (r == 0)
+        r = pool_allow_image(pool, request->image, &real, err);
     if (r < 0)
         return r;
     free(request->image);
@@ -210,6 +233,8 @@ static int fill(struct volume *volume, struct request *request, const struct poo
     id_make(id);
     volume->name = steal_ptr(&request->name);
     volume->labels = steal_ptr(&request->labels);
+    volume->making = request->making;
+    request->making = (struct making){0};
     volume->size_bytes = request->size_bytes;
     volume->cluster_bytes = request->cluster_bytes;
     volume->protected = request->protected;
@@ -248,11 +273,13 @@ static int begin(struct control *control, const struct pool *pool, struct volume
     }
     autofree char *path = layer->path ? NULL : layer_path(pool, layer);
     autofree char *below = parent ? layer_path(pool, parent) : NULL;
-    json_t *params =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:s*, s:s*, s:s*}", "pool", pool->id, "layer",
-                  layer->id, "format", layer->format, "size", (json_int_t)volume->size_bytes,
-                  "cluster-size", (json_int_t)volume->cluster_bytes, "path", path, "backing", below,
-                  "backing-format", parent ? parent->format : NULL);
+    const struct making *making = &volume->making;
+    json_t *params = json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:s*, s:s*, s:s*, s:s*, s:s*, s:s*}", "pool", pool->id, "layer",
+        layer->id, "format", layer->format, "size", (json_int_t)volume->size_bytes, "cluster-size",
+        (json_int_t)volume->cluster_bytes, "path", path, "backing", below, "backing-format",
+        parent ? parent->format : NULL, "preallocation", making->preallocation, "lazy-refcounts",
+        making->lazy_refcounts, "extended-l2", making->extended_l2);
     batch_add(&batch, &volume_type, volume);
     batch_add(&batch, &layer_type, layer);
     return journal_run(control, &volume_create_operation, volume->id, params, &batch, NULL, err);
@@ -330,6 +357,11 @@ static int fill_clone(struct request *request, const struct class *class,
         return hws_fail(err, EINVAL, "a clone has the format qcow2");
     if (request->fs && fs && strcmp(request->fs, fs))
         return hws_fail(err, EINVAL, "a clone has the file system of its source, %s", fs);
+    int r = making_refuse(&request->making, MAKING_OF_IMAGE | MAKING_OF_MKFS, "a clone", err);
+    if (r == 0)
+        r = making_inherit(&request->making, &origin->volume->making, MAKING_OF_MOUNT, err);
+    if (r < 0)
+        return r;
     if (!request->size_bytes)
         request->size_bytes = origin->size_bytes;
     request->size_bytes = align_up(request->size_bytes, 512);
@@ -337,10 +369,13 @@ static int fill_clone(struct request *request, const struct class *class,
         return hws_fail(err, EINVAL, "size is less than that of the source, %llu",
                         (unsigned long long)origin->size_bytes);
     volume->formatted = origin->formatted;
-    volume->grow = origin->formatted && request->size_bytes > origin->size_bytes;
-    int r = take_text(&request->fs, fs) < 0 ? hws_fail(err, ENOMEM, "out of memory") : 0;
-    if (r == 0)
-        r = policy_check_cluster("qcow2", request->cluster_bytes, err);
+    volume->grow =
+        origin->formatted && (origin->volume->grow || request->size_bytes > origin->size_bytes);
+    volume->part = origin->formatted;
+    if (take_text(&request->fs, fs) < 0)
+        return hws_fail(err, ENOMEM, "out of memory");
+    r = policy_check_making(&request->making, "qcow2", request->cluster_bytes,
+                            request->fs ? request->fs : "other", err);
     if (r == 0)
         r = layer_make(pool, parent, "qcow2", request->size_bytes, layer, err);
     if (r == 0)

@@ -196,6 +196,35 @@ json_t *record_json(const struct record_field *fields, const void *record)
     return object;
 }
 
+static size_t width_of(const struct record_field *field)
+{
+    switch (field->kind) {
+    case RECORD_UINT:
+    case RECORD_SIZE:
+        return sizeof(uint64_t);
+    case RECORD_BOOL:
+        return sizeof(bool);
+    case RECORD_TEXT:
+    case RECORD_LABELS:
+    case RECORD_LIST:
+        break;
+    }
+    return sizeof(void *);
+}
+
+void record_change(const struct record_field *fields, const json_t *request, void *from, void *to)
+{
+    for (const struct record_field *field = fields; field->name; field++) {
+        const json_t *value = json_object_get(request, field->name);
+        const struct record_field one[] = {*field, {NULL}};
+        if (!value || json_is_null(value))
+            continue;
+        record_free(one, to);
+        memcpy(at(field, to), at(field, from), width_of(field));
+        memset(at(field, from), 0, width_of(field));
+    }
+}
+
 void record_free(const struct record_field *fields, void *record)
 {
     for (const struct record_field *field = fields; field->name; field++) {

@@ -46,6 +46,9 @@ HWS_MUST_CHECK int record_parse(const struct record_field *fields, const json_t 
 /** @return a new object; texts that are NULL are left out. */
 json_t *record_json(const struct record_field *fields, const void *record);
 
+/** Moves what @request gives from @from, which was parsed from it, to @to: the same struct. */
+void record_change(const struct record_field *fields, const json_t *request, void *from, void *to);
+
 /** Frees what the fields own, and clears them. */
 void record_free(const struct record_field *fields, void *record);
 

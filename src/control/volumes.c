@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "control/internal.h"
+#include "control/policy.h"
 
 int volume_take(struct control *control, const char *reference, struct volume *ret,
                 struct hws_error *err)
@@ -84,40 +85,28 @@ int control_volume_list(struct control *control, const struct control_page *page
     return control_page(control, &volume_type, NULL, page, "", volume_describe, ret, err);
 }
 
-struct change {
-    char *name;
-    bool protected;
-    json_t *labels;
-};
-
 const struct record_field request_volume_change[] = {
-    {"name", RECORD_TEXT, offsetof(struct change, name), "unique name"},
-    {"protected", RECORD_BOOL, offsetof(struct change, protected), "cannot be deleted"},
-    {"labels", RECORD_LABELS, offsetof(struct change, labels), "texts of the user's own"},
+    {"name", RECORD_TEXT, offsetof(struct volume, name), "unique name"},
+    {"protected", RECORD_BOOL, offsetof(struct volume, protected), "cannot be deleted"},
+    {"mount-options", RECORD_LIST, offsetof(struct volume, making.mount_options),
+     "that it is mounted with from the next time on", .max = MAKING_OPTIONS_MAX},
+    TRASH_RETENTION_FIELD(volume, making.trash_retention_s,
+                          "seconds that it is kept when it is deleted; 0: as the pool says"),
+    {"labels", RECORD_LABELS, offsetof(struct volume, labels), "texts of the user's own"},
     {NULL},
 };
 
-static bool is_given(const json_t *request, const char *name)
-{
-    const json_t *value = json_object_get(request, name);
-    return value && !json_is_null(value);
-}
-
-static int change_taken(struct control *control, struct volume *volume, struct change *change,
+static int change_taken(struct control *control, struct volume *volume, struct volume *change,
                         const json_t *request, struct hws_error *err)
 {
     auto_batch batch = {0};
     int r = change->name ? name_check("volume", change->name, err) : 0;
+    if (r == 0)
+        r = policy_check_mount(volume->fs ? volume->fs : "other", change->making.mount_options,
+                               err);
     if (r < 0)
         return r;
-    if (change->name && record_set_text(&volume->name, change->name) < 0)
-        return hws_fail(err, ENOMEM, "out of memory");
-    if (is_given(request, "protected"))
-        volume->protected = change->protected;
-    if (is_given(request, "labels")) {
-        json_decref(volume->labels);
-        volume->labels = json_incref(change->labels);
-    }
+    record_change(request_volume_change, request, change, volume);
     batch_put(&batch, &volume_type, volume);
     control_lock_model(control);
     r = batch_commit(&batch, control, err);
@@ -129,7 +118,7 @@ int control_volume_change(struct control *control, const char *reference, const 
                           json_t **ret, struct hws_error *err)
 {
     auto_volume volume = {0};
-    struct change change;
+    struct volume change;
     int r = record_parse(request_volume_change, request, "volume", &change, sizeof(change), err);
     if (r < 0)
         return r;

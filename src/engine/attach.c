@@ -13,8 +13,6 @@
  */
 #include "engine/engine.h"
 #include "engine/internal.h"
-#include "host/mounts.h"
-#include <blkid/blkid.h>
 #include <ctype.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -299,79 +297,6 @@ int attachment_revive(const struct attachment *attachment, int lock, struct hws_
     return start_engine(attachment, lock, &none, &times, err);
 }
 
-/* ---- file system ---- */
-
-/* @return 1 when nothing known lies on the device, 0 when something does, -errno. */
-static int is_blank(const char *device)
-{
-    blkid_probe probe = blkid_new_probe_from_filename(device);
-    if (!probe)
-        return errno ? -errno : -EIO;
-    blkid_probe_enable_superblocks(probe, 1);
-    blkid_probe_enable_partitions(probe, 1);
-    int found = blkid_do_safeprobe(probe);
-    blkid_free_probe(probe);
-    return found == 1;
-}
-
-static int run_mkfs(const char *device, const char *type, struct hws_error *err)
-{
-    char program[48];
-    snprintf(program, sizeof(program), "mkfs.%s", type);
-    for (const char *at = type; *at; at++)
-        if (!isalnum((unsigned char)*at))
-            return hws_fail(err, EINVAL, "'%s' is no file system type", type);
-    int blank = is_blank(device);
-    if (blank < 0)
-        return hws_fail_errno(err, -blank, "cannot look at %s", device);
-    if (blank == 0)
-        return 0; /* --mkfs makes one where there is none, so that attaching again is the same
-                     command */
-    /* Not every mkfs knows -q; what they print otherwise goes nowhere, errors to standard error. */
-    bool quiet = !strncmp(type, "ext", 3);
-    char *arguments[] = {program, (char *)(quiet ? "-q" : device), quiet ? (char *)device : NULL,
-                         NULL};
-    int r = process_run(arguments, false);
-    if (r < 0)
-        return hws_fail_errno(err, -r, "cannot run %s (is it installed?)", program);
-    if (r > 0)
-        return hws_fail(err, EIO, "%s %s failed", program, device);
-    return 0;
-}
-
-static int co_mount_now(void *arg, struct hws_error *err)
-{
-    return co_mount(arg, err);
-}
-
-static int mount_device(const struct attach_options *options, const struct attachment *attachment,
-                        struct hws_error *err)
-{
-    const char *device = attachment_device(attachment);
-    struct stat st;
-    if (!device || stat(device, &st) < 0 || !S_ISBLK(st.st_mode))
-        return hws_fail(err, EINVAL, "--mount needs a block device, and %s is none",
-                        device ? device : "this attachment");
-    int r = options->mkfs ? run_mkfs(device, options->mkfs, err) : 0;
-    if (r < 0)
-        return r;
-    bool made = mkdir(options->mount, 0755) == 0;
-    autofree char *target = realpath(options->mount, NULL);
-    if (!target)
-        return hws_fail_errno(err, errno, "cannot mount at %s", options->mount);
-    struct mount_options how = {
-        .device = device, .target = target, .read_only = options->read_only};
-    if (mounts_look(device, target) == MOUNTS_ON_TOP)
-        return 0; /* by the same command before */
-    r = attachment_store(attachment, "mounts.json",
-                         json_pack("[{s:s, s:b}]", "target", target, "made", made), err);
-    if (r == 0)
-        r = attachment_run(co_mount_now, &how, err);
-    if (r < 0 && made)
-        rmdir(target);
-    return r;
-}
-
 /* ---- all of it */
 
 static void read_times(const struct attachment *attachment, struct attach_times *times)
@@ -482,7 +407,7 @@ static int start_and_mount(const struct attach_options *options, const struct in
     uint64_t usable = process_now_ns();
     times->total_us = (usable - started) / 1000;
     if (options->mount)
-        r = mount_device(options, attachment, err);
+        r = attach_mount(options, attachment, err);
     times->mount_us = (process_now_ns() - usable) / 1000;
     if (r == 0)
         r = interrupted(in, err);

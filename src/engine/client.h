@@ -89,9 +89,15 @@ struct attach_options {
                                                                           default */
     const char *device; /* "/dev/nbdN" to take with via nbd, or NULL */
     bool read_only;
-    uint64_t queues;   /* 0: what measured best */
-    const char *mount; /* folder to mount the device at, or NULL */
-    const char *mkfs;  /* file system to make first when the device is blank, or NULL */
+    uint64_t queues;           /* 0: what measured best */
+    const char *mount;         /* folder to mount the device at, or NULL */
+    const char *mkfs;          /* file system to make first when the device is blank, or NULL */
+    const char *mkfs_options;  /* with blanks between them; NULL: none */
+    const char *mount_options; /* as mount(8) takes them; NULL: none */
+    /* Before a mount for writing, where what is there allows it: */
+    bool check; /* repair what is safe to repair */
+    bool grow;  /* grow an ext4 to the size of the device */
+    bool part;  /* give a btrfs that is another's copy an identity of its own */
 
     /* More images for the same engine, NULL-terminated; or NULL. Each is a volume of its own. */
     const char *const *more;

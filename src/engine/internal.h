@@ -74,6 +74,12 @@ HWS_MUST_CHECK int attach_make_config(const struct attach_options *options,
 HWS_MUST_CHECK int attach_write_config(const struct attach_options *options,
                                        struct attachment *attachment, struct hws_error *err);
 
+/* ---- attach_fs.c ---- */
+
+/** Mounts the attached device where the options tell, with a file system made where it has none. */
+HWS_MUST_CHECK int attach_mount(const struct attach_options *options,
+                                const struct attachment *attachment, struct hws_error *err);
+
 typedef int blocking_fn(void *arg, struct hws_error *err);
 
 /** Runs coroutine code that the command needs (mounts, loop devices) in a runtime of its own. */

@@ -125,17 +125,53 @@ static int probe_type(const char *device, char *type, size_t type_bytes, struct 
     return r;
 }
 
-/*
- * XFS refuses a file system whose UUID is mounted already, which a clone's is: what is mounted
- * twice by mistake, the images' locks tell.
- */
-static int data_for(const char *type, const char *data, char **ret)
+/* Options that are flags of the kernel's call; the rest is the file system's. */
+static const struct {
+    const char *name;
+    unsigned long flag;
+} flag_options[] = {
+    {"noatime", MS_NOATIME},       {"relatime", MS_RELATIME}, {"strictatime", MS_STRICTATIME},
+    {"nodiratime", MS_NODIRATIME}, {"lazytime", MS_LAZYTIME}, {"noexec", MS_NOEXEC},
+    {"nosuid", MS_NOSUID},         {"nodev", MS_NODEV},       {"sync", MS_SYNCHRONOUS},
+    {"dirsync", MS_DIRSYNC},
+};
+
+/* Takes the flags out of @data, in place. */
+static unsigned long take_flags(char *data)
 {
-    if (strcmp(type, "xfs") != 0)
-        *ret = data ? strdup(data) : NULL;
-    else if (asprintf(ret, "nouuid%s%s", data ? "," : "", data ? data : "") < 0)
-        *ret = NULL;
-    return *ret || (!data && strcmp(type, "xfs") != 0) ? 0 : -ENOMEM;
+    unsigned long flags = 0;
+    char *out = data, *rest = data;
+    for (char *word; (word = strsep(&rest, ","));) {
+        unsigned i = 0;
+        while (i < ARRAY_LEN(flag_options) && strcmp(flag_options[i].name, word) != 0)
+            i++;
+        if (i < ARRAY_LEN(flag_options)) {
+            flags |= flag_options[i].flag;
+            continue;
+        }
+        size_t length = strlen(word);
+        if (length && out > data)
+            *out++ = ',';
+        memmove(out, word, length);
+        out += length;
+    }
+    *out = '\0';
+    return flags;
+}
+
+/*
+ * What the kernel gets as the file system's options; free(). XFS refuses a file system whose UUID
+ * is mounted already, which a clone's is: what is mounted twice by mistake, the images' locks tell.
+ */
+static char *data_for(const char *type, const char *data, unsigned long *flags)
+{
+    char *all;
+    bool xfs = !strcmp(type, "xfs");
+    if (asprintf(&all, "%s%s%s", xfs ? "nouuid" : "", xfs && data && *data ? "," : "",
+                 data ? data : "") < 0)
+        return NULL;
+    *flags |= take_flags(all);
+    return all;
 }
 
 static int mount_blocking(void *arg)
@@ -151,10 +187,10 @@ static int mount_blocking(void *arg)
             return r;
     }
     unsigned long flags = (o->read_only ? MS_RDONLY : 0) | (o->trusted ? 0 : MS_NOSUID | MS_NODEV);
-    autofree char *data = NULL;
-    if (data_for(type, o->data, &data) < 0)
+    autofree char *data = data_for(type, o->data, &flags);
+    if (!data)
         return hws_fail(w->err, ENOMEM, "out of memory");
-    if (mount(o->device, o->target, type, flags, data) < 0)
+    if (mount(o->device, o->target, type, flags, *data ? data : NULL) < 0)
         return hws_fail_errno(w->err, errno, "%s: cannot mount the %s file system at %s", o->device,
                               type, o->target);
     return 0;

@@ -30,7 +30,7 @@ struct mount_options {
     const char *type;   /* NULL: probe; more than one signature on the device is refused */
     bool read_only;
     bool trusted;     /* else nosuid and nodev: an image is somebody else's file system */
-    const char *data; /* options of the file system, may be NULL */
+    const char *data; /* options as mount(8) takes them, "noatime,commit=30"; may be NULL */
 };
 
 /** Mounts. Errors name device, type and target. */
