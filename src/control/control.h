@@ -61,6 +61,10 @@ HWS_MUST_CHECK int control_pool_show(struct control *control, const char *pool, 
                                      struct hws_error *err);
 HWS_MUST_CHECK int control_pool_list(struct control *control, const struct control_page *page,
                                      json_t **ret, struct hws_error *err);
+/** {"name", "capacity", "overcommit-percent", "quota", "labels", "image-roots", "trash-retention"}
+ */
+HWS_MUST_CHECK int control_pool_change(struct control *control, const char *pool,
+                                       const json_t *request, json_t **ret, struct hws_error *err);
 /** -EBUSY while it has volumes. Images that lie in it and are nobody's stay. */
 HWS_MUST_CHECK int control_pool_delete(struct control *control, const char *pool,
                                        struct hws_error *err);
@@ -73,6 +77,9 @@ HWS_MUST_CHECK int control_class_show(struct control *control, const char *class
                                       struct hws_error *err);
 HWS_MUST_CHECK int control_class_list(struct control *control, const struct control_page *page,
                                       json_t **ret, struct hws_error *err);
+/** As control_class_create(); what is given is changed. */
+HWS_MUST_CHECK int control_class_change(struct control *control, const char *class,
+                                        const json_t *request, json_t **ret, struct hws_error *err);
 HWS_MUST_CHECK int control_class_delete(struct control *control, const char *class,
                                         struct hws_error *err);
 

@@ -97,6 +97,14 @@ HWS_MUST_CHECK int pool_check(const struct pool *pool, struct hws_error *err);
 HWS_MUST_CHECK int pool_admit(struct control *control, const struct pool *pool, uint64_t more,
                               struct hws_error *err);
 
+/** Most that overcommit-percent can be. */
+#define OVERCOMMIT_MAX_PERCENT 1000000
+
+/** Replaces the image roots by what they are without links. */
+HWS_MUST_CHECK int pool_resolve_roots(struct pool *pool, struct hws_error *err);
+/** Whether @path, which has no links, lies in an image root of the pool. */
+bool pool_has_root_of(const struct pool *pool, const char *path);
+
 /** Whether @path may be taken in place; @ret its real path, free(). */
 HWS_MUST_CHECK int pool_allow_image(const struct pool *pool, const char *path, char **ret,
                                     struct hws_error *err);

@@ -6,16 +6,28 @@
 #include "control/internal.h"
 #include "control/policy.h"
 
+/* All but the name. */
+#define CLASS_FIELDS                                                                              \
+    {"format", RECORD_TEXT, offsetof(struct class, format), "of new images",                      \
+     .choices = format_choices},                                                                  \
+        {"fs", RECORD_TEXT, offsetof(struct class, fs), "file system", .choices = fs_choices},    \
+        {"size", RECORD_SIZE, offsetof(struct class, size_bytes), "of volumes that ask for none", \
+         .max = VOLUME_SIZE_MAX},                                                                 \
+        {"cluster-size", RECORD_SIZE, offsetof(struct class, cluster_bytes), "of new images"},    \
+        MAKING_FIELDS(class),                                                                     \
+    {                                                                                             \
+        "labels", RECORD_LABELS, offsetof(struct class, labels), "texts of the user's own"        \
+    }
+
 const struct record_field request_class_create[] = {
     {"name", RECORD_TEXT, offsetof(struct class, name), "unique name", true},
-    {"format", RECORD_TEXT, offsetof(struct class, format), "of new images",
-     .choices = format_choices},
-    {"fs", RECORD_TEXT, offsetof(struct class, fs), "file system", .choices = fs_choices},
-    {"size", RECORD_SIZE, offsetof(struct class, size_bytes), "of volumes that ask for none",
-     .max = VOLUME_SIZE_MAX},
-    {"cluster-size", RECORD_SIZE, offsetof(struct class, cluster_bytes), "of new images"},
-    MAKING_FIELDS(class),
-    {"labels", RECORD_LABELS, offsetof(struct class, labels), "texts of the user's own"},
+    CLASS_FIELDS,
+    {NULL},
+};
+
+const struct record_field request_class_change[] = {
+    {"name", RECORD_TEXT, offsetof(struct class, name), "unique name"},
+    CLASS_FIELDS,
     {NULL},
 };
 

@@ -109,21 +109,28 @@ static bool lies_in(const char *path, const char *folder)
     return !strncmp(path, folder, length) && (path[length] == '/' || !strcmp(folder, "/"));
 }
 
-int pool_allow_image(const struct pool *pool, const char *path, char **ret, struct hws_error *err)
+bool pool_has_root_of(const struct pool *pool, const char *path)
 {
     size_t i;
     json_t *root;
+    json_array_foreach(pool->image_roots, i, root)
+    {
+        if (lies_in(path, json_string_value(root)))
+            return true;
+    }
+    return false;
+}
+
+int pool_allow_image(const struct pool *pool, const char *path, char **ret, struct hws_error *err)
+{
     if (path[0] != '/')
         return hws_fail(err, EINVAL, "image '%.300s' is no absolute path", path);
     autofree char *real = realpath(path, NULL);
     if (!real)
         return hws_fail_errno(err, errno, "image %.300s", path);
-    json_array_foreach(pool->image_roots, i, root)
-    {
-        if (lies_in(real, json_string_value(root))) {
-            *ret = steal_ptr(&real);
-            return 0;
-        }
+    if (pool_has_root_of(pool, real)) {
+        *ret = steal_ptr(&real);
+        return 0;
     }
     return hws_fail(err, EPERM, "image %.300s lies in none of the image roots of pool '%s'", real,
                     pool->name);
@@ -216,7 +223,7 @@ const struct record_field request_pool_create[] = {
     {"path", RECORD_TEXT, offsetof(struct pool, path), "absolute path of its folder", true},
     {"capacity", RECORD_SIZE, offsetof(struct pool, capacity_bytes), "0: of its file system"},
     {"overcommit-percent", RECORD_UINT, offsetof(struct pool, overcommit_percent), "0: any",
-     .max = 1000000},
+     .max = OVERCOMMIT_MAX_PERCENT},
     {"quota", RECORD_SIZE, offsetof(struct pool, quota_bytes), "0: any"},
     {"labels", RECORD_LABELS, offsetof(struct pool, labels), "texts of the user's own"},
     {"image-roots", RECORD_LIST, offsetof(struct pool, image_roots), "absolute paths"},
@@ -226,7 +233,7 @@ const struct record_field request_pool_create[] = {
 };
 
 /* Paths are kept as they resolve: what a link becomes later is not followed. */
-static int resolve_roots(struct pool *pool, struct hws_error *err)
+int pool_resolve_roots(struct pool *pool, struct hws_error *err)
 {
     size_t i;
     json_t *root;
@@ -291,7 +298,7 @@ int control_pool_create(struct control *control, const json_t *request, json_t *
     if (r == 0)
         r = resolve_path(&pool, &made, err);
     if (r == 0)
-        r = resolve_roots(&pool, err);
+        r = pool_resolve_roots(&pool, err);
     id_make(id);
     pool.created = (uint64_t)time(NULL);
     if (r == 0 && record_set_text(&pool.id, id) < 0)

@@ -256,6 +256,8 @@ static int begin(struct control *control, const struct pool *pool, struct volume
     int r = object_get(control, &pool_type, pool->id, &now, err);
     if (r == 0)
         r = journal_check(control, pool->id, err);
+    if (r == 0 && layer->path && !pool_has_root_of(&now, layer->path))
+        r = hws_fail(err, EPERM, "the image roots of pool '%s' have just been changed", now.name);
     auto_layer below_now = {0};
     if (r == 0 && parent) /* its snapshot may have been deleted meanwhile */
         r = object_get(control, &layer_type, parent->id, &below_now, err);

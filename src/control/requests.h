@@ -12,7 +12,9 @@
 #include "control/record.h"
 
 extern const struct record_field request_pool_create[];
+extern const struct record_field request_pool_change[];
 extern const struct record_field request_class_create[];
+extern const struct record_field request_class_change[];
 extern const struct record_field request_volume_create[];
 extern const struct record_field request_volume_change[];
 extern const struct record_field request_volume_attach[];

@@ -156,6 +156,49 @@ static void a_volume_has_what_it_says_then_its_class_then_the_usual(void **state
     control_close(control);
 }
 
+static int pool_change(struct control *control, const char *text)
+{
+    return with(control_pool_change, control, "pool", text);
+}
+
+static void pools_and_classes_change_as_told(void **state)
+{
+    clean();
+    struct control *control = open_control(NULL);
+    need_image(control);
+    json_t *body = json_pack("{s:s, s:s}", "name", "i", "image", in_top("roots/image"));
+    must(CALL(control_volume_create, control, body));
+    json_decref(body);
+    must(pool_change(control, "{\"quota\": \"1M\", \"labels\": {\"a\": \"b\"}, \"name\": \"p\"}"));
+    must(with(control_pool_change, control, "p", "{\"name\": \"pool\"}"));
+    assert_int_equal(volume_create(control, "{\"name\": \"v\", \"size\": \"2M\"}"), -ENOSPC);
+    must(pool_change(control, "{\"quota\": 0}"));
+    must(volume_create(control, "{\"name\": \"v\", \"size\": \"2M\"}"));
+    must(pool_change(control, "{\"quota\": 1, \"overcommit-percent\": 5}")); /* not for what is */
+    assert_int_equal(with(control_volume_resize, control, "v", "{\"size\": \"3M\"}"), -ENOSPC);
+    assert_int_equal(pool_change(control, "{\"image-roots\": []}"), -EBUSY);
+    assert_int_equal(pool_change(control, "{\"image-roots\": [\"none\"]}"), -EINVAL);
+    assert_int_equal(pool_change(control, "{\"path\": \"/\"}"), -EINVAL);
+    assert_int_equal(pool_change(control, "{\"name\": \"-\"}"), -EINVAL);
+    assert_int_equal(with(control_pool_change, control, "none", "{}"), -ENOENT);
+    json_t *pool = NULL;
+    must(control_pool_show(control, "pool", &pool, &error));
+    assert_int_equal(json_integer_value(json_object_get(pool, "quota")), 1);
+    assert_int_equal(json_object_size(json_object_get(pool, "labels")), 1);
+    assert_int_equal(json_array_size(json_object_get(pool, "image-roots")), 1);
+    json_decref(pool);
+
+    must(class_create(control, "{\"name\": \"c\", \"fs\": \"xfs\", \"size\": \"400M\"}"));
+    must(class_create(control, "{\"name\": \"d\"}"));
+    must(with(control_class_change, control, "c", "{\"mkfs-options\": [\"-K\"]}"));
+    assert_int_equal(with(control_class_change, control, "c", "{\"fs\": \"ext4\"}"), -EINVAL);
+    must(with(control_class_change, control, "c", "{\"fs\": \"ext4\", \"mkfs-options\": []}"));
+    assert_int_equal(with(control_class_change, control, "c", "{\"name\": \"d\"}"), -EEXIST);
+    assert_int_equal(with(control_class_change, control, "c", "{\"limits\": {}}"), -ENOTSUP);
+    check_all(control);
+    control_close(control);
+}
+
 /* As written by a program that knew none of the newer fields. */
 static void old_records_read_as_the_default(void **state)
 {
@@ -174,6 +217,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_volume_has_what_it_says_then_its_class_then_the_usual),
+        cmocka_unit_test(pools_and_classes_change_as_told),
         cmocka_unit_test(old_records_read_as_the_default),
         cmocka_unit_test(options_that_could_do_harm_are_refused),
     };

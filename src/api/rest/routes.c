@@ -22,6 +22,11 @@ CALL(pool_show)
     return control_pool_show(c->control, c->argument[0], ret, err);
 }
 
+CALL(pool_change)
+{
+    return control_pool_change(c->control, c->argument[0], c->body, ret, err);
+}
+
 CALL(pool_delete)
 {
     return control_pool_delete(c->control, c->argument[0], err);
@@ -40,6 +45,11 @@ CALL(class_create)
 CALL(class_show)
 {
     return control_class_show(c->control, c->argument[0], ret, err);
+}
+
+CALL(class_change)
+{
+    return control_class_change(c->control, c->argument[0], c->body, ret, err);
 }
 
 CALL(class_delete)
@@ -186,12 +196,16 @@ const struct rest_route rest_routes[] = {
     {"POST", "/v1/pools", 201, pool_create, "Makes a pool of a folder.", TAKES(pool_create, "Pool"),
      .role = ROLE_ADMIN},
     {"GET", "/v1/pools/*", 200, pool_show, "A pool.", ANSWERS("Pool")},
+    {"PATCH", "/v1/pools/*", 200, pool_change, "Changes what is given.", TAKES(pool_change, "Pool"),
+     .role = ROLE_ADMIN},
     {"DELETE", "/v1/pools/*", 204, pool_delete, "Gives up a pool that has no volumes.", NO_BODY,
      .role = ROLE_ADMIN},
     {"GET", "/v1/classes", 200, class_list, "Classes.", LISTS("Class")},
     {"POST", "/v1/classes", 201, class_create, "Makes a class.", TAKES(class_create, "Class"),
      .role = ROLE_ADMIN},
     {"GET", "/v1/classes/*", 200, class_show, "A class.", ANSWERS("Class")},
+    {"PATCH", "/v1/classes/*", 200, class_change, "Changes what is given.",
+     TAKES(class_change, "Class"), .role = ROLE_ADMIN},
     {"DELETE", "/v1/classes/*", 204, class_delete, "Deletes a class.", NO_BODY, .role = ROLE_ADMIN},
     {"GET", "/v1/volumes", 200, volume_list, "Volumes.", LISTS("Volume")},
     {"POST", "/v1/volumes", 201, volume_create,
