@@ -22,6 +22,18 @@ void log_set_sink(log_sink *sink, void *arg)
     current_arg = arg;
 }
 
+static _Thread_local char thread_context[LOG_CONTEXT_BYTES];
+
+void log_set_context(const char *context)
+{
+    snprintf(thread_context, sizeof(thread_context), "%s", context);
+}
+
+const char *log_context(void)
+{
+    return thread_context;
+}
+
 void log_write(enum log_level level, const char *format, ...)
 {
     static const char *const names[] = {"error", "warning", "info", "debug"};

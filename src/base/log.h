@@ -20,6 +20,14 @@ void log_set_level(enum log_level level);
 /** @sink NULL restores standard error. Call before other threads log. */
 void log_set_sink(log_sink *sink, void *arg);
 
+/** Longest context, with its terminator. */
+#define LOG_CONTEXT_BYTES 24
+
+/** What the calling thread works on from now on, the id of a request for instance; "": nothing. */
+void log_set_context(const char *context);
+/** What log_set_context() was given last by this thread; for sinks. */
+const char *log_context(void);
+
 void log_write(enum log_level level, const char *format, ...) HWS_PRINTF(2, 3);
 
 #define log_error(...)   log_write(LOG_LEVEL_ERROR, __VA_ARGS__)

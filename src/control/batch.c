@@ -91,6 +91,8 @@ int batch_commit(struct batch *batch, struct control *control, struct hws_error 
     int r = batch->failed ? hws_fail(err, ENOMEM, "out of memory")
                           : store->driver->commit(store, batch->changes, batch->count, err);
     control_at(control, "after a commit");
+    if (r == 0)
+        events_add(control, batch->changes, batch->count);
     batch_clear(batch);
     return r;
 }

@@ -93,6 +93,9 @@ static int prepare(struct control *control, const struct control_options *option
     r = store_sqlite.open(path, &control->store, err);
     if (r < 0)
         return r;
+    r = events_start(control, err);
+    if (r < 0)
+        return r;
     journal_recover(control);
     return adopt(control, err);
 }
@@ -124,6 +127,7 @@ void control_close(struct control *control)
     if (!control)
         return;
     merger_stop(control);
+    events_stop(control);
     if (control->store)
         control->store->driver->close(control->store);
     pthread_mutex_destroy(&control->model);

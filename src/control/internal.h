@@ -11,6 +11,7 @@
 
 #include "control/control.h"
 #include "control/engines.h"
+#include "control/events.h"
 #include "control/journal.h"
 #include "control/locks.h"
 #include "control/requests.h"
@@ -29,6 +30,7 @@ struct control {
     struct locks locks;
     pthread_mutex_t model;
     time_t retried;
+    struct events *events;
     struct merger *merger; /* NULL: nothing is merged in the background */
     void (*at)(void *arg, const char *where);
     void *at_arg;

@@ -6,6 +6,7 @@
 #ifndef DAEMON_DAEMON_H
 #define DAEMON_DAEMON_H
 
+#include "api/http/server.h"
 #include "control/control.h"
 
 struct settings {
@@ -13,7 +14,10 @@ struct settings {
     char *socket;        /* of the REST API */
     char *docker_socket; /* of the volume plugin; "none": not served */
     char *program;       /* `hawser` */
-    char *log_level;
+    char *log_level, *log_format;
+    char *listen; /* "HOST:PORT" of the REST API over TLS; NULL: not served */
+    char *tls;    /* folder of certificates; NULL: none */
+    json_t *roles;
     uint64_t workers;
     uint64_t request_s; /* for a client to send a request */
 };
@@ -23,6 +27,30 @@ struct settings {
 HWS_MUST_CHECK int settings_read(int argc, char **argv, struct settings *ret,
                                  struct hws_error *err);
 void settings_free(struct settings *settings);
+
+/* ---- roles.c ---- */
+
+HWS_MUST_CHECK int roles_check(const json_t *roles, struct hws_error *err);
+/** Whether users of this host are among them, beside root. */
+bool roles_have_users(const json_t *roles);
+/** http_options.admit; @roles is the table. */
+int roles_admit(void *roles, const struct http_peer *peer);
+
+/* ---- activation.c ---- */
+
+enum { ACTIVATED_REST, ACTIVATED_DOCKER, ACTIVATED_TCP, ACTIVATED_SOCKETS };
+
+struct activation {
+    int fd[ACTIVATED_SOCKETS]; /* -1: none was passed */
+};
+
+/** Takes what a service manager has passed, once. */
+HWS_MUST_CHECK int activation_take(struct activation *ret, struct hws_error *err);
+
+/* ---- log.c ---- */
+
+/** @format "text" or "json". */
+void daemon_log(const char *level, const char *format);
 
 /** Sets control_options.at in the program of the tests; does nothing in hawserd itself. */
 void crash_points(struct control_options *options);

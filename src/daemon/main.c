@@ -12,10 +12,12 @@
 #include "api/rest/rest.h"
 #include "base/log.h"
 #include "control/engines.h"
+#include "control/events.h"
 #include "daemon/daemon.h"
 #include "host/process.h"
 #include <malloc.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -27,16 +29,10 @@ struct daemon {
     struct settings settings;
     struct control *control;
     struct http_workers *workers;
-    struct http_server *rest, *docker;
+    struct http_server *servers[3]; /* REST, the volume plugin, REST over TLS; NULL: not served */
+    unsigned server_count;
+    struct activation activation;
 };
-
-static void set_log_level(const char *name)
-{
-    static const char *const names[] = {"error", "warning", "info", "debug"};
-    for (unsigned i = 0; i < ARRAY_LEN(names); i++)
-        if (!strcmp(name, names[i]))
-            log_set_level((enum log_level)i);
-}
 
 /* The last folder of a socket's path may be missing: /run is empty after a start of the host. */
 static void make_parents(const char *path, mode_t mode)
@@ -49,32 +45,65 @@ static void make_parents(const char *path, mode_t mode)
     }
 }
 
+static int serve_one(struct daemon *daemon, struct http_options *options, int activated,
+                     struct hws_error *err)
+{
+    options->fd = daemon->activation.fd[activated];
+    daemon->activation.fd[activated] = -1;
+    int r =
+        http_server_start(options, daemon->workers, &daemon->servers[daemon->server_count], err);
+    daemon->server_count += r == 0;
+    return r;
+}
+
+/* An event was written: whoever waits for one is served again. */
+static void wake(void *arg)
+{
+    struct daemon *daemon = arg;
+    for (unsigned i = 0; i < daemon->server_count; i++)
+        http_server_wake(daemon->servers[i]);
+}
+
 static int serve(struct daemon *daemon, struct hws_error *err)
 {
-    const char *docker = daemon->settings.docker_socket;
-    struct http_options rest = {
-        .path = daemon->settings.socket,
-        .fd = -1,
+    const struct settings *settings = &daemon->settings;
+    bool users = roles_have_users(settings->roles);
+    const struct http_options rest = {
+        .path = settings->socket,
+        .everybody = users,
         .handler = rest_handle,
         .refuse = rest_refuse,
+        .admit = roles_admit,
         .arg = daemon->control,
+        .admit_arg = settings->roles,
         .log_name = "rest",
-        .request_s = (unsigned)daemon->settings.request_s,
+        .request_s = (unsigned)settings->request_s,
     };
-    struct http_options plugin = rest;
-    plugin.path = docker;
-    plugin.handler = docker_handle;
-    plugin.refuse = docker_refuse;
-    plugin.log_name = "docker";
-    daemon->workers = http_workers_start((unsigned)daemon->settings.workers, err);
+    struct http_options local = rest, plugin = rest, remote = rest;
+    daemon->workers = http_workers_start((unsigned)settings->workers, err);
     if (!daemon->workers)
         return -EAGAIN;
-    make_parents(rest.path, 0700); /* the folder of attachments is nobody else's */
-    int r = http_server_start(&rest, daemon->workers, &daemon->rest, err);
-    if (r < 0 || !strcmp(docker, "none"))
-        return r;
-    make_parents(docker, 0755);
-    return http_server_start(&plugin, daemon->workers, &daemon->docker, err);
+    make_parents(rest.path, users ? 0755 : 0700); /* the folder of attachments is nobody else's */
+    int r = serve_one(daemon, &local, ACTIVATED_REST, err);
+    if (r == 0 && strcmp(settings->docker_socket, "none") != 0) {
+        plugin.path = settings->docker_socket;
+        plugin.everybody = false;
+        plugin.handler = docker_handle;
+        plugin.refuse = docker_refuse;
+        plugin.admit = NULL;
+        plugin.log_name = "docker";
+        make_parents(plugin.path, 0755);
+        r = serve_one(daemon, &plugin, ACTIVATED_DOCKER, err);
+    }
+    if (r == 0 && settings->listen) {
+        remote.address = settings->listen;
+        remote.tls_folder = settings->tls;
+        remote.log_name = "tcp";
+        r = serve_one(daemon, &remote, ACTIVATED_TCP, err);
+    }
+    if (r == 0)
+        control_events_wake(daemon->control, wake, daemon);
+    return r;
 }
 
 static void wait_for_end(struct daemon *daemon, const sigset_t *signals)
@@ -87,19 +116,20 @@ static void wait_for_end(struct daemon *daemon, const sigset_t *signals)
         control_tick(daemon->control);
         if (ticks % TRIM_TICKS == 0)
             malloc_trim(0);
-        http_server_tick(daemon->rest);
-        if (daemon->docker)
-            http_server_tick(daemon->docker);
+        for (unsigned i = 0; i < daemon->server_count; i++)
+            http_server_tick(daemon->servers[i]);
     }
 }
 
 static void end(struct daemon *daemon)
 {
-    http_server_quiesce(daemon->rest);
-    http_server_quiesce(daemon->docker);
+    for (unsigned i = 0; i < daemon->server_count; i++)
+        http_server_quiesce(daemon->servers[i]);
     http_workers_stop(daemon->workers);
-    http_server_stop(daemon->rest);
-    http_server_stop(daemon->docker);
+    if (daemon->control)
+        control_events_wake(daemon->control, NULL, NULL);
+    for (unsigned i = 0; i < daemon->server_count; i++)
+        http_server_stop(daemon->servers[i]);
     control_close(daemon->control);
     settings_free(&daemon->settings);
 }
@@ -111,6 +141,16 @@ static int start(struct daemon *daemon, struct hws_error *err)
     engines_use_program(daemon->settings.program);
     int r = control_open(&options, &daemon->control, err);
     return r < 0 ? r : serve(daemon, err);
+}
+
+/* A connection is a descriptor, and they may be more than the 1024 that a shell gives. */
+static void raise_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 int main(int argc, char **argv)
@@ -132,9 +172,12 @@ int main(int argc, char **argv)
         return 0;
     }
     if (r == 0) {
-        set_log_level(daemon.settings.log_level);
-        r = start(&daemon, &err);
+        daemon_log(daemon.settings.log_level, daemon.settings.log_format);
+        raise_limit();
+        r = activation_take(&daemon.activation, &err);
     }
+    if (r == 0)
+        r = start(&daemon, &err);
     if (r == 0) {
         process_notify("READY=1");
         log_info("hawserd %s serves %s and %s", HAWSER_VERSION, daemon.settings.socket,

@@ -12,6 +12,8 @@
 
 static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
 
+static const char *const formats[] = {"text", "json", NULL};
+
 static const struct record_field fields[] = {
     {"state", RECORD_TEXT, offsetof(struct settings, state),
      "folder of the catalog and of mount points (/var/lib/hawser)"},
@@ -23,6 +25,14 @@ static const struct record_field fields[] = {
      "the program hawser (the one beside hawserd)"},
     {"log-level", RECORD_TEXT, offsetof(struct settings, log_level),
      "error, warning, info (the default) or debug", .choices = levels},
+    {"log-format", RECORD_TEXT, offsetof(struct settings, log_format), "text (the default) or json",
+     .choices = formats},
+    {"listen", RECORD_TEXT, offsetof(struct settings, listen),
+     "HOST:PORT of the REST API over TLS; by default it is not served so"},
+    {"tls", RECORD_TEXT, offsetof(struct settings, tls),
+     "folder of ca-cert.pem, server-cert.pem, server-key.pem, and ca-crl.pem if there is one"},
+    {"roles", RECORD_LABELS, offsetof(struct settings, roles),
+     "who may do what, {\"cn:NAME\": \"viewer\"}; in the file alone", .max = 1000},
     {"workers", RECORD_UINT, offsetof(struct settings, workers), "requests that run at a time (16)",
      .max = 256},
     {"request-seconds", RECORD_UINT, offsetof(struct settings, request_s),
@@ -115,8 +125,11 @@ static int fill_defaults(struct settings *settings, struct hws_error *err)
         (!settings->socket && record_set_text(&settings->socket, socket) < 0) ||
         (!settings->docker_socket &&
          record_set_text(&settings->docker_socket, "/run/docker/plugins/hawser.sock") < 0) ||
+        (!settings->log_format && record_set_text(&settings->log_format, "text") < 0) ||
         (!settings->log_level && record_set_text(&settings->log_level, "info") < 0))
         return hws_fail(err, ENOMEM, "out of memory");
+    if (settings->listen && !settings->tls)
+        return hws_fail(err, EINVAL, "configuration: listen needs tls, the folder of certificates");
     if (!settings->program)
         settings->program = find_program();
     if (!settings->program || access(settings->program, X_OK) < 0)
@@ -146,6 +159,8 @@ int settings_read(int argc, char **argv, struct settings *ret, struct hws_error 
         r = hws_fail(err, EINVAL, "the configuration is no JSON object");
     if (r == 0)
         r = record_parse(fields, file, "configuration", ret, sizeof(*ret), err);
+    if (r == 0)
+        r = roles_check(ret->roles, err);
     if (r == 0)
         r = fill_defaults(ret, err);
     json_decref(given);

@@ -12,6 +12,7 @@
 #define API_REST_INTERNAL_H
 
 #include "api/rest/rest.h"
+#include "control/events.h"
 #include "control/objects.h"
 #include "control/requests.h"
 
@@ -24,6 +25,7 @@ struct rest_call {
     char argument[REST_ARGUMENTS_MAX][256]; /* what stands where the route has a '*' */
     const json_t *body;                     /* an object; of tables' fields alone */
     struct control_page page;               /* of lists */
+    struct http_reply *reply;               /* for calls that wait, or answer a stream */
 };
 
 /** An argument of the query string. */
@@ -35,9 +37,6 @@ struct rest_query {
     uint64_t min;
 };
 
-/** Who may call. By default whoever may look for GET, and whoever may change things for others. */
-enum rest_role { ROLE_BY_METHOD, ROLE_VIEWER, ROLE_OPERATOR, ROLE_ADMIN };
-
 struct rest_route {
     const char *method, *pattern;
     unsigned status; /* of a success: 200, 201, 204 */
@@ -48,12 +47,27 @@ struct rest_route {
     const char *answer;                 /* name of a row of rest_schemas; NULL: no body */
     bool list;                          /* {"items": [answers], "next"} */
     const struct rest_query *query;     /* NULL: takes none */
-    enum rest_role role;
-    const char *type; /* of an answer that is no JSON, given as a JSON text; NULL: JSON */
+    enum rest_role role; /* by default who may look for GET, who may change things for others */
+    const char *type;    /* of an answer that is no JSON, given as a JSON text; NULL: JSON */
 };
 
 extern const struct rest_route rest_routes[];     /* ended by one without a method */
 extern const struct rest_query rest_query_page[]; /* of lists that come in pages */
+
+extern const struct rest_query rest_query_watch[]; /* of objects */
+
+/** Seconds for which a call may wait, and for which it does where it is not said. */
+#define REST_WAIT_MAX     300
+#define REST_WAIT_DEFAULT 30
+
+/** Of calls that answer objects of the catalog, which can be watched: rows for their tables. */
+#define REST_QUERY_WATCH                                                                      \
+    {"watch", "answers once something has happened behind this event (X-Sequence)", .min = 0, \
+     .max = INT64_MAX},                                                                       \
+    {                                                                                         \
+        "wait", "seconds to watch at most, 30 if not given; then the answer comes as it is",  \
+            .min = 1, .max = REST_WAIT_MAX                                                    \
+    }
 
 /** The role that @route asks for. */
 enum rest_role rest_role_of(const struct rest_route *route);
@@ -78,6 +92,12 @@ struct rest_schema {
 };
 
 extern const struct rest_schema rest_schemas[];
+
+/** GET /v1/events. */
+HWS_MUST_CHECK int rest_events(const struct rest_call *call, json_t **ret, struct hws_error *err);
+
+/** The number that an argument has, within what its row allows; @missing where it is not given. */
+uint64_t rest_number(const struct rest_call *call, const char *name, uint64_t missing);
 
 /** The OpenAPI 3.1 document of all calls. @ret a new object. */
 HWS_MUST_CHECK int rest_openapi(json_t **ret, struct hws_error *err);

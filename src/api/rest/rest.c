@@ -33,6 +33,7 @@ void rest_refuse(const struct http_request *request, unsigned status, const char
                  struct http_reply *reply)
 {
     const char *code = status == 413   ? "too-large"
+                       : status == 403 ? "forbidden"
                        : status == 503 ? "unavailable"
                        : status == 404 ? "not-found"
                        : status == 405 ? "no-such-method"
@@ -103,9 +104,19 @@ enum rest_role rest_role_of(const struct rest_route *route)
     return !strcmp(route->method, "GET") ? ROLE_VIEWER : ROLE_OPERATOR;
 }
 
+static const char *const role_names[] = {"none", "viewer", "operator", "admin"};
+
 const char *rest_role_name(enum rest_role role)
 {
-    return role == ROLE_ADMIN ? "admin" : role == ROLE_OPERATOR ? "operator" : "viewer";
+    return role_names[role];
+}
+
+enum rest_role rest_role_named(const char *name)
+{
+    for (unsigned i = ROLE_VIEWER; i <= ROLE_ADMIN; i++)
+        if (!strcmp(role_names[i], name))
+            return (enum rest_role)i;
+    return ROLE_BY_METHOD;
 }
 
 static int read_number(const char *name, const char *value, uint64_t min, uint64_t max,
@@ -184,8 +195,36 @@ static void answer(const struct rest_route *route, json_t *result, struct http_r
         return;
     }
     char *text = strdup(json_string_value(result));
-    *reply = (struct http_reply){route->status, route->type, text, text ? strlen(text) : 0};
+    reply->status = route->status;
+    reply->type = route->type;
+    reply->body = text;
+    reply->length = text ? strlen(text) : 0;
     json_decref(result);
+}
+
+uint64_t rest_number(const struct rest_call *call, const char *name, uint64_t missing)
+{
+    const char *text = http_query(call->request, name);
+    return text ? strtoull(text, NULL, 10) : missing; /* read_query() has looked at it */
+}
+
+/* Nothing has happened yet to what is watched: the call is made again when something has. */
+static bool waits(const struct rest_route *route, const struct rest_call *call,
+                  const json_t *result)
+{
+    const struct rest_schema *schema = rest_schemas;
+    uint64_t wait_ms = rest_number(call, "wait", REST_WAIT_DEFAULT) * 1000;
+    if (!http_query(call->request, "watch") || call->request->last ||
+        call->request->waited_ms >= wait_ms)
+        return false;
+    while (schema->name && strcmp(schema->name, route->answer) != 0)
+        schema++;
+    const char *kind = schema->type ? schema->type->kind : "job";
+    const char *id = json_string_value(json_object_get(result, "id"));
+    if (control_events_seen(call->control, rest_number(call, "watch", 0), kind, id))
+        return false;
+    call->reply->wait_ms = wait_ms;
+    return true;
 }
 
 static void run_route(const struct rest_route *route, struct rest_call *call,
@@ -193,6 +232,8 @@ static void run_route(const struct rest_route *route, struct rest_call *call,
 {
     struct hws_error err = {0};
     json_t *body = NULL, *result = NULL;
+    /* Before the call: what happens meanwhile is seen twice rather than never. */
+    uint64_t sequence = control_events_last(call->control);
     int r = read_query(route, call, &err);
     if (r == 0)
         r = read_body(call->request, &body, &err);
@@ -203,17 +244,31 @@ static void run_route(const struct rest_route *route, struct rest_call *call,
         r = route->run(call, &result, &err);
     if (r < 0)
         answer_error(call->request, r, &err, reply);
+    else if (reply->wait_ms || reply->stream.read || waits(route, call, result))
+        json_decref(result);
     else
         answer(route, result, reply);
+    snprintf(reply->sequence, sizeof(reply->sequence), "%llu", (unsigned long long)sequence);
     json_decref(body);
+}
+
+static void refuse_role(const struct rest_route *route, const struct http_request *request,
+                        struct http_reply *reply)
+{
+    char text[128];
+    snprintf(text, sizeof(text), "this call needs the role %s; yours is %s",
+             rest_role_name(rest_role_of(route)), rest_role_name((enum rest_role)request->role));
+    rest_refuse(request, 403, text, reply);
 }
 
 void rest_handle(void *arg, const struct http_request *request, struct http_reply *reply)
 {
-    struct rest_call call = {.control = arg, .request = request};
+    struct rest_call call = {.control = arg, .request = request, .reply = reply};
     bool path_known;
     const struct rest_route *route = find_route(&call, &path_known);
-    if (route)
+    if (route && request->role < (int)rest_role_of(route))
+        refuse_role(route, request, reply);
+    else if (route)
         run_route(route, &call, reply);
     else if (path_known)
         rest_refuse(request, 405, "this path does not have this method", reply);

@@ -9,6 +9,12 @@
 #include "api/http/server.h"
 #include "control/control.h"
 
+/** Who may call: each may what those before it may. http_request.role is one of them. */
+enum rest_role { ROLE_BY_METHOD, ROLE_VIEWER, ROLE_OPERATOR, ROLE_ADMIN };
+
+/** ROLE_BY_METHOD where there is none of that name. */
+enum rest_role rest_role_named(const char *name);
+
 /** The handler of its server; @control is a struct control. */
 void rest_handle(void *control, const struct http_request *request, struct http_reply *reply);
 

@@ -176,6 +176,22 @@ CALL(openapi)
 const struct rest_query rest_query_page[] = {
     {"limit", "so many items at most; 100 if not given", .min = 1, .max = CONTROL_PAGE_MAX},
     {"after", "items behind this one, the \"next\" of the page before"},
+    REST_QUERY_WATCH,
+    {NULL},
+};
+
+const struct rest_query rest_query_watch[] = {REST_QUERY_WATCH, {NULL}};
+
+static const char *const stream_kinds[] = {"lines", NULL};
+
+static const struct rest_query event_query[] = {
+    {"after", "events behind this one; where it is not given, the number of the last is answered",
+     .min = 0, .max = INT64_MAX},
+    {"limit", "so many at most; 100 if not given", .min = 1, .max = CONTROL_PAGE_MAX},
+    {"wait", "seconds to wait for an event where there is none; 0 if not given", .min = 0,
+     .max = REST_WAIT_MAX},
+    {"stream", "an answer without an end: an event a line, empty lines to tell that it lives",
+     .choices = stream_kinds},
     {NULL},
 };
 
@@ -185,11 +201,13 @@ static const struct rest_query job_query[] = {
     {"state", "running if not given", .choices = job_states},
     {"limit", "so many of the ended at most; 100 if not given", .min = 1, .max = CONTROL_PAGE_MAX},
     {"after", "the ended behind this one, the \"next\" of the page before"},
+    REST_QUERY_WATCH,
     {NULL},
 };
 
 /* What a call takes and answers. */
 #define NO_BODY             NULL, NULL
+#define SHOWS(schema)       NULL, schema, .query = rest_query_watch
 #define ANSWERS(schema)     NULL, schema
 #define LISTS(schema)       NULL, schema, .list = true, .query = rest_query_page
 #define TAKES(body, schema) request_##body, schema
@@ -198,7 +216,7 @@ const struct rest_route rest_routes[] = {
     {"GET", "/v1/pools", 200, pool_list, "Pools.", LISTS("Pool")},
     {"POST", "/v1/pools", 201, pool_create, "Makes a pool of a folder.", TAKES(pool_create, "Pool"),
      .role = ROLE_ADMIN},
-    {"GET", "/v1/pools/*", 200, pool_show, "A pool.", ANSWERS("Pool")},
+    {"GET", "/v1/pools/*", 200, pool_show, "A pool.", SHOWS("Pool")},
     {"PATCH", "/v1/pools/*", 200, pool_change, "Changes what is given.", TAKES(pool_change, "Pool"),
      .role = ROLE_ADMIN},
     {"DELETE", "/v1/pools/*", 204, pool_delete, "Gives up a pool that has no volumes.", NO_BODY,
@@ -206,14 +224,14 @@ const struct rest_route rest_routes[] = {
     {"GET", "/v1/classes", 200, class_list, "Classes.", LISTS("Class")},
     {"POST", "/v1/classes", 201, class_create, "Makes a class.", TAKES(class_create, "Class"),
      .role = ROLE_ADMIN},
-    {"GET", "/v1/classes/*", 200, class_show, "A class.", ANSWERS("Class")},
+    {"GET", "/v1/classes/*", 200, class_show, "A class.", SHOWS("Class")},
     {"PATCH", "/v1/classes/*", 200, class_change, "Changes what is given.",
      TAKES(class_change, "Class"), .role = ROLE_ADMIN},
     {"DELETE", "/v1/classes/*", 204, class_delete, "Deletes a class.", NO_BODY, .role = ROLE_ADMIN},
     {"GET", "/v1/volumes", 200, volume_list, "Volumes.", LISTS("Volume")},
     {"POST", "/v1/volumes", 201, volume_create,
      "Makes a volume: an empty one, of an image, or as a clone.", TAKES(volume_create, "Volume")},
-    {"GET", "/v1/volumes/*", 200, volume_show, "A volume.", ANSWERS("Volume")},
+    {"GET", "/v1/volumes/*", 200, volume_show, "A volume.", SHOWS("Volume")},
     {"PATCH", "/v1/volumes/*", 200, volume_change, "Changes what is given.",
      TAKES(volume_change, "Volume")},
     {"DELETE", "/v1/volumes/*", 204, volume_delete,
@@ -231,14 +249,16 @@ const struct rest_route rest_routes[] = {
      LISTS("Snapshot")},
     {"POST", "/v1/volumes/*/snapshots", 201, snapshot_create, "Takes a snapshot, in use or not.",
      TAKES(snapshot_create, "Snapshot")},
-    {"GET", "/v1/volumes/*/snapshots/*", 200, snapshot_show, "A snapshot.", ANSWERS("Snapshot")},
+    {"GET", "/v1/volumes/*/snapshots/*", 200, snapshot_show, "A snapshot.", SHOWS("Snapshot")},
     {"DELETE", "/v1/volumes/*/snapshots/*", 204, snapshot_delete, "Deletes a snapshot.", NO_BODY},
     {"GET", "/v1/attachments", 200, attachment_list, "What is in use on this host.",
      LISTS("Attachment")},
     {"GET", "/v1/jobs", 200, job_list, "Operations that are under way, or merges that have ended.",
      ANSWERS("Job"), .list = true, .query = job_query},
-    {"GET", "/v1/jobs/*", 200, job_show, "A job.", ANSWERS("Job")},
+    {"GET", "/v1/jobs/*", 200, job_show, "A job.", SHOWS("Job")},
     {"POST", "/v1/jobs/*/cancel", 200, job_cancel, "Stops a merge.", ANSWERS("Job")},
+    {"GET", "/v1/events", 200, rest_events, "What has happened to objects.", ANSWERS("Events"),
+     .query = event_query},
     {"GET", "/v1/openapi.json", 200, openapi, "This document.", ANSWERS("OpenAPI")},
     {"GET", "/healthz", 200, health, "Whether hawserd answers.", ANSWERS("Health")},
     {"GET", "/metrics", 200, metrics, "What Prometheus scrapes.", ANSWERS("Metrics"),

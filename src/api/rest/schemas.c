@@ -39,6 +39,26 @@ static const struct rest_member health_members[] = {
     {NULL},
 };
 
+static const struct rest_member event_members[] = {
+    {"sequence", "integer", "its number; later ones are larger"},
+    {"time", "integer", "seconds since 1970"},
+    {"kind", "string", "of the object: volume, snapshot, job, ..."},
+    {"event", "string", "created, changed or removed; of a job, begun or ended"},
+    {"id", "string", "of the object; of an attachment, its volume's"},
+    {"name", "string", "of the object; of a job, what it does"},
+    {"owner", "string", "id of what it belongs to"},
+    {"generation", "integer", "of the object after it"},
+    {"request", "string", "id of the request that did it"},
+    {NULL},
+};
+
+static const struct rest_member events_members[] = {
+    {"items", "[Event]", "the oldest first"},
+    {"next", "integer", "\"after\" of the next call"},
+    {"gap", "boolean", "true: there may have been more, that are lost; look at the objects"},
+    {NULL},
+};
+
 const struct rest_schema rest_schemas[] = {
     {"Pool", "A folder of images.", &pool_type, pool_more},
     {"Class", "A policy that volumes are made by.", &class_type, NULL},
@@ -46,6 +66,8 @@ const struct rest_schema rest_schemas[] = {
     {"Snapshot", "A state of a volume.", &snapshot_type, NULL},
     {"Attachment", "A volume in use on this host.", &attachment_type, NULL},
     {"Job", "An operation that is under way, or a merge that has ended.", NULL, job_members},
+    {"Event", "A change of an object.", NULL, event_members},
+    {"Events", "Changes.", NULL, events_members},
     {"Health", "That hawserd answers, and its catalog.", NULL, health_members},
     {"Metrics", "Prometheus' text format, version 0.0.4.", NULL, NULL},
     {"OpenAPI", "This document.", NULL, NULL},
