@@ -31,7 +31,8 @@ struct control {
     pthread_mutex_t model;
     time_t retried;
     struct events *events;
-    struct merger *merger; /* NULL: nothing is merged in the background */
+    uint64_t users_looked, users_looked_old; /* seconds since the boot */
+    struct merger *merger;                   /* NULL: nothing is merged in the background */
     void (*at)(void *arg, const char *where);
     void *at_arg;
 };
@@ -111,6 +112,19 @@ bool pool_has_root_of(const struct pool *pool, const char *path);
 HWS_MUST_CHECK int pool_allow_image(const struct pool *pool, const char *path, char **ret,
                                     struct hws_error *err);
 
+/* ---- users.c ---- */
+
+/** Drops users that their container engine lost; often enough, every second or so. */
+void users_tidy(struct control *control);
+/** What is kept of a user's process: PID, start, and now; free(). NULL where it does not live. */
+char *users_process(uint64_t pid);
+
+/* ---- op_attach.c ---- */
+
+/** Detaches @user of the volume @id, if it is still the one that came with @process. */
+HWS_MUST_CHECK int attachment_drop_user(struct control *control, const char *id, const char *user,
+                                        const char *process, struct hws_error *err);
+
 /* ---- layers.c ---- */
 
 /** Path of a layer's file; free(). NULL when out of memory. */
@@ -173,9 +187,6 @@ HWS_MUST_CHECK int control_page(struct control *control, const struct object_typ
                                 const char *owner, const struct control_page *page,
                                 const char *prefix, page_edit *edit, json_t **ret,
                                 struct hws_error *err);
-
-/** -EINVAL where a page is asked to be larger than may be. */
-HWS_MUST_CHECK int control_page_check(const struct control_page *page, struct hws_error *err);
 
 /** Adds to a volume's JSON what callers want to know beside it. */
 HWS_MUST_CHECK int volume_describe(struct control *control, json_t *item, struct hws_error *err);

@@ -89,6 +89,7 @@ struct attachment_record {
     char *id; /* that of the volume */
     char *mode, *device, *mountpoint, *boot;
     json_t *users;
+    json_t *processes; /* of users that came with one: see users.c */
     bool read_only;
     uint64_t created, generation;
 };

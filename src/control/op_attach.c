@@ -19,6 +19,7 @@
 struct attach_request {
     char *user, *mode;
     bool read_only, force;
+    uint64_t process;
 };
 
 static const char *const modes[] = {ATTACH_DEVICE, ATTACH_MOUNT, NULL};
@@ -28,6 +29,9 @@ const struct record_field request_volume_attach[] = {
     {"mode", RECORD_TEXT, offsetof(struct attach_request, mode), "device or mount",
      .choices = modes},
     {"read-only", RECORD_BOOL, offsetof(struct attach_request, read_only), "nobody writes"},
+    {"process", RECORD_UINT, offsetof(struct attach_request, process),
+     "PID of the container engine; once it is gone and no container has the mount, its user is "
+     "dropped"},
     {NULL},
 };
 
@@ -152,6 +156,15 @@ static int keep_mounted(struct control *control, const struct attachment_record 
                                      attachment->read_only, options, err);
 }
 
+static void note_process(json_t *processes, const struct attach_request *request)
+{
+    autofree char *process = request->process ? users_process(request->process) : NULL;
+    if (process)
+        json_object_set_new(processes, request->user, json_string(process));
+    else
+        json_object_del(processes, request->user);
+}
+
 static int add_user(struct control *control, struct attachment_record *attachment,
                     const struct volume *volume, const struct attach_request *request,
                     struct hws_error *err)
@@ -173,12 +186,14 @@ static int add_user(struct control *control, struct attachment_record *attachmen
     r = keep_mounted(control, attachment, volume, err);
     if (r < 0)
         return r;
-    json_array_foreach(attachment->users, i, user)
-    {
-        if (!strcmp(json_string_value(user), request->user))
-            return 0;
-    }
-    json_array_append_new(attachment->users, json_string(request->user));
+    bool there = false;
+    json_array_foreach(attachment->users, i, user) there =
+        there || !strcmp(json_string_value(user), request->user);
+    if (there && !request->process)
+        return 0;
+    if (!there)
+        json_array_append_new(attachment->users, json_string(request->user));
+    note_process(attachment->processes, request);
     batch_put(&batch, &attachment_type, attachment);
     control_lock_model(control);
     r = batch_commit(&batch, control, err);
@@ -200,6 +215,9 @@ static json_t *attach_params(struct control *control, const struct volume *volum
         json_pack("{s:s, s:s, s:s, s:[s], s:b, s:I, s:s*}", "id", volume->id, "mode", request->mode,
                   "boot", control->boot, "users", request->user, "read-only", request->read_only,
                   "created", (json_int_t)time(NULL), "mountpoint", mountpoint);
+    json_t *processes = json_object();
+    note_process(processes, request);
+    json_object_set_new(record, "processes", processes);
     bool made = volume->fs && strcmp(volume->fs, "none") != 0;
     return json_pack(
         "{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:s*, s:s*, s:s*, s:s*, s:o}", "pool", pool->id,
@@ -335,6 +353,7 @@ static int detach_taken(struct control *control, const struct volume *volume,
     control_lock_model(control);
     if (!request->force && json_array_size(attachment.users) > 1) {
         json_array_remove(attachment.users, found);
+        json_object_del(attachment.processes, request->user);
         batch_put(&batch, &attachment_type, &attachment);
         r = batch_commit(&batch, control, err);
         control_unlock_model(control);
@@ -360,6 +379,24 @@ int control_volume_detach(struct control *control, const char *reference, const 
     }
     record_free(request_volume_detach, &request);
     free(request.mode);
+    return r;
+}
+
+int attachment_drop_user(struct control *control, const char *id, const char *user,
+                         const char *process, struct hws_error *err)
+{
+    auto_volume volume = {0};
+    auto_attachment attachment = {0};
+    struct attach_request request = {.user = (char *)user};
+    bool attached;
+    int r = volume_take(control, id, &volume, err);
+    if (r < 0)
+        return r;
+    r = attachment_get(control, id, &attachment, &attached, err);
+    const char *now = json_string_value(json_object_get(attachment.processes, user));
+    if (r == 0 && attached && now && !strcmp(now, process)) /* else it has come again meanwhile */
+        r = detach_taken(control, &volume, &request, err);
+    volume_release(control, &volume);
     return r;
 }
 

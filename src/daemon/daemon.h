@@ -13,6 +13,7 @@ struct settings {
     char *state;         /* folder of catalog and mount points */
     char *socket;        /* of the REST API */
     char *docker_socket; /* of the volume plugin; "none": not served */
+    char *docker_scope;  /* what the plugin tells of its volumes: local or global */
     char *program;       /* `hawser` */
     char *log_level, *log_format;
     char *listen; /* "HOST:PORT" of the REST API over TLS; NULL: not served */

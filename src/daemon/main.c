@@ -32,6 +32,7 @@ struct daemon {
     struct http_server *servers[3]; /* REST, the volume plugin, REST over TLS; NULL: not served */
     unsigned server_count;
     struct activation activation;
+    struct docker_plugin plugin;
 };
 
 /* The last folder of a socket's path may be missing: /run is empty after a start of the host. */
@@ -88,6 +89,8 @@ static int serve(struct daemon *daemon, struct hws_error *err)
     if (r == 0 && strcmp(settings->docker_socket, "none") != 0) {
         plugin.path = settings->docker_socket;
         plugin.everybody = false;
+        daemon->plugin = (struct docker_plugin){daemon->control, settings->docker_scope};
+        plugin.arg = &daemon->plugin;
         plugin.handler = docker_handle;
         plugin.refuse = docker_refuse;
         plugin.admit = NULL;

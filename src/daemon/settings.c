@@ -13,6 +13,7 @@
 static const char *const levels[] = {"error", "warning", "info", "debug", NULL};
 
 static const char *const formats[] = {"text", "json", NULL};
+static const char *const scopes[] = {"local", "global", NULL};
 
 static const struct record_field fields[] = {
     {"state", RECORD_TEXT, offsetof(struct settings, state),
@@ -21,6 +22,8 @@ static const struct record_field fields[] = {
      "of the REST API (/run/hawser/hawserd.sock)"},
     {"docker-socket", RECORD_TEXT, offsetof(struct settings, docker_socket),
      "of the volume plugin (/run/docker/plugins/hawser.sock); none: not served"},
+    {"docker-scope", RECORD_TEXT, offsetof(struct settings, docker_scope),
+     "local (the default); global where all hosts have one catalog", .choices = scopes},
     {"program", RECORD_TEXT, offsetof(struct settings, program),
      "the program hawser (the one beside hawserd)"},
     {"log-level", RECORD_TEXT, offsetof(struct settings, log_level),
@@ -126,6 +129,7 @@ static int fill_defaults(struct settings *settings, struct hws_error *err)
         (!settings->docker_socket &&
          record_set_text(&settings->docker_socket, "/run/docker/plugins/hawser.sock") < 0) ||
         (!settings->log_format && record_set_text(&settings->log_format, "text") < 0) ||
+        (!settings->docker_scope && record_set_text(&settings->docker_scope, "local") < 0) ||
         (!settings->log_level && record_set_text(&settings->log_level, "info") < 0))
         return hws_fail(err, ENOMEM, "out of memory");
     if (settings->listen && !settings->tls)

@@ -8,17 +8,23 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "api/docker/docker.h"
+#include "api/docker/describe.h"
 #include "api/docker/options.h"
 #include "base/log.h"
-#include <time.h>
 
 #define TYPE "application/vnd.docker.plugins.v1.2+json"
 /** So that users of other clients are told apart. */
 #define USER_PREFIX  "docker:"
 #define USER_DEFAULT "all"
 
-typedef int call_fn(struct control *control, const json_t *body, json_t **ret,
-                    struct hws_error *err);
+struct docker_call {
+    struct control *control;
+    const struct docker_plugin *plugin;
+    const struct http_request *request;
+    const json_t *body; /* an object */
+};
+
+typedef int call_fn(const struct docker_call *call, json_t **ret, struct hws_error *err);
 
 void docker_refuse(const struct http_request *request, unsigned status, const char *message,
                    struct http_reply *reply)
@@ -35,54 +41,76 @@ static int name_of(const json_t *body, const char **ret, struct hws_error *err)
     return *ret && **ret ? 0 : hws_fail(err, EINVAL, "Name is missing");
 }
 
-/* @return a new reference: who uses it, and what else the request has. */
-static json_t *request_of(const json_t *body, const char *mode)
+/* Docker's, which mounts for every container that starts: podman counts for itself, and a user of
+ * its that was dropped would not come again. 0: none. */
+static uint64_t docker_process(const struct http_request *request)
 {
-    const char *id = json_string_value(json_object_get(body, "ID"));
-    return json_pack("{s:s+, s:s*}", "user", USER_PREFIX, id && *id ? id : USER_DEFAULT, "mode",
-                     mode);
+    uint64_t pid = http_peer_process(request);
+    char path[64], name[32] = "";
+    snprintf(path, sizeof(path), "/proc/%llu/comm", (unsigned long long)pid);
+    FILE *file = pid ? fopen(path, "re") : NULL;
+    if (file && !fgets(name, sizeof(name), file))
+        name[0] = '\0';
+    if (file)
+        fclose(file);
+    return strcmp(name, "dockerd\n") == 0 ? pid : 0;
+}
+
+/* @return a new reference: who uses the volume. */
+static json_t *user_of(const struct docker_call *call)
+{
+    const char *id = json_string_value(json_object_get(call->body, "ID"));
+    return json_pack("{s:s+}", "user", USER_PREFIX, id && *id ? id : USER_DEFAULT);
 }
 
 /* ---- calls ---- */
 
-static int activate(struct control *control, const json_t *body, json_t **ret,
-                    struct hws_error *err)
+static int activate(const struct docker_call *call, json_t **ret, struct hws_error *err)
 {
     *ret = json_pack("{s:[s]}", "Implements", "VolumeDriver");
     return 0;
 }
 
-static int capabilities(struct control *control, const json_t *body, json_t **ret,
-                        struct hws_error *err)
+static int capabilities(const struct docker_call *call, json_t **ret, struct hws_error *err)
 {
-    *ret = json_pack("{s:{s:s}}", "Capabilities", "Scope", "local");
+    *ret = json_pack("{s:{s:s}}", "Capabilities", "Scope", call->plugin->scope);
     return 0;
 }
 
-static int create(struct control *control, const json_t *body, json_t **ret, struct hws_error *err)
+/* What to do about a failure, which Docker shows to somebody who may know nothing of hawserd. */
+static const char *advice(const json_t *request, int failure)
+{
+    if (failure == -EPERM && json_object_get(request, "image"))
+        return "; the folder must be one of the pool's image-roots, which the administrator of "
+               "hawserd sets ('hawser pool', image-roots)";
+    if (failure == -ENOENT && json_object_get(request, "clone"))
+        return "; from=NAME is a volume, from=NAME@SNAPSHOT a snapshot, and from=/PATH an image";
+    return "";
+}
+
+static int create(const struct docker_call *call, json_t **ret, struct hws_error *err)
 {
     const char *name;
     json_t *request = NULL, *volume = NULL;
-    int r = name_of(body, &name, err);
+    int r = name_of(call->body, &name, err);
     if (r == 0)
-        r = docker_options(name, json_object_get(body, "Opts"), &request, err);
+        r = docker_options(name, json_object_get(call->body, "Opts"), &request, err);
     if (r < 0)
         return r;
     struct hws_error why = {0};
-    r = control_volume_create(control, request, &volume, &why);
-    if (r == -EEXIST && control_volume_show(control, name, &volume, NULL) == 0) {
+    r = control_volume_create(call->control, request, &volume, &why);
+    if (r == -EEXIST && control_volume_show(call->control, name, &volume, NULL) == 0) {
         const json_t *asked = json_object_get(json_object_get(request, "labels"), DOCKER_LABEL);
         const json_t *there = json_object_get(json_object_get(volume, "labels"), DOCKER_LABEL);
         r = there && json_equal(asked, there) ? 0 : -EEXIST;
-        if (r < 0)
-            json_decref(volume);
     }
-    json_decref(request);
     if (r < 0)
-        return hws_fail(err, -r, "%s", why.text);
+        r = hws_fail(err, -r, "%s%s", why.text, advice(request, r));
+    else
+        *ret = json_object();
+    json_decref(request);
     json_decref(volume);
-    *ret = json_object();
-    return 0;
+    return r;
 }
 
 /*
@@ -108,29 +136,31 @@ static int drop_dead_users(struct control *control, const char *name, struct hws
     return r;
 }
 
-static int remove_volume(struct control *control, const json_t *body, json_t **ret,
-                         struct hws_error *err)
+static int remove_volume(const struct docker_call *call, json_t **ret, struct hws_error *err)
 {
     const char *name;
-    int r = name_of(body, &name, err);
+    int r = name_of(call->body, &name, err);
     if (r == 0)
-        r = drop_dead_users(control, name, err);
+        r = drop_dead_users(call->control, name, err);
     if (r == 0)
-        r = control_volume_delete(control, name, err);
+        r = control_volume_delete(call->control, name, err);
     *ret = r == 0 ? json_object() : NULL;
     return r;
 }
 
-static int mount_volume(struct control *control, const json_t *body, json_t **ret,
-                        struct hws_error *err)
+static int mount_volume(const struct docker_call *call, json_t **ret, struct hws_error *err)
 {
     const char *name;
     json_t *attachment = NULL;
-    int r = name_of(body, &name, err);
+    int r = name_of(call->body, &name, err);
     if (r < 0)
         return r;
-    json_t *request = request_of(body, "mount");
-    r = control_volume_attach(control, name, request, &attachment, err);
+    json_t *request = user_of(call);
+    uint64_t process = docker_process(call->request);
+    json_object_set_new(request, "mode", json_string("mount"));
+    if (process)
+        json_object_set_new(request, "process", json_integer((json_int_t)process));
+    r = control_volume_attach(call->control, name, request, &attachment, err);
     json_decref(request);
     if (r < 0)
         return r;
@@ -139,15 +169,14 @@ static int mount_volume(struct control *control, const json_t *body, json_t **re
     return 0;
 }
 
-static int unmount_volume(struct control *control, const json_t *body, json_t **ret,
-                          struct hws_error *err)
+static int unmount_volume(const struct docker_call *call, json_t **ret, struct hws_error *err)
 {
     const char *name;
-    int r = name_of(body, &name, err);
+    int r = name_of(call->body, &name, err);
     if (r < 0)
         return r;
-    json_t *request = request_of(body, NULL);
-    r = control_volume_detach(control, name, request, err);
+    json_t *request = user_of(call);
+    r = control_volume_detach(call->control, name, request, err);
     json_decref(request);
     if (r < 0 && r != -ESRCH) /* what this ID does not use, it has unmounted */
         return r;
@@ -155,65 +184,33 @@ static int unmount_volume(struct control *control, const json_t *body, json_t **
     return 0;
 }
 
-static const char *mountpoint_of(const json_t *volume)
-{
-    const char *path =
-        json_string_value(json_object_get(json_object_get(volume, "attachment"), "mountpoint"));
-    return path ? path : "";
-}
-
-static int path(struct control *control, const json_t *body, json_t **ret, struct hws_error *err)
+static int path(const struct docker_call *call, json_t **ret, struct hws_error *err)
 {
     const char *name;
     json_t *volume = NULL;
-    int r = name_of(body, &name, err);
+    int r = name_of(call->body, &name, err);
     if (r == 0)
-        r = control_volume_show(control, name, &volume, err);
+        r = control_volume_show(call->control, name, &volume, err);
     if (r == 0)
-        *ret = json_pack("{s:s}", "Mountpoint", mountpoint_of(volume));
+        *ret = json_pack("{s:s}", "Mountpoint", docker_mountpoint(volume));
     json_decref(volume);
     return r;
 }
 
-static json_t *created_at(const json_t *volume)
-{
-    time_t created = (time_t)json_integer_value(json_object_get(volume, "created"));
-    struct tm parts;
-    char text[32];
-    if (!gmtime_r(&created, &parts) ||
-        strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", &parts) == 0)
-        return NULL;
-    return json_string(text);
-}
-
-static json_t *describe(const json_t *volume)
-{
-    static const char *const members[] = {"id",     "state", "size",      "format", "fs",
-                                          "labels", "pool",  "snapshots", "origin", "protected"};
-    json_t *status = json_object();
-    for (unsigned i = 0; i < ARRAY_LEN(members); i++)
-        json_object_set(status, members[i], json_object_get(volume, members[i]));
-    const json_t *attachment = json_object_get(volume, "attachment");
-    json_object_set(status, "device", json_object_get(attachment, "device"));
-    json_object_set(status, "users", json_object_get(attachment, "users"));
-    return json_pack("{s:O, s:s, s:o*, s:o}", "Name", json_object_get(volume, "name"), "Mountpoint",
-                     mountpoint_of(volume), "CreatedAt", created_at(volume), "Status", status);
-}
-
-static int get(struct control *control, const json_t *body, json_t **ret, struct hws_error *err)
+static int get(const struct docker_call *call, json_t **ret, struct hws_error *err)
 {
     const char *name;
     json_t *volume = NULL;
-    int r = name_of(body, &name, err);
+    int r = name_of(call->body, &name, err);
     if (r == 0)
-        r = control_volume_show(control, name, &volume, err);
+        r = control_volume_show(call->control, name, &volume, err);
     if (r == 0)
-        *ret = json_pack("{s:o}", "Volume", describe(volume));
+        *ret = json_pack("{s:o}", "Volume", docker_describe(call->control, volume));
     json_decref(volume);
     return r;
 }
 
-static int list(struct control *control, const json_t *body, json_t **ret, struct hws_error *err)
+static int list(const struct docker_call *call, json_t **ret, struct hws_error *err)
 {
     json_t *volumes = json_array(), *result = NULL, *volume;
     struct control_page page = {.limit = CONTROL_PAGE_MAX};
@@ -221,12 +218,11 @@ static int list(struct control *control, const json_t *body, json_t **ret, struc
     do {
         json_t *before = result;
         result = NULL;
-        r = control_volume_list(control, &page, &result, err);
+        r = control_volume_list(call->control, &page, &result, err);
         json_decref(before);
         size_t i;
-        json_array_foreach(json_object_get(result, "items"), i, volume) json_array_append_new(
-            volumes, json_pack("{s:O, s:s}", "Name", json_object_get(volume, "name"), "Mountpoint",
-                               mountpoint_of(volume)));
+        json_array_foreach(json_object_get(result, "items"), i, volume)
+            json_array_append_new(volumes, docker_describe_short(volume));
         page.after = json_string_value(json_object_get(result, "next"));
     } while (r == 0 && page.after);
     json_decref(result);
@@ -265,8 +261,10 @@ static int read_body(const struct http_request *request, json_t **ret, struct hw
     return 0;
 }
 
-void docker_handle(void *control, const struct http_request *request, struct http_reply *reply)
+void docker_handle(void *plugin, const struct http_request *request, struct http_reply *reply)
 {
+    struct docker_call call = {
+        .control = ((struct docker_plugin *)plugin)->control, .plugin = plugin, .request = request};
     struct hws_error err = {0};
     json_t *body = NULL, *result = NULL;
     call_fn *run = NULL;
@@ -282,8 +280,9 @@ void docker_handle(void *control, const struct http_request *request, struct htt
         return;
     }
     int r = read_body(request, &body, &err);
+    call.body = body;
     if (r == 0)
-        r = run(control, body, &result, &err);
+        r = run(&call, &result, &err);
     json_decref(body);
     if (r < 0) {
         log_info("docker %s: %s", request->id, err.text);

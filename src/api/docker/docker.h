@@ -12,8 +12,13 @@
 #include "api/http/server.h"
 #include "control/control.h"
 
-/** The handler of its server; @control is a struct control. */
-void docker_handle(void *control, const struct http_request *request, struct http_reply *reply);
+struct docker_plugin {
+    struct control *control;
+    const char *scope; /* "local", or "global": the same volumes on all hosts of a cluster */
+};
+
+/** The handler of its server; @plugin is a struct docker_plugin. */
+void docker_handle(void *plugin, const struct http_request *request, struct http_reply *reply);
 
 /** Answers in its manner what could not be handed to it. */
 void docker_refuse(const struct http_request *request, unsigned status, const char *message,

@@ -73,6 +73,17 @@ static void set_sending(struct exchange *x, bool sending)
 
 /* ---- who it is ---- */
 
+uint64_t http_peer_process(const struct http_request *request)
+{
+    struct ucred peer;
+    socklen_t length = sizeof(peer);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(request->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (!info || getsockopt(info->connect_fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0)
+        return 0;
+    return peer.pid > 0 ? (uint64_t)peer.pid : 0;
+}
+
 static void local_peer(int fd, struct http_peer *peer)
 {
     struct ucred credentials = {.uid = (uid_t)-1, .gid = (gid_t)-1};

@@ -61,6 +61,9 @@ const char *http_query(const struct http_request *request, const char *name);
 void http_query_each(const struct http_request *request,
                      bool (*each)(void *arg, const char *name, const char *value), void *arg);
 
+/** PID of the client's process; 0 where it is not known: of another name space, or gone. */
+uint64_t http_peer_process(const struct http_request *request);
+
 /** A body without an end. */
 struct http_stream {
     /** Fills up to @size bytes; 0: nothing now, and it is asked again after a wake or some seconds.

@@ -187,10 +187,10 @@ static int read_body(const struct http_request *request, json_t **ret, struct hw
     return 0;
 }
 
-/* Takes over @result. What is no JSON comes as one text, and so do long lists. */
+/* Takes over @result. What is no JSON comes as one text. */
 static void answer(const struct rest_route *route, json_t *result, struct http_reply *reply)
 {
-    if (!json_is_string(result)) {
+    if (!route->type) {
         http_reply_json(reply, route->status, result);
         return;
     }
