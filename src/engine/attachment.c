@@ -321,6 +321,7 @@ static void remove_keeps(const struct attachment *attachment)
 static int remove_files(const struct attachment *attachment, struct hws_error *err)
 {
     remove_keeps(attachment);
+    attachment_clear_services(attachment);
     for (unsigned i = 0; i < ARRAY_LEN(files); i++) {
         autofree char *path = attachment_path(attachment, files[i]);
         if (path && unlink(path) < 0 && errno != ENOENT)

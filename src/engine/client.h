@@ -14,6 +14,7 @@
  * - control.sock: JSON-RPC 2.0, mode 0600
  * - log: standard error of the engine
  * - image: mount point of the FUSE file
+ * - nbd/: sockets of NBD services and, while one is added, its credentials
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -79,6 +80,43 @@ HWS_MUST_CHECK int attachment_call(const struct attachment *attachment, const ch
 HWS_MUST_CHECK int attachment_call_within(const struct attachment *attachment, const char *method,
                                           json_t *params, int timeout_ms, json_t **ret_result,
                                           struct hws_error *err);
+
+/* ---- NBD services of an engine that runs ---- */
+
+/** A file of credentials, of the names that src/export/nbd/tls.h has. */
+struct attachment_file {
+    const char *name, *text;
+};
+
+#define ATTACHMENT_FILES_MAX 4
+
+struct attachment_service {
+    const char *id;     /* a UUID */
+    const char *tag;    /* told again in the state */
+    const char *listen; /* "tcp:HOST:PORT"; NULL: attachment_service_socket() */
+    const char *name, *description;
+    const char *tls;                                    /* "none", "psk", "x509" */
+    struct attachment_file files[ATTACHMENT_FILES_MAX]; /* ended by one without a name, or full */
+    bool read_only;
+};
+
+/**
+ * Adds a service to an engine that runs; see engine/nbd_services.h. The credentials are in the
+ * attachment's folder while the engine reads them.
+ */
+HWS_MUST_CHECK int attachment_serve(const struct attachment *attachment,
+                                    const struct attachment_service *service,
+                                    struct hws_error *err);
+
+/** Ends it. -ENOENT where there is none, -EBUSY while it has clients, unless @force. */
+HWS_MUST_CHECK int attachment_unserve(const struct attachment *attachment, const char *id,
+                                      bool force, struct hws_error *err);
+
+/** Where services without an address listen, of this attachment, there or not; free(). */
+char *attachment_service_socket(const char *attachment, const char *id);
+
+/** The services that the engine tells of, as of its state file: an array; NULL where none. */
+const json_t *attachment_services(const struct attachment *attachment);
 
 struct attach_options {
     const char *image;

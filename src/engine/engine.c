@@ -17,6 +17,7 @@
 #include "engine/export.h"
 #include "engine/jobs.h"
 #include "engine/nbd.h"
+#include "engine/nbd_services.h"
 #include "engine/keeper.h"
 #include <poll.h>
 #include <signal.h>
@@ -115,6 +116,9 @@ static int write_state(struct engine *engine)
     json_t *nbd = nbd_state(engine);
     if (nbd)
         json_object_set_new(state, "nbd", nbd);
+    json_t *services = nbd_services_state(engine);
+    if (services)
+        json_object_set_new(state, "nbd-services", services);
     json_object_set_new(state, "jobs", jobs_status(engine));
     autofree char *temporary = NULL;
     const char *path = engine->config->state_file;
@@ -185,9 +189,14 @@ static int co_start(struct engine *engine, struct hws_error *err)
 static int co_unexport_all(struct engine *engine, bool force, struct hws_error *err)
 {
     bool exported = engine->export != NULL, networked = engine->nbd != NULL;
-    int r = co_nbd_stop(engine, force, err);
+    int r = co_nbd_services_pause(engine, force, err);
     if (r < 0)
         return r;
+    r = co_nbd_stop(engine, force, err);
+    if (r < 0) {
+        co_nbd_services_resume(engine);
+        return r;
+    }
     r = co_export_stop(engine, force, err);
     bool unexported = r == 0;
     for (unsigned i = 0; r == 0 && i < engine->config->volume_count; i++)
@@ -197,6 +206,10 @@ static int co_unexport_all(struct engine *engine, bool force, struct hws_error *
         log_error("it is not exported any more: %s", why.text);
     if (r < 0 && networked && co_nbd_start(engine, &why) < 0)
         log_error("it is not served over NBD any more: %s", why.text);
+    if (r < 0)
+        co_nbd_services_resume(engine);
+    else
+        co_nbd_services_end(engine);
     return r;
 }
 
@@ -370,6 +383,7 @@ static int run_configured(struct engine_config *config, const struct engine_mann
     co_waitq_init(&engine.stop_changed);
     co_waitq_init(&engine.jobs_changed);
     list_init(&engine.jobs);
+    list_init(&engine.nbd_services);
     engine.started_ns = process_now_ns();
     engine.signal_fd = open_signals();
     int r = engine.signal_fd < 0 ? hws_fail_errno(err, errno, "cannot watch signals")

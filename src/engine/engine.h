@@ -116,6 +116,7 @@ struct engine {
     struct server *server;
     struct export *export;        /* NULL: none */
     struct nbd *nbd;              /* NULL: none */
+    struct list nbd_services;     /* exports that were added while it runs (nbd_services.h) */
     struct list jobs;             /* those that run, and the last ones that ended; oldest first */
     unsigned last_job;            /* the number of the newest */
     struct co_waitq jobs_changed; /* guarded by `guard` */

@@ -50,6 +50,9 @@ HWS_MUST_CHECK int attachment_clear(const struct attachment *attachment, bool fo
 HWS_MUST_CHECK int attachment_revive(const struct attachment *attachment, int lock,
                                      struct hws_error *err);
 
+/** Removes what services left in the folder. */
+void attachment_clear_services(const struct attachment *attachment);
+
 /** Whether a SCSI disk is there that another engine can serve on. */
 bool attachment_outlived(const struct attachment *attachment);
 

@@ -12,6 +12,7 @@
 #include "engine/hold.h"
 #include "engine/jobs.h"
 #include "engine/nbd.h"
+#include "engine/nbd_services.h"
 #include "base/size.h"
 #include "engine/client.h"
 
@@ -54,6 +55,9 @@ static int co_status_method(struct engine *engine, const void *params, json_t **
     json_t *nbd = nbd_status(engine);
     if (nbd)
         json_object_set_new(*ret, "nbd", nbd);
+    json_t *services = nbd_services_state(engine);
+    if (services)
+        json_object_set_new(*ret, "nbd-services", services);
     return 0;
 }
 
@@ -360,6 +364,25 @@ static int co_nbd_remove_method(struct engine *engine, const void *arg, json_t *
     return r;
 }
 
+static int co_serve_method(struct engine *engine, const void *params, json_t **ret,
+                           struct hws_error *err)
+{
+    int r = co_nbd_serve(engine, params, err);
+    if (r == 0)
+        *ret = json_object();
+    return r;
+}
+
+static int co_unserve_method(struct engine *engine, const void *arg, json_t **ret,
+                             struct hws_error *err)
+{
+    const struct nbd_remove_params *params = arg;
+    int r = co_nbd_unserve(engine, params->name, params->force, err);
+    if (r == 0)
+        *ret = json_object();
+    return r;
+}
+
 struct replace_params {
     char *program;
 };
@@ -440,6 +463,10 @@ static const struct method methods[] = {
      sizeof(struct nbd_export_config), true, co_nbd_add_method},
     {"nbd-export-remove", "ends an NBD export", nbd_remove_params, sizeof(struct nbd_remove_params),
      true, co_nbd_remove_method},
+    {"nbd-serve", "serves a volume over NBD at an address, and with credentials, of its own",
+     nbd_service_options, sizeof(struct nbd_service_params), true, co_serve_method},
+    {"nbd-unserve", "ends what nbd-serve began", nbd_remove_params,
+     sizeof(struct nbd_remove_params), true, co_unserve_method},
     {"commit", "merges layers of a volume in use down into one below them", job_commit_params,
      sizeof(struct job_params), true, co_job_commit_method},
     {"stream", "merges layers of a volume in use up into one above them", job_stream_params,

@@ -282,7 +282,7 @@ static int end_blocking(void *arg)
 
 static int refuse_unfit(const struct engine *engine, struct hws_error *err)
 {
-    if (engine->nbd)
+    if (engine->nbd || !list_empty(&engine->nbd_services))
         return hws_fail(
             err, EOPNOTSUPP,
             "the connections of NBD clients end with the process that serves them; stop "
