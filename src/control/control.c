@@ -5,7 +5,8 @@
  */
 #include "control/control.h"
 #include "base/log.h"
-#include "control/internal.h"
+#include "control/exports.h"
+#include "control/vault.h"
 #include <limits.h>
 #include <sys/stat.h>
 
@@ -96,6 +97,12 @@ static int prepare(struct control *control, const struct control_options *option
     r = events_start(control, err);
     if (r < 0)
         return r;
+    r = vault_open(control->folder, options->master_key, &control->vault, err);
+    if (r < 0)
+        return r;
+    struct hws_error why = {0};
+    if (secrets_recover(control, &why) < 0) /* what is under the newest key can be used */
+        log_error("the change of the master key cannot be completed: %s", why.text);
     journal_recover(control);
     return adopt(control, err);
 }
@@ -114,6 +121,8 @@ int control_open(const struct control_options *options, struct control **ret, st
     int r = prepare(control, options, err);
     if (r == 0 && options->background)
         r = merger_start(control, err);
+    if (r == 0 && options->background)
+        r = exporter_start(control, err);
     if (r < 0) {
         control_close(control);
         return r;
@@ -126,8 +135,10 @@ void control_close(struct control *control)
 {
     if (!control)
         return;
+    exporter_stop(control);
     merger_stop(control);
     events_stop(control);
+    vault_close(control->vault);
     if (control->store)
         control->store->driver->close(control->store);
     pthread_mutex_destroy(&control->model);
@@ -154,7 +165,8 @@ void control_tick(struct control *control)
 static const char *key_of(const struct object_type *type, json_t *item)
 {
     const char *field = "id";
-    if (type == &snapshot_type || type == &pool_type || type == &class_type || type == &volume_type)
+    if (type == &snapshot_type || type == &pool_type || type == &class_type ||
+        type == &volume_type || type == &export_type || type == &secret_type)
         field = "name";
     if (type == &job_type)
         field = "key";

@@ -28,6 +28,8 @@ struct control_options {
     const struct engine_driver *engines;
     /** Merge the layers of deleted snapshots, by a thread of its own. */
     bool background;
+    /** How master keys of secrets are kept (vault.h); NULL: in a file. */
+    const char *master_key;
     /** Called at every point where a crash makes a difference; for tests; may be NULL. */
     void (*at)(void *arg, const char *where);
     void *at_arg;
@@ -147,6 +149,44 @@ HWS_MUST_CHECK int control_job_show(struct control *control, const char *job, js
 /** Only what is done in the background; until hawserd's next start it is not begun again. */
 HWS_MUST_CHECK int control_job_cancel(struct control *control, const char *job, json_t **ret,
                                       struct hws_error *err);
+
+/* ---- secrets and exports ---- */
+
+/**
+ * {"name", "kind", "value" or "generate" or "server-cert", "server-key", "ca-cert", "ca-crl"}. @ret
+ * never tells a value, but one that was generated, this once.
+ */
+HWS_MUST_CHECK int control_secret_create(struct control *control, const json_t *request,
+                                         json_t **ret, struct hws_error *err);
+/** Another value, as for a new one; exports that use it meet their clients with it from now on. */
+HWS_MUST_CHECK int control_secret_change(struct control *control, const char *secret,
+                                         const json_t *request, json_t **ret,
+                                         struct hws_error *err);
+HWS_MUST_CHECK int control_secret_show(struct control *control, const char *secret, json_t **ret,
+                                       struct hws_error *err);
+HWS_MUST_CHECK int control_secret_list(struct control *control, const struct control_page *page,
+                                       json_t **ret, struct hws_error *err);
+/** -EBUSY while an export uses it. */
+HWS_MUST_CHECK int control_secret_delete(struct control *control, const char *secret,
+                                         struct hws_error *err);
+/** Another master key: all secrets are sealed anew. @ret {"secrets"}: how many. */
+HWS_MUST_CHECK int control_secret_rotate(struct control *control, json_t **ret,
+                                         struct hws_error *err);
+
+/**
+ * {"name", "volume": "VOLUME" or "VOLUME@SNAPSHOT", "protocol": "nbd", "listen", "tls", "secret",
+ * "read-only", "shared", "description"}. It is served until it is deleted, whatever starts again.
+ */
+HWS_MUST_CHECK int control_export_create(struct control *control, const json_t *request,
+                                         json_t **ret, struct hws_error *err);
+/** The export, with "serving", and "error" where it is not. */
+HWS_MUST_CHECK int control_export_show(struct control *control, const char *export, json_t **ret,
+                                       struct hws_error *err);
+HWS_MUST_CHECK int control_export_list(struct control *control, const struct control_page *page,
+                                       json_t **ret, struct hws_error *err);
+/** -EBUSY while it has clients, unless @force. */
+HWS_MUST_CHECK int control_export_delete(struct control *control, const char *export, bool force,
+                                         struct hws_error *err);
 
 /** How many objects there are: {"pools", "volumes", "snapshots", "attachments", "jobs"}. */
 HWS_MUST_CHECK int control_counts(struct control *control, json_t **ret, struct hws_error *err);

@@ -4,7 +4,9 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "control/control_check.h"
+#include "control/exports.h"
 #include "control/fake_engines.h"
+#include "control/vault.h"
 #include <dirent.h>
 
 char top[256];
@@ -111,14 +113,85 @@ static void check_volume(struct control *control, const json_t *value)
     engine_place_free(&place);
 }
 
+/* What the catalog wants is served, by an engine that counts it among its users. */
+static void check_export(struct control *control, const json_t *value)
+{
+    auto_export export = {0};
+    auto_attachment attachment = {0};
+    struct engine_place place;
+    char tag[24], user[EXPORT_USER_BYTES];
+    bool attached, listed = false;
+    size_t i;
+    json_t *other;
+    must(object_parse(&export_type, value, &export, &error));
+    assert_string_equal(export.state, STATE_AVAILABLE);
+    must(export_tag(control, &export, tag, sizeof(tag), &error));
+    must(engines_fake.find(export_target(&export), &place, &error));
+    if (export_look(&place, export.id, tag) != EXPORT_UP)
+        fail_msg("export %s is not served", export.name);
+    engine_place_free(&place);
+    must(attachment_get(control, export_target(&export), &attachment, &attached, &error));
+    assert_true(attached);
+    export_user(&export, user);
+    json_array_foreach(attachment.users, i, other) listed |=
+        !strcmp(json_string_value(other), user);
+    assert_true(listed);
+}
+
+/* No engine serves what the catalog does not want, or is there for nobody. */
+static void check_attachment(struct control *control, const json_t *value)
+{
+    auto_attachment attachment = {0};
+    struct engine_place place;
+    size_t i;
+    json_t *member;
+    must(object_parse(&attachment_type, value, &attachment, &error));
+    assert_true(json_array_size(attachment.users) > 0);
+    must(engines_fake.find(attachment.id, &place, &error));
+    json_array_foreach(place.services, i, member)
+    {
+        auto_export export = {0};
+        must(object_get(control, &export_type, json_string_value(json_object_get(member, "name")),
+                        &export, &error));
+        assert_string_equal(export_target(&export), attachment.id);
+    }
+    engine_place_free(&place);
+    json_array_foreach(attachment.users, i, member)
+    {
+        auto_export export = {0};
+        const char *user = json_string_value(member);
+        if (user_is_export(user))
+            must(object_get(control, &export_type, user + strlen(EXPORT_USER), &export, &error));
+    }
+}
+
+/* Each value can be had, under the only master key. */
+static void check_secret(struct control *control, const json_t *value)
+{
+    auto_secret secret = {0};
+    bool old;
+    must(object_parse(&secret_type, value, &secret, &error));
+    assert_true(vault_is_newest(control->vault, secret.sealed));
+    must(vault_has_old(control->vault, &old, &error));
+    assert_false(old);
+    char *text;
+    must(vault_unseal(control->vault, secret.id, secret.sealed, &text, &error));
+    vault_free_text(text);
+}
+
 void check_all(struct control *control)
 {
     static const struct {
         const struct object_type *type;
         void (*check)(struct control *control, const json_t *value);
-    } kinds[] = {{&layer_type, check_layer}, {&volume_type, check_volume}};
+    } kinds[] = {{&layer_type, check_layer},
+                 {&volume_type, check_volume},
+                 {&attachment_type, check_attachment},
+                 {&export_type, check_export},
+                 {&secret_type, check_secret}};
     auto_json *jobs = NULL;
     unsigned in_pool = 0;
+    exports_mend(control, NULL); /* as its thread does at the start */
     must(control_job_list(control, &jobs, &error));
     assert_int_equal(json_array_size(json_object_get(jobs, "items")), 0);
     for (unsigned i = 0; i < ARRAY_LEN(kinds); i++) {

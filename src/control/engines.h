@@ -12,6 +12,7 @@
 
 #include "base/common.h"
 #include "hawser/error.h"
+#include <jansson.h>
 
 struct engine_image {
     const char *path, *format;
@@ -27,6 +28,7 @@ struct engine_wish {
     const char *const *allow; /* folders in which the chain lies; NULL-terminated */
     bool read_only;
     const char *mountpoint;    /* NULL: the device alone */
+    bool no_device;            /* nothing of it is seen on this host */
     const char *mkfs;          /* file system to make where the device is blank; NULL: none */
     const char *mkfs_options;  /* with blanks between them; NULL: none */
     const char *mount_options; /* as mount(8) takes them; NULL: none */
@@ -46,11 +48,25 @@ struct engine_merge {
     void *arg;
 };
 
+#define ENGINE_FILES_MAX 4
+
+/** What an engine is to serve over NBD. */
+struct engine_export {
+    const char *engine;   /* attached so */
+    const char *id, *tag; /* by which it is found again; the tag tells of what credentials */
+    const char *listen;   /* tcp:HOST:PORT or unix:PATH */
+    const char *name, *description, *tls;
+    bool read_only;
+    unsigned file_count; /* credentials */
+    const char *file_name[ENGINE_FILES_MAX], *file_text[ENGINE_FILES_MAX];
+};
+
 /** Where a volume is in use. */
 struct engine_place {
     bool running;
-    char *device; /* NULL: none yet */
-    char *top;    /* path of the file that is written now; NULL: unknown */
+    char *device;     /* NULL: none yet */
+    char *top;        /* path of the file that is written now; NULL: unknown */
+    json_t *services; /* what it serves over NBD: [{"name", "tag"}]; NULL: nothing */
 };
 
 void engine_place_free(struct engine_place *place);
@@ -87,6 +103,11 @@ struct engine_driver {
      * began there, so that the answer stays true.
      */
     int (*is_merged)(const struct engine_merge *merge, bool *ret, struct hws_error *err);
+    /** Serves what an engine has attached. Once more with the same tag is no error. */
+    int (*serve)(const struct engine_export *export, struct hws_error *err);
+    /** What is not served is no error, nor an engine that is gone. -EBUSY: it has clients. */
+    int (*unserve)(const char *engine, const char *id, const char *listen, bool force,
+                   struct hws_error *err);
     /** Every second or so; may be NULL. */
     void (*tick)(void);
 };
@@ -98,6 +119,12 @@ extern const struct engine_driver engines_real;
 HWS_MUST_CHECK int engines_merge(const struct engine_merge *merge, struct hws_error *err);
 HWS_MUST_CHECK int engines_is_merged(const struct engine_merge *merge, bool *ret,
                                      struct hws_error *err);
+/* ---- engines_export.c, of engines_real ---- */
+
+HWS_MUST_CHECK int engines_serve(const struct engine_export *export, struct hws_error *err);
+HWS_MUST_CHECK int engines_unserve(const char *engine, const char *id, const char *listen,
+                                   bool force, struct hws_error *err);
+
 /** The program `hawser`. */
 const char *engines_program(void);
 /** The name of @other that the image @path records: from its folder on, where both lie in one. */

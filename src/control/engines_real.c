@@ -38,6 +38,7 @@ void engine_place_free(struct engine_place *place)
 {
     free(place->device);
     free(place->top);
+    json_decref(place->services);
     *place = (struct engine_place){0};
 }
 
@@ -168,9 +169,11 @@ static int find_attachment(const char *id, struct attachment **ret, struct hws_e
 static void fill_place(const struct attachment *attachment, struct engine_place *ret)
 {
     const char *device = attachment_device(attachment), *top = attachment_top(attachment);
-    *ret = (struct engine_place){.running = attachment->running,
-                                 .device = device ? strdup(device) : NULL,
-                                 .top = top ? strdup(top) : NULL};
+    *ret =
+        (struct engine_place){.running = attachment->running,
+                              .device = device ? strdup(device) : NULL,
+                              .top = top ? strdup(top) : NULL,
+                              .services = json_incref((json_t *)attachment_services(attachment))};
 }
 
 static int find(const char *id, struct engine_place *ret, struct hws_error *err)
@@ -230,7 +233,8 @@ static int attach(const struct engine_wish *wish, struct engine_place *ret, stru
         .mkfs = wish->mkfs,
         .mkfs_options = wish->mkfs_options,
         .mount_options = wish->mount_options,
-        .check = true,
+        .via = wish->no_device ? "none" : NULL,
+        .check = !wish->no_device,
         .grow = wish->grow && !grows_mounted(),
         .part = wish->part,
     };
@@ -340,5 +344,7 @@ const struct engine_driver engines_real = {
     .sync = sync_fs,
     .merge = engines_merge,
     .is_merged = engines_is_merged,
+    .serve = engines_serve,
+    .unserve = engines_unserve,
     .tick = tool_reap,
 };

@@ -3,10 +3,12 @@
  *
  *   image                one line: FORMAT SIZE, and one with the path of the layer below, or "-"
  *   FOLDER/ID            attached: the path of the top
+ *   FOLDER/.ID.EXPORT    served by it: the tag
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "control/fake_engines.h"
+#include <dirent.h>
 #include <limits.h>
 #include <sys/stat.h>
 
@@ -107,6 +109,70 @@ static char *place_of(const char *id)
     return asprintf(&path, "%s/%s", folder, id) < 0 ? NULL : path;
 }
 
+/* ---- what it serves: files .ENGINE.EXPORT with the tag in them ---- */
+
+static char *service_of(const char *id, const char *export)
+{
+    char *path;
+    return asprintf(&path, "%s/.%s.%s", folder, id, export) < 0 ? NULL : path;
+}
+
+/* Those of an engine; @end: they go. */
+static json_t *walk_services(const char *id, bool end)
+{
+    DIR *dir = opendir(folder);
+    json_t *list = json_array();
+    for (struct dirent *at; dir && (at = readdir(dir));) {
+        char tag[32] = "";
+        if (at->d_name[0] != '.' || strncmp(at->d_name + 1, id, strlen(id)) != 0)
+            continue;
+        const char *export = at->d_name + strlen(id) + 2;
+        autofree char *path = service_of(id, export);
+        FILE *file = end ? NULL : fopen(path, "re");
+        if (end)
+            unlink(path);
+        bool whole = file && fgets(tag, sizeof(tag), file);
+        if (file)
+            fclose(file);
+        if (whole)
+            json_array_append_new(list, json_pack("{s:s, s:s}", "name", export, "tag", tag));
+    }
+    if (dir)
+        closedir(dir);
+    return list;
+}
+
+static json_t *services_of(const char *id)
+{
+    return walk_services(id, false);
+}
+
+static int serve(const struct engine_export *export, struct hws_error *err)
+{
+    autofree char *engine = place_of(export->engine);
+    autofree char *path = service_of(export->engine, export->id);
+    int r = may_fail("serve", err);
+    if (r < 0)
+        return r;
+    if (access(engine, F_OK) < 0)
+        return hws_fail(err, ENOENT, "there is no engine");
+    r = write_text(path, export->tag, err);
+    pass("an export is served");
+    return r == 0 ? may_fail("serve-late", err) : r;
+}
+
+static int unserve(const char *engine, const char *id, const char *listen, bool force,
+                   struct hws_error *err)
+{
+    autofree char *path = service_of(engine, id);
+    int r = force ? 0 : may_fail("unserve", err);
+    if (r < 0)
+        return r;
+    unlink(path);
+    pass("an export ends");
+    return 0;
+}
+
 static int find(const char *id, struct engine_place *ret, struct hws_error *err)
 {
     autofree char *path = place_of(id);
@@ -118,8 +184,11 @@ static int find(const char *id, struct engine_place *ret, struct hws_error *err)
     bool got = fgets(top, sizeof(top), file) != NULL;
     fclose(file);
     top[strcspn(top, "\n")] = '\0';
+    ret->services = services_of(id);
     /* An empty one is an engine that was killed at its start. */
-    *ret = (struct engine_place){.running = got, .device = strdup("/dev/fake"), .top = strdup(top)};
+    ret->running = got;
+    ret->device = strdup("/dev/fake");
+    ret->top = strdup(top);
     return 0;
 }
 
@@ -147,6 +216,7 @@ static int detach(const char *id, bool force, struct hws_error *err)
     int r = force ? 0 : may_fail("detach", err);
     if (r < 0)
         return r;
+    json_decref(walk_services(id, true));
     pass("an engine ends");
     return unlink(path) < 0 && errno != ENOENT ? hws_fail_errno(err, errno, "%s", path) : 0;
 }
@@ -273,4 +343,6 @@ const struct engine_driver engines_fake = {
     .sync = sync_fs,
     .merge = merge_layers,
     .is_merged = is_merged,
+    .serve = serve,
+    .unserve = unserve,
 };

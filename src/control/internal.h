@@ -21,6 +21,8 @@
 #define OBJECT_WAIT_MS 60000
 
 struct merger;
+struct exporter;
+struct vault;
 
 struct control {
     struct store *store;
@@ -33,6 +35,8 @@ struct control {
     struct events *events;
     uint64_t users_looked, users_looked_old; /* seconds since the boot */
     struct merger *merger;                   /* NULL: nothing is merged in the background */
+    struct exporter *exporter;               /* NULL: exports are mended when asked for */
+    struct vault *vault;
     void (*at)(void *arg, const char *where);
     void *at_arg;
 };
@@ -55,7 +59,8 @@ static inline void control_unlock_model(struct control *control)
 
 extern const struct operation pool_create_operation, pool_delete_operation, volume_create_operation,
     volume_resize_operation, volume_attach_operation, volume_detach_operation,
-    snapshot_create_operation, volume_revert_operation, merge_operation, purge_operation;
+    snapshot_create_operation, volume_revert_operation, merge_operation, purge_operation,
+    export_serve_operation, export_delete_operation;
 
 /* ---- op_merge.c, merger.c ---- */
 

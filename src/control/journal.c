@@ -12,7 +12,7 @@ static const struct operation *const operations[] = {
     &pool_create_operation,     &pool_delete_operation,   &volume_create_operation,
     &volume_resize_operation,   &volume_attach_operation, &volume_detach_operation,
     &snapshot_create_operation, &volume_revert_operation, &merge_operation,
-    &purge_operation,
+    &purge_operation,           &export_serve_operation,  &export_delete_operation,
 };
 
 const char *op_text(const struct op *op, const char *name)

@@ -10,7 +10,8 @@ const char *const fs_choices[] = {"ext4", "xfs", "btrfs", "none", NULL};
 const char *const preallocation_choices[] = {"off", "metadata", "falloc", NULL};
 const char *const switch_choices[] = {"on", "off", NULL};
 static const char *const states[] = {STATE_CREATING, STATE_AVAILABLE, NULL};
-static const char *const attach_modes[] = {ATTACH_DEVICE, ATTACH_MOUNT, NULL};
+static const char *const attach_modes[] = {ATTACH_DEVICE, ATTACH_MOUNT, ATTACH_NONE, NULL};
+const char *const tls_choices[] = {TLS_NONE, "psk", "x509", NULL};
 
 #define TEXT(type, field, key, help)                         \
     {                                                        \
@@ -147,7 +148,7 @@ TABLE(snapshot, snapshot, "snapshot", offsetof(struct snapshot, key),
 
 static const struct record_field attachment_fields[] = {
     {"id", RECORD_TEXT, offsetof(struct attachment_record, id), "that of the volume", true},
-    {"mode", RECORD_TEXT, offsetof(struct attachment_record, mode), "device or mount", true,
+    {"mode", RECORD_TEXT, offsetof(struct attachment_record, mode), "device, mount or none", true,
      .choices = attach_modes},
     TEXT(attachment_record, device, "device", "block device"),
     TEXT(attachment_record, mountpoint, "mountpoint", "where it is mounted"),
@@ -177,6 +178,40 @@ static const struct record_field job_fields[] = {
     {NULL},
 };
 TABLE(job, job, "job", offsetof(struct job, key), NO_FIELD);
+
+static const struct record_field export_fields[] = {
+    ID(export_record),
+    NAME(export_record),
+    {"state", RECORD_TEXT, offsetof(struct export_record, state), "creating or available", true,
+     .choices = states},
+    {"volume", RECORD_TEXT, offsetof(struct export_record, volume), "id of its volume", true},
+    TEXT(export_record, snapshot, "snapshot", "id of its snapshot"),
+    TEXT(export_record, protocol, "protocol", "nbd"),
+    {"listen", RECORD_TEXT, offsetof(struct export_record, listen), "tcp:HOST:PORT or unix:PATH",
+     true},
+    {"tls", RECORD_TEXT, offsetof(struct export_record, tls), "none, psk or x509", true,
+     .choices = tls_choices},
+    TEXT(export_record, secret, "secret", "id of its secret"),
+    TEXT(export_record, description, "description", "told to clients"),
+    BOOL(export_record, read_only, "read-only", "clients cannot write"),
+    BOOL(export_record, shared, "shared", "others may write the volume meanwhile"),
+    COMMON(export_record),
+    {NULL},
+};
+TABLE(export, export_record, "export", offsetof(struct export_record, name),
+      offsetof(struct export_record, volume));
+
+static const struct record_field secret_fields[] = {
+    ID(secret),
+    NAME(secret),
+    {"kind", RECORD_TEXT, offsetof(struct secret, kind), "psk, chap or x509", true},
+    {"sealed", RECORD_TEXT, offsetof(struct secret, sealed), "its value, sealed",
+     .max = 1024 * 1024},
+    UINT(secret, version, "version", "grows with every new value"),
+    COMMON(secret),
+    {NULL},
+};
+TABLE(secret, secret, "secret", offsetof(struct secret, name), NO_FIELD);
 
 int object_parse(const struct object_type *type, const json_t *value, void *ret,
                  struct hws_error *err)

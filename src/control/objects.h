@@ -84,6 +84,7 @@ struct snapshot {
 
 #define ATTACH_DEVICE "device"
 #define ATTACH_MOUNT  "mount"
+#define ATTACH_NONE   "none" /* an engine without a device, for exports alone */
 
 struct attachment_record {
     char *id; /* that of the volume */
@@ -102,6 +103,25 @@ struct job {
     uint64_t done_bytes, total_bytes, created, ended, generation;
 };
 
+/** What is served over a network (exports.h). */
+#define TLS_NONE "none"
+struct export_record {
+    char *id, *name, *state;
+    char *volume, *snapshot; /* ids; a snapshot's volume, too */
+    char *protocol, *listen, *tls;
+    char *secret; /* id */
+    char *description;
+    bool read_only, shared;
+    uint64_t created, generation;
+};
+
+struct secret {
+    char *id, *name, *kind;
+    char *sealed;     /* by the vault; never told */
+    uint64_t version; /* grows with every new value */
+    uint64_t created, generation;
+};
+
 struct object_type {
     const char *kind;
     const struct record_field *fields;
@@ -113,10 +133,11 @@ struct object_type {
 #define NO_FIELD SIZE_MAX
 
 extern const struct object_type pool_type, class_type, volume_type, layer_type, snapshot_type,
-    attachment_type, job_type;
+    attachment_type, job_type, export_type, secret_type;
 
 extern const char *const format_choices[]; /* of volumes that are made */
 extern const char *const fs_choices[];
+extern const char *const tls_choices[]; /* of exports */
 extern const char *const preallocation_choices[], *const switch_choices[];
 
 /** Longest time in the trash: ten years of seconds. */
@@ -172,6 +193,8 @@ AUTO_RECORD(layer)
 AUTO_RECORD(snapshot)
 AUTO_RECORD(attachment)
 AUTO_RECORD(job)
+AUTO_RECORD(export)
+AUTO_RECORD(secret)
 
 #define auto_pool       __attribute__((cleanup(cleanup_pool_))) struct pool
 #define auto_class      __attribute__((cleanup(cleanup_class_))) struct class
@@ -179,6 +202,8 @@ AUTO_RECORD(job)
 #define auto_layer      __attribute__((cleanup(cleanup_layer_))) struct layer
 #define auto_snapshot   __attribute__((cleanup(cleanup_snapshot_))) struct snapshot
 #define auto_job        __attribute__((cleanup(cleanup_job_))) struct job
+#define auto_export     __attribute__((cleanup(cleanup_export_))) struct export_record
+#define auto_secret     __attribute__((cleanup(cleanup_secret_))) struct secret
 #define auto_attachment __attribute__((cleanup(cleanup_attachment_))) struct attachment_record
 
 static inline void cleanup_json_(json_t **value)

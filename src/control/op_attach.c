@@ -7,7 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/log.h"
-#include "control/internal.h"
+#include "control/exports.h"
 #include "control/policy.h"
 #include <limits.h>
 
@@ -42,6 +42,14 @@ const struct record_field request_volume_detach[] = {
 };
 
 /* ---- attach ---- */
+
+/* One that only exports have is ended; they are served again by the one that comes. */
+static int end_exporting_engine(struct op *op, struct hws_error *err)
+{
+    return json_is_true(json_object_get(op->params, "exported"))
+               ? op->control->engines->detach(op->object, true, err)
+               : 0;
+}
 
 static int start_engine(struct op *op, struct hws_error *err)
 {
@@ -134,7 +142,8 @@ static int attach_undone(struct op *op, struct batch *batch, struct hws_error *e
 
 const struct operation volume_attach_operation = {
     .name = "volume-attach",
-    .steps = {{"start the engine", start_engine, stop_engine},
+    .steps = {{"end the engine of exports", end_exporting_engine, NULL},
+              {"start the engine", start_engine, stop_engine},
               {"grow the file system", grow_fs, NULL},
               {NULL}},
     .direction = op_always_back,
@@ -237,8 +246,11 @@ static int attach_taken(struct control *control, const struct volume *volume,
     auto_batch begin = {0};
     bool attached;
     int r = attachment_get(control, volume->id, &attachment, &attached, err);
-    if (r == 0 && attached)
+    bool exported = r == 0 && attached && !strcmp(attachment.mode, ATTACH_NONE);
+    if (r == 0 && attached && !exported)
         return add_user(control, &attachment, volume, request, err);
+    if (r == 0)
+        r = exports_allow_attach(control, volume, request->read_only, err);
     if (r == 0)
         r = object_get(control, &layer_type, volume->layer, &layer, err);
     if (r == 0)
@@ -248,9 +260,14 @@ static int attach_taken(struct control *control, const struct volume *volume,
                      volume->name);
     if (r < 0)
         return r;
+    json_t *params = attach_params(control, volume, &pool, &layer, request);
+    json_object_set_new(params, "exported", json_boolean(exported));
     control_lock_model(control);
-    return journal_run(control, &volume_attach_operation, volume->id,
-                       attach_params(control, volume, &pool, &layer, request), &begin, NULL, err);
+    if (exported)
+        batch_remove(&begin, &attachment_type, attachment.id);
+    r = journal_run(control, &volume_attach_operation, volume->id, params, &begin, NULL, err);
+    exporter_wake(control);
+    return r;
 }
 
 static int take_defaults(struct attach_request *request, struct hws_error *err)
@@ -258,6 +275,8 @@ static int take_defaults(struct attach_request *request, struct hws_error *err)
     if ((!request->user && record_set_text(&request->user, USER_DEFAULT) < 0) ||
         (!request->mode && record_set_text(&request->mode, ATTACH_MOUNT) < 0))
         return hws_fail(err, ENOMEM, "out of memory");
+    if (user_is_export(request->user))
+        return hws_fail(err, EINVAL, "users that begin with '" EXPORT_USER "' are exports");
     return request->user[0] ? 0 : hws_fail(err, EINVAL, "user is empty");
 }
 
@@ -339,7 +358,7 @@ static int detach_taken(struct control *control, const struct volume *volume,
     size_t i, found = SIZE_MAX;
     json_t *user;
     int r = attachment_get(control, volume->id, &attachment, &attached, err);
-    if (r < 0 || !attached)
+    if (r < 0 || !attached || !strcmp(attachment.mode, ATTACH_NONE))
         return r; /* asked again, after an answer that was lost */
     json_array_foreach(attachment.users, i, user)
     {
@@ -359,8 +378,10 @@ static int detach_taken(struct control *control, const struct volume *volume,
         control_unlock_model(control);
         return r;
     }
-    return journal_run(control, &volume_detach_operation, volume->id,
-                       json_pack("{s:b}", "force", request->force), &batch, NULL, err);
+    r = journal_run(control, &volume_detach_operation, volume->id,
+                    json_pack("{s:b}", "force", request->force), &batch, NULL, err);
+    exporter_wake(control);
+    return r;
 }
 
 int control_volume_detach(struct control *control, const char *reference, const json_t *given,

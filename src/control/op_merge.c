@@ -14,7 +14,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/log.h"
-#include "control/internal.h"
+#include "control/exports.h"
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -290,6 +290,8 @@ static int check_use(struct control *control, const char *volume, struct hws_err
     struct engine_place place = {0};
     bool attached;
     int r = object_get(control, &volume_type, volume, &now, err);
+    if (r == 0) /* what a merge changes, another engine may have open then */
+        r = exports_refuse_snapshots(control, volume, err);
     if (r == 0 && strcmp(now.state, STATE_AVAILABLE) != 0)
         r = hws_fail(err, EBUSY, "volume '%s' is %s", now.name, now.state);
     if (r == 0)

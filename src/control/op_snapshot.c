@@ -7,7 +7,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "control/internal.h"
+#include "control/exports.h"
 
 /* Whether the engine of the volume runs; its top then. */
 static bool engine_top(struct op *op, char **ret)
@@ -350,6 +350,8 @@ static int delete_taken(struct control *control, const struct volume *volume, co
     json_t *purge = NULL;
     control_lock_model(control);
     int r = snapshot_find(control, volume, name, &snapshot, err);
+    if (r == 0)
+        r = exports_refuse_use(control, NULL, snapshot.id, NULL, err);
     if (r == 0)
         r = layer_drop(control, snapshot.layer, &begin, &purge, err);
     if (r < 0) {

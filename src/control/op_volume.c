@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "control/internal.h"
+#include "control/exports.h"
 #include "control/policy.h"
 
 #define SIZE_DEFAULT   (10 * GiB)
@@ -480,6 +480,8 @@ static int delete_taken(struct control *control, const struct volume *volume, st
         return hws_fail(err, EPERM, "volume '%s' is protected from deletion", volume->name);
     control_lock_model(control);
     int r = attachment_get(control, volume->id, &attachment, &attached, err);
+    if (r == 0)
+        r = exports_refuse_use(control, volume->id, NULL, NULL, err);
     if (r == 0 && attached)
         r = hws_fail(err, EBUSY, "volume '%s' is attached; detach it first", volume->name);
     if (r == 0)

@@ -22,5 +22,8 @@ extern const struct record_field request_volume_detach[];
 extern const struct record_field request_volume_resize[];
 extern const struct record_field request_volume_revert[];
 extern const struct record_field request_snapshot_create[];
+extern const struct record_field request_secret_create[];
+extern const struct record_field request_secret_change[];
+extern const struct record_field request_export_create[];
 
 #endif

@@ -18,6 +18,7 @@
 #include <malloc.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -139,7 +140,9 @@ static void end(struct daemon *daemon)
 
 static int start(struct daemon *daemon, struct hws_error *err)
 {
-    struct control_options options = {.folder = daemon->settings.state, .background = true};
+    struct control_options options = {.folder = daemon->settings.state,
+                                      .background = true,
+                                      .master_key = daemon->settings.master_key};
     crash_points(&options);
     engines_use_program(daemon->settings.program);
     int r = control_open(&options, &daemon->control, err);
@@ -168,6 +171,8 @@ int main(int argc, char **argv)
     sigaddset(&signals, SIGHUP);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    /* Secrets pass through here: no core file has them, nor a debugger of another user. */
+    prctl(PR_SET_DUMPABLE, 0);
     mallopt(M_ARENA_MAX, 2);
     int r = settings_read(argc, argv, &daemon.settings, &err);
     if (r > 0) {

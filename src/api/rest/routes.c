@@ -170,6 +170,57 @@ CALL(openapi)
     return rest_openapi(ret, err);
 }
 
+CALL(secret_list)
+{
+    return control_secret_list(c->control, &c->page, ret, err);
+}
+
+CALL(secret_create)
+{
+    return control_secret_create(c->control, c->body, ret, err);
+}
+
+CALL(secret_rotate)
+{
+    return control_secret_rotate(c->control, ret, err);
+}
+
+CALL(secret_show)
+{
+    return control_secret_show(c->control, c->argument[0], ret, err);
+}
+
+CALL(secret_change)
+{
+    return control_secret_change(c->control, c->argument[0], c->body, ret, err);
+}
+
+CALL(secret_delete)
+{
+    return control_secret_delete(c->control, c->argument[0], err);
+}
+
+CALL(export_list)
+{
+    return control_export_list(c->control, &c->page, ret, err);
+}
+
+CALL(export_create)
+{
+    return control_export_create(c->control, c->body, ret, err);
+}
+
+CALL(export_show)
+{
+    return control_export_show(c->control, c->argument[0], ret, err);
+}
+
+CALL(export_delete)
+{
+    const char *force = http_query(c->request, "force");
+    return control_export_delete(c->control, c->argument[0], force && !strcmp(force, "true"), err);
+}
+
 const struct rest_query rest_query_page[] = {
     {"limit", "so many items at most; 100 if not given", .min = 1, .max = CONTROL_PAGE_MAX},
     {"after", "items behind this one, the \"next\" of the page before"},
@@ -189,6 +240,13 @@ static const struct rest_query event_query[] = {
      .max = REST_WAIT_MAX},
     {"stream", "an answer without an end: an event a line, empty lines to tell that it lives",
      .choices = stream_kinds},
+    {NULL},
+};
+
+static const char *const truths[] = {"true", "false", NULL};
+
+static const struct rest_query export_delete_query[] = {
+    {"force", "also while it has clients", .choices = truths},
     {NULL},
 };
 
@@ -256,6 +314,25 @@ const struct rest_route rest_routes[] = {
     {"POST", "/v1/jobs/*/cancel", 200, job_cancel, "Stops a merge.", ANSWERS("Job")},
     {"GET", "/v1/events", 200, rest_events, "What has happened to objects.", ANSWERS("Events"),
      .query = event_query},
+    {"GET", "/v1/secrets", 200, secret_list, "Secrets, without their values.", LISTS("Secret"),
+     .role = ROLE_OPERATOR},
+    {"POST", "/v1/secrets", 201, secret_create, "Keeps a secret, or makes up a random one.",
+     TAKES(secret_create, "Secret"), .role = ROLE_ADMIN},
+    {"POST", "/v1/secrets/rotate", 200, secret_rotate, "Seals all secrets by a new master key.",
+     ANSWERS("Rotation"), .role = ROLE_ADMIN},
+    {"GET", "/v1/secrets/*", 200, secret_show, "A secret, without its value.", ANSWERS("Secret"),
+     .role = ROLE_OPERATOR},
+    {"PATCH", "/v1/secrets/*", 200, secret_change,
+     "Gives it another value; exports that use it begin anew with it.",
+     TAKES(secret_change, "Secret"), .role = ROLE_ADMIN},
+    {"DELETE", "/v1/secrets/*", 204, secret_delete, "Forgets a secret that nothing uses.", NO_BODY,
+     .role = ROLE_ADMIN},
+    {"GET", "/v1/exports", 200, export_list, "What is served over networks.", LISTS("Export")},
+    {"POST", "/v1/exports", 201, export_create, "Serves a volume or a snapshot over NBD.",
+     TAKES(export_create, "Export")},
+    {"GET", "/v1/exports/*", 200, export_show, "An export.", SHOWS("Export")},
+    {"DELETE", "/v1/exports/*", 204, export_delete, "Ends an export.", NO_BODY,
+     .query = export_delete_query},
     {"GET", "/v1/openapi.json", 200, openapi, "This document.", ANSWERS("OpenAPI")},
     {"GET", "/healthz", 200, health, "Whether hawserd answers.", ANSWERS("Health")},
     {"GET", "/metrics", 200, metrics, "What Prometheus scrapes.", ANSWERS("Metrics"),

@@ -19,6 +19,29 @@ static const struct rest_member volume_more[] = {
     {NULL},
 };
 
+static const struct rest_member secret_members[] = {
+    {"id", "string", "UUID"},
+    {"name", "string", "unique name"},
+    {"kind", "string", "psk, chap or x509"},
+    {"version", "integer", "grows with every new value"},
+    {"value", "string", "where it was generated just now, and never again"},
+    {"created", "integer", "seconds since 1970"},
+    {"generation", "integer", "grows with every change"},
+    {NULL},
+};
+
+static const struct rest_member rotation_members[] = {
+    {"secrets", "integer", "how many are sealed by the new master key"},
+    {NULL},
+};
+
+static const struct rest_member export_more[] = {
+    {"serving", "boolean", "clients reach it now"},
+    {"error", "string", "why they do not"},
+    {"secret-name", "string", "of its secret; who comes with one pre-shared key has this name"},
+    {NULL},
+};
+
 static const struct rest_member job_members[] = {
     {"id", "string", "UUID"},
     {"operation", "string", "what it does"},
@@ -68,6 +91,9 @@ const struct rest_schema rest_schemas[] = {
     {"Job", "An operation that is under way, or a merge that has ended.", NULL, job_members},
     {"Event", "A change of an object.", NULL, event_members},
     {"Events", "Changes.", NULL, events_members},
+    {"Secret", "Credentials, whose value is not told.", NULL, secret_members},
+    {"Rotation", "A new master key.", NULL, rotation_members},
+    {"Export", "A volume or snapshot that is served over a network.", &export_type, export_more},
     {"Health", "That hawserd answers, and its catalog.", NULL, health_members},
     {"Metrics", "Prometheus' text format, version 0.0.4.", NULL, NULL},
     {"OpenAPI", "This document.", NULL, NULL},
