@@ -1,243 +1,374 @@
 # bash completion for hawser; written by tools/gen-docs from the command's tables.
 
+# $1: COMMAND:VERB:OPTION
 _hawser_values()
 {
     case $1 in
-    create:--format|create:-f) echo @format ;;
-    create:--options|create:-o) echo @ ;;
-    create:--backing|create:-b) echo @file ;;
-    create:--backing-format|create:-F) echo @format ;;
-    create:--allow) echo @folder ;;
-    create:--output) echo human json ;;
-    info:--format|info:-f) echo @format ;;
-    info:--allow) echo @folder ;;
-    info:--output) echo human json ;;
-    check:--format|check:-f) echo @format ;;
-    check:--repair|check:-r) echo leaks all ;;
-    check:--allow) echo @folder ;;
-    check:--output) echo human json ;;
-    convert:--format|convert:-f) echo @format ;;
-    convert:--snapshot|convert:-l) echo @ ;;
-    convert:--target-format|convert:-O) echo @format ;;
-    convert:--options|convert:-o) echo @ ;;
-    convert:--level) echo @ ;;
-    convert:--size) echo @ ;;
-    convert:--backing|convert:-B) echo @file ;;
-    convert:--backing-format|convert:-F) echo @format ;;
-    convert:--bitmap) echo @ ;;
-    convert:--start) echo @ ;;
-    convert:--length) echo @ ;;
-    convert:--rate|convert:-r) echo @ ;;
-    convert:--sparse|convert:-S) echo @ ;;
-    convert:--threads) echo @ ;;
-    convert:--requests|convert:-m) echo @ ;;
-    convert:--allow) echo @folder ;;
-    convert:--output) echo human json ;;
-    compare:--format|compare:-f) echo @format ;;
-    compare:--second-format|compare:-F) echo @format ;;
-    compare:--snapshot) echo @ ;;
-    compare:--second-snapshot) echo @ ;;
-    compare:--threads) echo @ ;;
-    compare:--requests|compare:-m) echo @ ;;
-    compare:--allow) echo @folder ;;
-    compare:--output) echo human json ;;
-    map:--format|map:-f) echo @format ;;
-    map:--snapshot) echo @ ;;
-    map:--start-offset|map:-s) echo @ ;;
-    map:--max-length|map:-l) echo @ ;;
-    map:--allow) echo @folder ;;
-    map:--output) echo human json ;;
-    resize:--format|resize:-f) echo @format ;;
-    resize:--preallocation) echo @ ;;
-    resize:--allow) echo @folder ;;
-    resize:--output) echo human json ;;
-    commit:--format|commit:-f) echo @format ;;
-    commit:--base|commit:-b) echo @file ;;
-    commit:--rate|commit:-r) echo @ ;;
-    commit:--allow) echo @folder ;;
-    bench:--format|bench:-f) echo @format ;;
-    bench:--count|bench:-c) echo @ ;;
-    bench:--depth|bench:-d) echo @ ;;
-    bench:--buffer-size|bench:-s) echo @ ;;
-    bench:--step-size|bench:-S) echo @ ;;
-    bench:--offset|bench:-o) echo @ ;;
-    bench:--pattern) echo @ ;;
-    bench:--flush-interval) echo @ ;;
-    bench:--cache|bench:-t) echo @ ;;
-    bench:--allow) echo @folder ;;
-    bench:--output) echo human json ;;
-    dd:--format|dd:-f) echo @format ;;
-    dd:--snapshot|dd:-l) echo @ ;;
-    dd:--target-format|dd:-O) echo @format ;;
-    dd:--allow) echo @folder ;;
-    measure:--format|measure:-f) echo @format ;;
-    measure:--target-format|measure:-O) echo @format ;;
-    measure:--options|measure:-o) echo @ ;;
-    measure:--size) echo @ ;;
-    measure:--allow) echo @folder ;;
-    measure:--output) echo human json ;;
-    rebase:--format|rebase:-f) echo @format ;;
-    rebase:--backing|rebase:-b) echo @file ;;
-    rebase:--backing-format|rebase:-F) echo @format ;;
-    rebase:--allow) echo @folder ;;
-    amend:--format|amend:-f) echo @format ;;
-    amend:--options|amend:-o) echo @ ;;
-    amend:--allow) echo @folder ;;
-    compact:--format|compact:-f) echo @format ;;
-    compact:--allow) echo @folder ;;
-    compact:--output) echo human json ;;
-    snapshot:--create|snapshot:-c) echo @ ;;
-    snapshot:--apply|snapshot:-a) echo @ ;;
-    snapshot:--delete|snapshot:-d) echo @ ;;
-    snapshot:--merge|snapshot:-m) echo @file ;;
-    snapshot:--rate|snapshot:-r) echo @ ;;
-    snapshot:--format|snapshot:-f) echo @format ;;
-    snapshot:--allow) echo @folder ;;
-    snapshot:--output) echo human json ;;
-    bitmap:--merge) echo @ ;;
-    bitmap:--granularity|bitmap:-g) echo @ ;;
-    bitmap:--source-file|bitmap:-b) echo @file ;;
-    bitmap:--source-format|bitmap:-F) echo @format ;;
-    bitmap:--format|bitmap:-f) echo @format ;;
-    bitmap:--allow) echo @folder ;;
-    bitmap:--output) echo human json ;;
-    attach:--name) echo @ ;;
-    attach:--format|attach:-f) echo @format ;;
-    attach:--cache) echo none writeback writethrough unsafe ;;
-    attach:--discard) echo unmap ignore ;;
-    attach:--detect-zeroes) echo off on unmap ;;
-    attach:--block-size) echo 512 4096 ;;
-    attach:--queues) echo @ ;;
-    attach:--allow) echo @folder ;;
-    attach:--via) echo auto tcmu nbd fuse-loop fuse none ;;
-    attach:--device) echo @ ;;
-    attach:--mount) echo @folder ;;
-    attach:--mkfs) echo @ ;;
-    attach:--output) echo human json ;;
-    export:--target|export:-t) echo @ ;;
-    export:--portal|export:-p) echo @ ;;
-    export:--initiator|export:-i) echo @ ;;
-    export:--secrets) echo @file ;;
-    export:--name) echo @ ;;
-    export:--format|export:-f) echo @format ;;
-    export:--cache) echo none writeback writethrough unsafe ;;
-    export:--discard) echo unmap ignore ;;
-    export:--detect-zeroes) echo off on unmap ;;
-    export:--block-size) echo 512 4096 ;;
-    export:--queues) echo @ ;;
-    export:--allow) echo @folder ;;
-    export:--output) echo human json ;;
-    detach:--output) echo human json ;;
-    upgrade:--program) echo @file ;;
-    upgrade:--output) echo human json ;;
-    list:--output) echo human json ;;
-    pool:--capacity) echo @ ;;
-    pool:--quota) echo @ ;;
-    pool:--overcommit) echo @ ;;
-    pool:--image-root) echo @folder ;;
-    pool:--label) echo @ ;;
-    pool:--socket) echo @file ;;
-    pool:--output) echo human json ;;
-    volume:--size|volume:-s) echo @ ;;
-    volume:--pool) echo @ ;;
-    volume:--class) echo @ ;;
-    volume:--format|volume:-f) echo @format ;;
-    volume:--fs) echo @ ;;
-    volume:--from) echo @file ;;
-    volume:--cluster-size) echo @ ;;
-    volume:--label) echo @ ;;
-    volume:--user) echo @ ;;
-    volume:--socket) echo @file ;;
-    volume:--output) echo human json ;;
-    serve:--config|serve:-c) echo @file ;;
-    serve:--socket|serve:-s) echo @file ;;
-    serve:--path|serve:-p) echo @file ;;
-    serve:--state-file) echo @file ;;
-    serve:--nbd) echo @ ;;
-    serve:--nbd-tls) echo @folder ;;
-    serve:--nbd-tls-mode) echo x509 psk ;;
-    serve:--nbd-export) echo @ ;;
-    serve:--log-level) echo error warning info debug ;;
-    serve:--name) echo @ ;;
-    serve:--format|serve:-f) echo @format ;;
-    serve:--cache) echo none writeback writethrough unsafe ;;
-    serve:--discard) echo unmap ignore ;;
-    serve:--detect-zeroes) echo off on unmap ;;
-    serve:--block-size) echo 512 4096 ;;
-    serve:--queues) echo @ ;;
-    serve:--allow) echo @folder ;;
-    serve:--via) echo auto tcmu nbd fuse-loop fuse none ;;
-    serve:--device) echo @ ;;
-    tcmu-handler:--allow) echo @folder ;;
-    tcmu-handler:--threads) echo @ ;;
-    tcmu-handler:--log-level) echo error warning info debug ;;
-    version:--output) echo human json ;;
+    create::--format|create::-f) echo @format ;;
+    create::--options|create::-o) echo @ ;;
+    create::--backing|create::-b) echo @file ;;
+    create::--backing-format|create::-F) echo @format ;;
+    create::--allow) echo @folder ;;
+    create::--output) echo human json ;;
+    info::--format|info::-f) echo @format ;;
+    info::--allow) echo @folder ;;
+    info::--output) echo human json ;;
+    check::--format|check::-f) echo @format ;;
+    check::--repair|check::-r) echo leaks all ;;
+    check::--allow) echo @folder ;;
+    check::--output) echo human json ;;
+    convert::--format|convert::-f) echo @format ;;
+    convert::--snapshot|convert::-l) echo @ ;;
+    convert::--target-format|convert::-O) echo @format ;;
+    convert::--options|convert::-o) echo @ ;;
+    convert::--level) echo @ ;;
+    convert::--size) echo @ ;;
+    convert::--backing|convert::-B) echo @file ;;
+    convert::--backing-format|convert::-F) echo @format ;;
+    convert::--bitmap) echo @ ;;
+    convert::--start) echo @ ;;
+    convert::--length) echo @ ;;
+    convert::--rate|convert::-r) echo @ ;;
+    convert::--sparse|convert::-S) echo @ ;;
+    convert::--threads) echo @ ;;
+    convert::--requests|convert::-m) echo @ ;;
+    convert::--allow) echo @folder ;;
+    convert::--output) echo human json ;;
+    compare::--format|compare::-f) echo @format ;;
+    compare::--second-format|compare::-F) echo @format ;;
+    compare::--snapshot) echo @ ;;
+    compare::--second-snapshot) echo @ ;;
+    compare::--threads) echo @ ;;
+    compare::--requests|compare::-m) echo @ ;;
+    compare::--allow) echo @folder ;;
+    compare::--output) echo human json ;;
+    map::--format|map::-f) echo @format ;;
+    map::--snapshot) echo @ ;;
+    map::--start-offset|map::-s) echo @ ;;
+    map::--max-length|map::-l) echo @ ;;
+    map::--allow) echo @folder ;;
+    map::--output) echo human json ;;
+    resize::--format|resize::-f) echo @format ;;
+    resize::--preallocation) echo @ ;;
+    resize::--allow) echo @folder ;;
+    resize::--output) echo human json ;;
+    commit::--format|commit::-f) echo @format ;;
+    commit::--base|commit::-b) echo @file ;;
+    commit::--rate|commit::-r) echo @ ;;
+    commit::--allow) echo @folder ;;
+    bench::--format|bench::-f) echo @format ;;
+    bench::--count|bench::-c) echo @ ;;
+    bench::--depth|bench::-d) echo @ ;;
+    bench::--buffer-size|bench::-s) echo @ ;;
+    bench::--step-size|bench::-S) echo @ ;;
+    bench::--offset|bench::-o) echo @ ;;
+    bench::--pattern) echo @ ;;
+    bench::--flush-interval) echo @ ;;
+    bench::--cache|bench::-t) echo @ ;;
+    bench::--allow) echo @folder ;;
+    bench::--output) echo human json ;;
+    dd::--format|dd::-f) echo @format ;;
+    dd::--snapshot|dd::-l) echo @ ;;
+    dd::--target-format|dd::-O) echo @format ;;
+    dd::--allow) echo @folder ;;
+    measure::--format|measure::-f) echo @format ;;
+    measure::--target-format|measure::-O) echo @format ;;
+    measure::--options|measure::-o) echo @ ;;
+    measure::--size) echo @ ;;
+    measure::--allow) echo @folder ;;
+    measure::--output) echo human json ;;
+    rebase::--format|rebase::-f) echo @format ;;
+    rebase::--backing|rebase::-b) echo @file ;;
+    rebase::--backing-format|rebase::-F) echo @format ;;
+    rebase::--allow) echo @folder ;;
+    amend::--format|amend::-f) echo @format ;;
+    amend::--options|amend::-o) echo @ ;;
+    amend::--allow) echo @folder ;;
+    compact::--format|compact::-f) echo @format ;;
+    compact::--allow) echo @folder ;;
+    compact::--output) echo human json ;;
+    snapshot::--create|snapshot::-c) echo @ ;;
+    snapshot::--apply|snapshot::-a) echo @ ;;
+    snapshot::--delete|snapshot::-d) echo @ ;;
+    snapshot::--merge|snapshot::-m) echo @file ;;
+    snapshot::--rate|snapshot::-r) echo @ ;;
+    snapshot::--format|snapshot::-f) echo @format ;;
+    snapshot::--allow) echo @folder ;;
+    snapshot::--output) echo human json ;;
+    snapshot:create:--label) echo @ ;;
+    snapshot:create:--socket) echo @file ;;
+    snapshot:create:--output) echo human json ;;
+    snapshot:list:--socket) echo @file ;;
+    snapshot:list:--output) echo human json ;;
+    snapshot:show:--socket) echo @file ;;
+    snapshot:show:--output) echo human json ;;
+    snapshot:delete:--socket) echo @file ;;
+    snapshot:delete:--output) echo human json ;;
+    snapshot:revert:--socket) echo @file ;;
+    snapshot:revert:--output) echo human json ;;
+    bitmap::--merge) echo @ ;;
+    bitmap::--granularity|bitmap::-g) echo @ ;;
+    bitmap::--source-file|bitmap::-b) echo @file ;;
+    bitmap::--source-format|bitmap::-F) echo @format ;;
+    bitmap::--format|bitmap::-f) echo @format ;;
+    bitmap::--allow) echo @folder ;;
+    bitmap::--output) echo human json ;;
+    attach::--name) echo @ ;;
+    attach::--format|attach::-f) echo @format ;;
+    attach::--cache) echo none writeback writethrough unsafe ;;
+    attach::--discard) echo unmap ignore ;;
+    attach::--detect-zeroes) echo off on unmap ;;
+    attach::--block-size) echo 512 4096 ;;
+    attach::--queues) echo @ ;;
+    attach::--allow) echo @folder ;;
+    attach::--via) echo auto tcmu nbd fuse-loop fuse none ;;
+    attach::--device) echo @ ;;
+    attach::--mount) echo @folder ;;
+    attach::--mkfs) echo @ ;;
+    attach::--output) echo human json ;;
+    export::--target|export::-t) echo @ ;;
+    export::--portal|export::-p) echo @ ;;
+    export::--initiator|export::-i) echo @ ;;
+    export::--secrets) echo @file ;;
+    export::--name) echo @ ;;
+    export::--format|export::-f) echo @format ;;
+    export::--cache) echo none writeback writethrough unsafe ;;
+    export::--discard) echo unmap ignore ;;
+    export::--detect-zeroes) echo off on unmap ;;
+    export::--block-size) echo 512 4096 ;;
+    export::--queues) echo @ ;;
+    export::--allow) echo @folder ;;
+    export::--output) echo human json ;;
+    detach::--output) echo human json ;;
+    upgrade::--program) echo @file ;;
+    upgrade::--output) echo human json ;;
+    list::--output) echo human json ;;
+    pool:list:--socket) echo @file ;;
+    pool:list:--output) echo human json ;;
+    pool:show:--socket) echo @file ;;
+    pool:show:--output) echo human json ;;
+    pool:create:--capacity) echo @ ;;
+    pool:create:--quota) echo @ ;;
+    pool:create:--overcommit) echo @ ;;
+    pool:create:--image-root) echo @folder ;;
+    pool:create:--label) echo @ ;;
+    pool:create:--socket) echo @file ;;
+    pool:create:--output) echo human json ;;
+    pool:delete:--socket) echo @file ;;
+    pool:delete:--output) echo human json ;;
+    class:list:--socket) echo @file ;;
+    class:list:--output) echo human json ;;
+    class:show:--socket) echo @file ;;
+    class:show:--output) echo human json ;;
+    class:create:--size|class:create:-s) echo @ ;;
+    class:create:--format|class:create:-f) echo @format ;;
+    class:create:--fs) echo @ ;;
+    class:create:--cluster-size) echo @ ;;
+    class:create:--label) echo @ ;;
+    class:create:--socket) echo @file ;;
+    class:create:--output) echo human json ;;
+    class:delete:--socket) echo @file ;;
+    class:delete:--output) echo human json ;;
+    volume:list:--socket) echo @file ;;
+    volume:list:--output) echo human json ;;
+    volume:show:--socket) echo @file ;;
+    volume:show:--output) echo human json ;;
+    volume:create:--size|volume:create:-s) echo @ ;;
+    volume:create:--pool) echo @pool ;;
+    volume:create:--class) echo @class ;;
+    volume:create:--format|volume:create:-f) echo @format ;;
+    volume:create:--fs) echo @ ;;
+    volume:create:--from) echo @snapshot ;;
+    volume:create:--cluster-size) echo @ ;;
+    volume:create:--label) echo @ ;;
+    volume:create:--socket) echo @file ;;
+    volume:create:--output) echo human json ;;
+    volume:delete:--socket) echo @file ;;
+    volume:delete:--output) echo human json ;;
+    volume:attach:--user) echo @ ;;
+    volume:attach:--socket) echo @file ;;
+    volume:attach:--output) echo human json ;;
+    volume:detach:--user) echo @ ;;
+    volume:detach:--socket) echo @file ;;
+    volume:detach:--output) echo human json ;;
+    volume:resize:--socket) echo @file ;;
+    volume:resize:--output) echo human json ;;
+    volume:rename:--socket) echo @file ;;
+    volume:rename:--output) echo human json ;;
+    volume:protect:--socket) echo @file ;;
+    volume:protect:--output) echo human json ;;
+    volume:unprotect:--socket) echo @file ;;
+    volume:unprotect:--output) echo human json ;;
+    volume:snapshot:--socket) echo @file ;;
+    volume:snapshot:--output) echo human json ;;
+    volume:snapshots:--socket) echo @file ;;
+    volume:snapshots:--output) echo human json ;;
+    volume:delete-snapshot:--socket) echo @file ;;
+    volume:delete-snapshot:--output) echo human json ;;
+    volume:revert:--socket) echo @file ;;
+    volume:revert:--output) echo human json ;;
+    job:list:--socket) echo @file ;;
+    job:list:--output) echo human json ;;
+    job:show:--socket) echo @file ;;
+    job:show:--output) echo human json ;;
+    job:wait:--socket) echo @file ;;
+    job:wait:--output) echo human json ;;
+    job:cancel:--socket) echo @file ;;
+    job:cancel:--output) echo human json ;;
+    serve::--config|serve::-c) echo @file ;;
+    serve::--socket|serve::-s) echo @file ;;
+    serve::--path|serve::-p) echo @file ;;
+    serve::--state-file) echo @file ;;
+    serve::--nbd) echo @ ;;
+    serve::--nbd-tls) echo @folder ;;
+    serve::--nbd-tls-mode) echo x509 psk ;;
+    serve::--nbd-export) echo @ ;;
+    serve::--log-level) echo error warning info debug ;;
+    serve::--name) echo @ ;;
+    serve::--format|serve::-f) echo @format ;;
+    serve::--cache) echo none writeback writethrough unsafe ;;
+    serve::--discard) echo unmap ignore ;;
+    serve::--detect-zeroes) echo off on unmap ;;
+    serve::--block-size) echo 512 4096 ;;
+    serve::--queues) echo @ ;;
+    serve::--allow) echo @folder ;;
+    serve::--via) echo auto tcmu nbd fuse-loop fuse none ;;
+    serve::--device) echo @ ;;
+    tcmu-handler::--allow) echo @folder ;;
+    tcmu-handler::--threads) echo @ ;;
+    tcmu-handler::--log-level) echo error warning info debug ;;
+    version::--output) echo human json ;;
     esac
 }
 
+# $1: COMMAND:VERB
 _hawser_options()
 {
     case $1 in
-    create) echo --format= --options= --backing= --backing-format= --overwrite --allow= --force-share --quiet --output= --help ;;
-    info) echo --format= --backing-chain --allow= --force-share --output= --help ;;
-    check) echo --format= --repair= --force-share --allow= --quiet --output= --help ;;
-    convert) echo --format= --snapshot= --target-format= --options= --compress --level= --size= --existing --overwrite --backing= --backing-format= --bitmaps --skip-broken-bitmaps --bitmap= --start= --length= --target-is-zero --resume --salvage --rate= --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
-    compare) echo --format= --second-format= --snapshot= --second-snapshot= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
-    map) echo --format= --snapshot= --start-offset= --max-length= --allow= --force-share --output= --help ;;
-    resize) echo --format= --shrink --preallocation= --allow= --quiet --output= --help ;;
-    commit) echo --format= --base= --keep --rate= --allow= --quiet --help ;;
-    bench) echo --format= --count= --depth= --buffer-size= --step-size= --offset= --write --pattern= --flush-interval= --no-drain --cache= --allow= --force-share --output= --help ;;
-    dd) echo --format= --snapshot= --target-format= --allow= --force-share --quiet --help ;;
-    measure) echo --format= --target-format= --options= --size= --allow= --force-share --output= --help ;;
-    rebase) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
-    amend) echo --format= --options= --force --allow= --quiet --help ;;
-    compact) echo --format= --zeroes --allow= --quiet --output= --help ;;
-    snapshot) echo --list --create= --apply= --delete= --revert --force --merge= --rate= --keep --quiet --format= --allow= --force-share --output= --help ;;
-    bitmap) echo --list --add --remove --clear --enable --disable --merge= --granularity= --source-file= --source-format= --format= --allow= --force-share --output= --help ;;
-    attach) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --mount= --mkfs= --output= --help ;;
-    export) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
-    detach) echo --force --all --output= --help ;;
-    upgrade) echo --program= --all --output= --help ;;
-    list) echo --stats --names --output= --help ;;
-    pool) echo --capacity= --quota= --overcommit= --image-root= --label= --socket= --output= --help ;;
-    volume) echo --size= --pool= --class= --format= --fs= --from= --cluster-size= --protect --label= --device --read-only --user= --force --socket= --output= --help ;;
-    serve) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
-    tcmu-handler) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
-    help) echo --help ;;
-    version) echo --output= --help ;;
+    create:) echo --format= --options= --backing= --backing-format= --overwrite --allow= --force-share --quiet --output= --help ;;
+    info:) echo --format= --backing-chain --allow= --force-share --output= --help ;;
+    check:) echo --format= --repair= --force-share --allow= --quiet --output= --help ;;
+    convert:) echo --format= --snapshot= --target-format= --options= --compress --level= --size= --existing --overwrite --backing= --backing-format= --bitmaps --skip-broken-bitmaps --bitmap= --start= --length= --target-is-zero --resume --salvage --rate= --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
+    compare:) echo --format= --second-format= --snapshot= --second-snapshot= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
+    map:) echo --format= --snapshot= --start-offset= --max-length= --allow= --force-share --output= --help ;;
+    resize:) echo --format= --shrink --preallocation= --allow= --quiet --output= --help ;;
+    commit:) echo --format= --base= --keep --rate= --allow= --quiet --help ;;
+    bench:) echo --format= --count= --depth= --buffer-size= --step-size= --offset= --write --pattern= --flush-interval= --no-drain --cache= --allow= --force-share --output= --help ;;
+    dd:) echo --format= --snapshot= --target-format= --allow= --force-share --quiet --help ;;
+    measure:) echo --format= --target-format= --options= --size= --allow= --force-share --output= --help ;;
+    rebase:) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
+    amend:) echo --format= --options= --force --allow= --quiet --help ;;
+    compact:) echo --format= --zeroes --allow= --quiet --output= --help ;;
+    snapshot:) echo --list --create= --apply= --delete= --revert --force --merge= --rate= --keep --quiet --format= --allow= --force-share --output= --help ;;
+    snapshot:create) echo --label= --socket= --output= --help ;;
+    snapshot:list) echo --socket= --output= --help ;;
+    snapshot:show) echo --socket= --output= --help ;;
+    snapshot:delete) echo --socket= --output= --help ;;
+    snapshot:revert) echo --socket= --output= --help ;;
+    bitmap:) echo --list --add --remove --clear --enable --disable --merge= --granularity= --source-file= --source-format= --format= --allow= --force-share --output= --help ;;
+    attach:) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --mount= --mkfs= --output= --help ;;
+    export:) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
+    detach:) echo --force --all --output= --help ;;
+    upgrade:) echo --program= --all --output= --help ;;
+    list:) echo --stats --names --output= --help ;;
+    pool:list) echo --watch --socket= --output= --help ;;
+    pool:show) echo --watch --socket= --output= --help ;;
+    pool:create) echo --capacity= --quota= --overcommit= --image-root= --label= --socket= --output= --help ;;
+    pool:delete) echo --socket= --output= --help ;;
+    class:list) echo --watch --socket= --output= --help ;;
+    class:show) echo --watch --socket= --output= --help ;;
+    class:create) echo --size= --format= --fs= --cluster-size= --label= --socket= --output= --help ;;
+    class:delete) echo --socket= --output= --help ;;
+    volume:list) echo --watch --socket= --output= --help ;;
+    volume:show) echo --watch --socket= --output= --help ;;
+    volume:create) echo --size= --pool= --class= --format= --fs= --from= --cluster-size= --protect --label= --socket= --output= --help ;;
+    volume:delete) echo --socket= --output= --help ;;
+    volume:attach) echo --device --read-only --user= --socket= --output= --help ;;
+    volume:detach) echo --user= --force --socket= --output= --help ;;
+    volume:resize) echo --socket= --output= --help ;;
+    volume:rename) echo --socket= --output= --help ;;
+    volume:protect) echo --socket= --output= --help ;;
+    volume:unprotect) echo --socket= --output= --help ;;
+    volume:snapshot) echo --socket= --output= --help ;;
+    volume:snapshots) echo --socket= --output= --help ;;
+    volume:delete-snapshot) echo --socket= --output= --help ;;
+    volume:revert) echo --socket= --output= --help ;;
+    job:list) echo --ended --watch --socket= --output= --help ;;
+    job:show) echo --watch --socket= --output= --help ;;
+    job:wait) echo --quiet --socket= --output= --help ;;
+    job:cancel) echo --socket= --output= --help ;;
+    serve:) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
+    tcmu-handler:) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
+    help:) echo --help ;;
+    version:) echo --output= --help ;;
     esac
 }
 
+_hawser_verbs()
+{
+    case $1 in
+    snapshot) echo create list show delete revert ;;
+    pool) echo list show create delete ;;
+    class) echo list show create delete ;;
+    volume) echo list show create delete attach detach resize rename protect unprotect snapshot snapshots delete-snapshot revert ;;
+    job) echo list show wait cancel ;;
+    esac
+}
+
+# $1: COMMAND:VERB:NUMBER of the operand
 _hawser_operands()
 {
     case $1 in
-    create) echo @file ;;
-    info) echo @file ;;
-    check) echo @file ;;
-    convert) echo @file ;;
-    compare) echo @file ;;
-    map) echo @file ;;
-    resize) echo @attachment ;;
-    commit) echo @file ;;
-    bench) echo @file ;;
-    dd) echo @file ;;
-    measure) echo @file ;;
-    rebase) echo @file ;;
-    amend) echo @file ;;
-    compact) echo @file ;;
-    snapshot) echo @attachment @file ;;
-    bitmap) echo @file ;;
-    attach) echo @file ;;
-    export) echo @file ;;
-    detach) echo @attachment ;;
-    upgrade) echo @attachment ;;
-    list) echo @attachment ;;
-    pool) echo @folder ;;
-    volume) : ;;
-    serve) echo @file ;;
-    tcmu-handler) : ;;
-    help) echo @command ;;
-    version) : ;;
+    create::*) echo @file ;;
+    info::*) echo @file ;;
+    check::*) echo @file ;;
+    convert::*) echo @file ;;
+    compare::*) echo @file ;;
+    map::*) echo @file ;;
+    resize::*) echo @attachment ;;
+    commit::*) echo @file ;;
+    bench::*) echo @file ;;
+    dd::*) echo @file ;;
+    measure::*) echo @file ;;
+    rebase::*) echo @file ;;
+    amend::*) echo @file ;;
+    compact::*) echo @file ;;
+    snapshot::*) echo @attachment @file ;;
+    snapshot:create:1) echo @volume ;;
+    snapshot:list:1) echo @volume ;;
+    snapshot:show:1) echo @snapshot ;;
+    snapshot:delete:*) echo @snapshot ;;
+    snapshot:revert:1) echo @snapshot ;;
+    bitmap::*) echo @file ;;
+    attach::*) echo @file ;;
+    export::*) echo @file ;;
+    detach::*) echo @attachment ;;
+    upgrade::*) echo @attachment ;;
+    list::*) echo @attachment ;;
+    pool:show:1) echo @pool ;;
+    pool:create:2) echo @folder ;;
+    pool:delete:*) echo @pool ;;
+    class:show:1) echo @class ;;
+    class:delete:*) echo @class ;;
+    volume:show:1) echo @volume ;;
+    volume:delete:*) echo @volume ;;
+    volume:attach:1) echo @volume ;;
+    volume:detach:*) echo @volume ;;
+    volume:resize:1) echo @volume ;;
+    volume:rename:1) echo @volume ;;
+    volume:protect:*) echo @volume ;;
+    volume:unprotect:*) echo @volume ;;
+    volume:snapshot:1) echo @volume ;;
+    volume:snapshots:1) echo @volume ;;
+    volume:delete-snapshot:1) echo @volume ;;
+    volume:revert:1) echo @volume ;;
+    job:show:1) echo @job ;;
+    job:wait:*) echo @job ;;
+    job:cancel:*) echo @job ;;
+    serve::*) echo @file ;;
+    tcmu-handler::*) : ;;
+    help::*) echo @command ;;
+    version::*) : ;;
     esac
 }
 
@@ -264,45 +395,74 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool volume serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
+        @*) _hawser_add -W "$(hawser __complete "${kind#@}" "$current" 2>/dev/null)" -- "$current" ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
     done
 }
 
+# Bash breaks words at @ as well: "VOLUME@SNAPSHOT" is one here. Sets words and count.
+_hawser_join()
+{
+    local word join=
+    words=()
+    for word in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+        if [ -n "$join" ] || { [[ $word == @* ]] && [ ${#words[@]} -gt 2 ]; }; then
+            words[${#words[@]} - 1]+=$word
+        else
+            words+=("$word")
+        fi
+        join=
+        [[ $word == @ ]] && join=1
+    done
+    count=$((${#words[@]} - 1))
+}
+
 _hawser()
 {
-    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
-    local option= values
+    local -a words
+    local count i word option= values verb= number=0
+    _hawser_join
+    local current=${words[count]} previous=${words[count - 1]} command=${words[1]}
     COMPREPLY=()
-    if [ "$COMP_CWORD" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool volume serve tcmu-handler help version" -- "$current"))
+    if [ "$count" -eq 1 ]; then
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job serve tcmu-handler help version" -- "$current"))
         return
     fi
+    local verbs=$(_hawser_verbs "$command")
+    [ "$count" -gt 2 ] && [[ " $verbs " == *" ${words[2]} "* ]] && verb=${words[2]}
     # "--name=value" arrives as three words where = breaks words, as one where it does not.
     if [ "$current" = = ]; then
         option=$previous current=
     elif [ "$previous" = = ]; then
-        option=${COMP_WORDS[COMP_CWORD - 2]}
+        option=${words[count - 2]}
     else
         option=$previous
     fi
     case $current in
     --*=*) option=${current%%=*} current=${current#*=} ;;
     esac
-    values=$(_hawser_values "$command:$option")
+    values=$(_hawser_values "$command:$verb:$option")
     if [ -n "$values" ]; then
         _hawser_words "$current" $values
-        return
-    fi
-    case $current in
-    -*)
-        COMPREPLY=($(compgen -W "$(_hawser_options "$command")" -- "$current"))
+    elif [[ $current == -* ]]; then
+        COMPREPLY=($(compgen -W "$(_hawser_options "$command:$verb")" -- "$current"))
         [[ ${COMPREPLY-} == *= ]] && compopt -o nospace 2>/dev/null
-        ;;
-    *) _hawser_words "$current" $(_hawser_operands "$command") ;;
-    esac
+    else
+        for ((i = 2; i <= count; i++)); do
+            [[ ${words[i]} == -* ]] || number=$((number + 1))
+        done
+        [ "$count" -eq 2 ] && _hawser_words "$current" $verbs
+        _hawser_words "$current" $(_hawser_operands "$command:$verb:$((number - 1))")
+    fi
+    # What is before the @ stands there already.
+    if [[ $COMP_WORDBREAKS == *@* && $current == *@* ]]; then
+        for i in "${!COMPREPLY[@]}"; do
+            COMPREPLY[i]=${COMPREPLY[i]#"${current%@*}@"}
+        done
+    fi
 }
 
 complete -o filenames -F _hawser hawser

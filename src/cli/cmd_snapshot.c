@@ -11,6 +11,8 @@
 #include "engine/client.h"
 #include <limits.h>
 
+extern const struct cli_command cli_volume_snapshot_command;
+
 struct snapshot_options {
     const char *format;
     struct cli_list allow;
@@ -371,5 +373,6 @@ const struct cli_command cli_snapshot_command = {
     .options_bytes = sizeof(struct snapshot_options),
     .operands_min = 1,
     .operands_max = 2,
+    .managed = &cli_volume_snapshot_command,
     .run = run,
 };

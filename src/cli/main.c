@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cli/command.h"
+#include "cli/control.h"
 #include "cli/output.h"
 #include "cli/qemu_img/qemu_img.h"
 #include "cli/qemu_nbd/qemu_nbd.h"
@@ -17,20 +18,45 @@ extern const struct cli_command cli_create_command, cli_info_command, cli_check_
     cli_snapshot_command, cli_bitmap_command, cli_bench_command, cli_commit_command, cli_dd_command,
     cli_measure_command, cli_rebase_command, cli_amend_command, cli_compact_command,
     cli_attach_command, cli_export_command, cli_detach_command, cli_upgrade_command,
-    cli_list_command, cli_pool_command, cli_volume_command, cli_serve_command,
-    cli_tcmu_handler_command, cli_help_command, cli_version_command;
+    cli_list_command, cli_pool_command, cli_class_command, cli_volume_command, cli_job_command,
+    cli_complete_command, cli_serve_command, cli_tcmu_handler_command, cli_help_command,
+    cli_version_command;
 
 const struct cli_command *const cli_commands[] = {
-    &cli_create_command,       &cli_info_command,    &cli_check_command,    &cli_convert_command,
-    &cli_compare_command,      &cli_map_command,     &cli_resize_command,   &cli_commit_command,
-    &cli_bench_command,        &cli_dd_command,      &cli_measure_command,  &cli_rebase_command,
-    &cli_amend_command,        &cli_compact_command, &cli_snapshot_command, &cli_bitmap_command,
-    &cli_attach_command,       &cli_export_command,  &cli_detach_command,   &cli_upgrade_command,
-    &cli_list_command,         &cli_pool_command,    &cli_volume_command,   &cli_serve_command,
-    &cli_tcmu_handler_command, &cli_help_command,    &cli_version_command,  NULL,
+    &cli_create_command,
+    &cli_info_command,
+    &cli_check_command,
+    &cli_convert_command,
+    &cli_compare_command,
+    &cli_map_command,
+    &cli_resize_command,
+    &cli_commit_command,
+    &cli_bench_command,
+    &cli_dd_command,
+    &cli_measure_command,
+    &cli_rebase_command,
+    &cli_amend_command,
+    &cli_compact_command,
+    &cli_snapshot_command,
+    &cli_bitmap_command,
+    &cli_attach_command,
+    &cli_export_command,
+    &cli_detach_command,
+    &cli_upgrade_command,
+    &cli_list_command,
+    &cli_pool_command,
+    &cli_class_command,
+    &cli_volume_command,
+    &cli_job_command,
+    &cli_complete_command,
+    &cli_serve_command,
+    &cli_tcmu_handler_command,
+    &cli_help_command,
+    &cli_version_command,
+    NULL,
 };
 
-#define COMMANDS_MAX      32
+#define COMMANDS_MAX      48
 #define OPTIONS_BYTES_MAX 4096
 
 const struct cli_command *cli_command_find(const char *name)
@@ -53,23 +79,37 @@ const struct cli_command *cli_command_find(const char *name)
     return NULL;
 }
 
+/* Of the verb that was said, or of the command. */
+static void print_help(const struct cli_command *command, const char *word)
+{
+    const struct cli_verb *verb = cli_verb_find(command, word);
+    if (verb)
+        cli_help_verb(command, verb, stdout);
+    else
+        cli_help(command, stdout);
+}
+
 static int run_command(const struct cli_command *command, char **arguments, unsigned count)
 {
     _Alignas(max_align_t) uint8_t options[OPTIONS_BYTES_MAX];
     assert(command->options_bytes <= sizeof(options));
     struct hws_error err = {0};
+    if (command->managed && count && cli_verb_find(command->managed, arguments[0]))
+        command = command->managed;
     int operands = cli_parse(command, arguments, count, options, &err);
     if (operands == -2) {
-        cli_help(command, stdout);
+        print_help(command, count ? arguments[0] : "");
         return CLI_OK;
     }
     if (operands < 0) {
         out_error(command->name, CLI_USAGE, &err);
-        fprintf(stderr, "usage: hawser %s %.*s\n", command->name,
-                (int)strcspn(command->synopsis, "\n"), command->synopsis);
+        if (!command->verbs)
+            fprintf(stderr, "usage: hawser %s %.*s\n", command->name,
+                    (int)strcspn(command->synopsis, "\n"), command->synopsis);
         return command->usage_exit ? command->usage_exit : CLI_USAGE;
     }
-    return command->run(options, arguments, (unsigned)operands);
+    return command->verbs ? control_run_verb(command, options, arguments, (unsigned)operands)
+                          : command->run(options, arguments, (unsigned)operands);
 }
 
 /* A full disk or a closed pipe under standard output is a failure, not silence. */

@@ -66,6 +66,13 @@ void out_json(json_t *value)
     json_decref(value);
 }
 
+void out_json_line(json_t *value)
+{
+    json_dumpf(value, stdout, JSON_COMPACT | JSON_ENSURE_ASCII);
+    fputc('\n', stdout);
+    json_decref(value);
+}
+
 void out_json_text(char *text)
 {
     json_t *value = json_loads(text, JSON_DECODE_ANY, NULL);

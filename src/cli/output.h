@@ -20,6 +20,9 @@ void out_note(const char *command, const char *format, ...) HWS_PRINTF(2, 3);
 /** Prints @value as indented JSON; takes over its reference. */
 void out_json(json_t *value);
 
+/** On one line. */
+void out_json_line(json_t *value);
+
 /** The same of JSON text; ends it with free(). */
 void out_json_text(char *text);
 

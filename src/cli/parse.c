@@ -5,13 +5,19 @@
  * An argument such as "-10G" is an operand, not an option, so that `resize IMAGE -10G` reads as it
  * is written.
  *
+ * A command with verbs takes, of its options, those that go with the verb.
+ *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "base/size.h"
 #include "cli/command.h"
 #include <ctype.h>
+#include <limits.h>
 
 const char *const cli_output_choices[] = {"human", "json", NULL};
+const char *const cli_completion_names[] = {"none",       "file",     "folder", "format",
+                                            "attachment", "command",  "pool",   "class",
+                                            "volume",     "snapshot", "job",    NULL};
 
 #define PARSE_ERROR (-1)
 #define PARSE_HELP  (-2)
@@ -22,6 +28,7 @@ struct parser {
     char **arguments;
     unsigned count, at, operands;
     uint8_t *options;
+    uint64_t given; /* a bit for each of the table's rows */
     struct hws_error *err;
 };
 
@@ -62,6 +69,34 @@ const char *cli_nearest(const char *word, const char *const *known)
     return best;
 }
 
+bool cli_is_among(const char *word, const char *words)
+{
+    size_t length = strlen(word);
+    for (const char *at = words; at && *at; at += strcspn(at, " "), at += *at == ' ')
+        if (strcspn(at, " ") == length && !strncmp(at, word, length))
+            return true;
+    return !words;
+}
+
+const struct cli_verb *cli_verb_find(const struct cli_command *command, const char *name)
+{
+    for (const struct cli_verb *verb = command->verbs; verb && verb->name; verb++)
+        if (!strcmp(verb->name, name))
+            return verb;
+    return NULL;
+}
+
+void cli_verb_operands(const struct cli_verb *verb, unsigned *ret_min, unsigned *ret_max)
+{
+    *ret_min = *ret_max = 0;
+    for (const char *at = verb->operands; *at; at += *at == ' ') {
+        size_t length = strcspn(at, " ");
+        *ret_min += at[0] != '[';
+        *ret_max = strstr(at, "...") && strstr(at, "...") < at + length ? UINT_MAX : *ret_max + 1;
+        at += length;
+    }
+}
+
 static int HWS_PRINTF(2, 3) fail(struct parser *p, const char *format, ...)
 {
     char text[HWS_ERROR_TEXT_BYTES];
@@ -100,9 +135,31 @@ static int set_number(struct parser *p, const struct cli_option *option, const c
     return 0;
 }
 
+/* "90", or a number of minutes, hours, days or weeks. */
+static int set_time(struct parser *p, const struct cli_option *option, const char *value)
+{
+    static const struct {
+        const char *suffix;
+        uint64_t seconds;
+    } units[] = {{"", 1}, {"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}, {"w", 604800}};
+    char *end;
+    errno = 0;
+    unsigned long long number = strtoull(value, &end, 10);
+    if (isdigit((unsigned char)*value) && !errno)
+        for (unsigned i = 0; i < ARRAY_LEN(units); i++)
+            if (!strcmp(end, units[i].suffix) && number <= UINT32_MAX) {
+                *(uint64_t *)(p->options + option->offset) = number * units[i].seconds;
+                return 0;
+            }
+    return fail(p, "--%s: '%s' is no time such as 90 (seconds), 10m, 12h, 7d or 2w", option->name,
+                value);
+}
+
 static int set_value(struct parser *p, const struct cli_option *option, const char *value)
 {
     void *field = p->options + option->offset;
+    assert(option - p->command->options < 64);
+    p->given |= (uint64_t)1 << (option - p->command->options);
     struct hws_error why = {0};
     struct cli_list *list = field;
     switch (option->kind) {
@@ -119,7 +176,10 @@ static int set_value(struct parser *p, const struct cli_option *option, const ch
             return fail(p, "--%s: %s", option->name, why.text);
         return 0;
     case CLI_UINT:
+    case CLI_NUMBER:
         return set_number(p, option, value);
+    case CLI_TIME:
+        return set_time(p, option, value);
     case CLI_LIST:
         if (list->count == CLI_LIST_MAX)
             return fail(p, "--%s was given more than %d times", option->name, CLI_LIST_MAX);
@@ -216,13 +276,51 @@ static int parse_argument(struct parser *p, char *text, bool *only_operands)
     return text[1] == '-' ? parse_long(p, text + 2) : parse_letters(p, text + 1);
 }
 
+static int unknown_verb(struct parser *p, const char *word)
+{
+    const char *names[NAMES_MAX + 1] = {NULL};
+    unsigned count = 0;
+    for (const struct cli_verb *verb = p->command->verbs; verb->name && count < NAMES_MAX; verb++)
+        names[count++] = verb->name;
+    const char *near = cli_nearest(word, names);
+    return near ? fail(p, "there is no '%.100s %.100s'; did you mean '%s'?", p->command->name, word,
+                       near)
+                : fail(p, "there is no '%.100s %.100s'; 'hawser %s --help' tells what there is",
+                       p->command->name, word, p->command->name);
+}
+
+/* Do options and operands go with the verb? */
+static int check_verb(struct parser *p)
+{
+    const struct cli_command *command = p->command;
+    unsigned least, most, given = p->operands - 1;
+    if (!p->operands)
+        return fail(p, "say what to do; 'hawser %s --help' tells what there is", command->name);
+    const struct cli_verb *verb = cli_verb_find(command, p->arguments[0]);
+    if (!verb)
+        return unknown_verb(p, p->arguments[0]);
+    const struct cli_option *options = command->options;
+    for (unsigned i = 0; options && options[i].name; i++)
+        if (p->given >> i & 1 && !cli_is_among(verb->name, options[i].verbs))
+            return fail(p, "--%s does not go with '%s %s'", options[i].name, command->name,
+                        verb->name);
+    cli_verb_operands(verb, &least, &most);
+    if (given >= least && given <= most)
+        return (int)p->operands;
+    if (given > most)
+        return fail(p, "unexpected '%.200s'; usage: hawser %s %s%s%s", p->arguments[most + 1],
+                    command->name, verb->name, *verb->operands ? " " : "", verb->operands);
+    return fail(p, "too little is said; usage: hawser %s %s %s", command->name, verb->name,
+                verb->operands);
+}
+
 static void set_defaults(const struct cli_command *command, uint8_t *options)
 {
     memset(options, 0, command->options_bytes);
     for (const struct cli_option *o = command->options; o && o->name; o++) {
         if (o->kind == CLI_CHOICE)
             *(int *)(options + o->offset) = -1;
-        else if (o->kind == CLI_SIZE)
+        else if (o->kind == CLI_SIZE || o->kind == CLI_NUMBER || o->kind == CLI_TIME)
             *(uint64_t *)(options + o->offset) = UINT64_MAX;
     }
 }
@@ -230,7 +328,7 @@ static void set_defaults(const struct cli_command *command, uint8_t *options)
 int cli_parse(const struct cli_command *command, char **arguments, unsigned count, void *options,
               struct hws_error *err)
 {
-    struct parser p = {command, arguments, count, 0, 0, options, err};
+    struct parser p = {command, arguments, count, 0, 0, options, 0, err};
     bool only_operands = false;
     set_defaults(command, options);
     while (p.at < count) {
@@ -238,6 +336,8 @@ int cli_parse(const struct cli_command *command, char **arguments, unsigned coun
         if (r < 0)
             return r;
     }
+    if (command->verbs)
+        return check_verb(&p);
     if (p.operands < command->operands_min)
         return fail(&p, "%s is missing", command->operands[p.operands].name);
     if (p.operands > command->operands_max)

@@ -71,7 +71,7 @@ int progress_step(void *arg, uint64_t done_bytes, uint64_t total_bytes)
     struct progress *progress = arg;
     if (caught)
         return 1;
-    if (progress->off)
+    if (progress->off || !total_bytes)
         return 0;
     uint64_t now = now_ns(), spent = now - progress->started_ns;
     if (spent < PATIENCE_NS || now - progress->drawn_ns < REDRAW_NS)

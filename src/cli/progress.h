@@ -23,7 +23,7 @@ struct progress {
 /** @off: never shown (--quiet, JSON). One at a time. */
 void progress_start(struct progress *progress, const char *what, bool off);
 
-/** Fits hws_progress_fn; @arg is the struct progress. */
+/** Fits hws_progress_fn; @arg is the struct progress. Nothing is shown of an unknown total, 0. */
 int progress_step(void *arg, uint64_t done_bytes, uint64_t total_bytes);
 
 /** Takes the bar away for a line of output; the next step draws it again. */
