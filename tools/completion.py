@@ -92,7 +92,7 @@ _hawser_words()
             ;;
         @command) _hawser_add -W "@COMMANDS@ formats" -- "$current" ;;
         @) ;;
-        @*) _hawser_add -W "$(hawser __complete "${kind#@}" "$current" 2>/dev/null)" -- "$current" ;;
+        @*) _hawser_add -W "$(hawser __complete "${kind#@}" -- "$current" 2>/dev/null)" -- "$current" ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
     done
@@ -191,10 +191,12 @@ def zsh_arguments(options, operands, action):
 def zsh(commands):
     out = "#compdef hawser\n# written by tools/gen-docs from the command's tables.\n\n"
     out += ("_hawser_attachments() { compadd -- ${(f)\"$(hawser list --names 2>/dev/null)\"}; _files }\n\n"
-            "_hawser_objects() { compadd -- ${(f)\"$(hawser __complete $1 \"$PREFIX\" 2>/dev/null)\"} }\n\n"
+            "# The kind is the last word; what _arguments says comes before it.\n"
+            "_hawser_objects() {\n  local -a names=(${(f)\"$(hawser __complete $@[-1] -- \"$PREFIX\" 2>/dev/null)\"})\n"
+            "  compadd \"${@[1,-2]}\" -a names\n}\n\n"
             "_hawser() {\n  if (( CURRENT == 2 )); then\n    local -a commands=(\n")
     fixed = {"file": "_files", "folder": "_files -/", "format": "(qcow2 raw)", "attachment": "_hawser_attachments",
-             "command": f"({' '.join(c['name'] for c in commands)} formats)", "": " "}
+             "command": f"({' '.join(c['name'] for c in commands)} formats)", "": "_nothing"}
 
     def action(kind):
         return fixed[kind] if kind in fixed else f"_hawser_objects {kind}"
@@ -229,6 +231,11 @@ function __hawser_is
     test "$words[3]" = "$argv[2]"
 end
 
+# Of a KIND of objects; the word may be "--option=VALUE".
+function __hawser_names
+    hawser __complete $argv[1] -- (string replace -r '^--[a-z-]+=' '' -- (commandline -ct)) 2>/dev/null
+end
+
 '''
 
 
@@ -241,7 +248,7 @@ def fish(commands):
              "command": "-a 'formats " + " ".join(c["name"] for c in commands) + "'", "": ""}
 
     def words(kind):
-        return fixed[kind] if kind in fixed else f"-a '(hawser __complete {kind} (commandline -ct) 2>/dev/null)'"
+        return fixed[kind] if kind in fixed else f"-a '(__hawser_names {kind})'"
 
     out = FISH_HEAD + "complete -c hawser -f\n"
     for command in commands:
@@ -256,10 +263,10 @@ def fish(commands):
                     out += f"{where} {words(kind)}\n"
             for option in options:
                 letter = f" -s {option['letter']}" if option["letter"] else ""
-                value = "" if option["flag"] else " -r"
+                kind, value = kind_of(option["completes"]), ""
                 if option["choices"]:
                     value = f" -x -a '{' '.join(option['choices'])}'"
                 elif not option["flag"]:
-                    value += " " + words(kind_of(option["completes"]))
+                    value = (" -r " if kind in ("file", "attachment") else " -x ") + words(kind)
                 out += f"{where} -l {option['name']}{letter}{value.rstrip()} -d '{quote(option['help'])}'\n"
     return out

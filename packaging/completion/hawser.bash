@@ -195,6 +195,9 @@ _hawser_values()
     volume:resize:--output) echo human json ;;
     volume:rename:--socket) echo @file ;;
     volume:rename:--output) echo human json ;;
+    volume:set:--label) echo @ ;;
+    volume:set:--socket) echo @file ;;
+    volume:set:--output) echo human json ;;
     volume:protect:--socket) echo @file ;;
     volume:protect:--output) echo human json ;;
     volume:unprotect:--socket) echo @file ;;
@@ -287,6 +290,7 @@ _hawser_options()
     volume:detach) echo --user= --force --socket= --output= --help ;;
     volume:resize) echo --socket= --output= --help ;;
     volume:rename) echo --socket= --output= --help ;;
+    volume:set) echo --label= --no-labels --socket= --output= --help ;;
     volume:protect) echo --socket= --output= --help ;;
     volume:unprotect) echo --socket= --output= --help ;;
     volume:snapshot) echo --socket= --output= --help ;;
@@ -310,7 +314,7 @@ _hawser_verbs()
     snapshot) echo create list show delete revert ;;
     pool) echo list show create delete ;;
     class) echo list show create delete ;;
-    volume) echo list show create delete attach detach resize rename protect unprotect snapshot snapshots delete-snapshot revert ;;
+    volume) echo list show create delete attach detach resize rename set protect unprotect snapshot snapshots delete-snapshot revert ;;
     job) echo list show wait cancel ;;
     esac
 }
@@ -356,6 +360,7 @@ _hawser_operands()
     volume:detach:*) echo @volume ;;
     volume:resize:1) echo @volume ;;
     volume:rename:1) echo @volume ;;
+    volume:set:1) echo @volume ;;
     volume:protect:*) echo @volume ;;
     volume:unprotect:*) echo @volume ;;
     volume:snapshot:1) echo @volume ;;
@@ -397,7 +402,7 @@ _hawser_words()
             ;;
         @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
-        @*) _hawser_add -W "$(hawser __complete "${kind#@}" "$current" 2>/dev/null)" -- "$current" ;;
+        @*) _hawser_add -W "$(hawser __complete "${kind#@}" -- "$current" 2>/dev/null)" -- "$current" ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
         esac
     done

@@ -4,7 +4,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "cli/command.h"
+#include "cli/control.h"
 #include "cli/output.h"
 #include "hawser/image.h"
 
@@ -27,6 +27,8 @@ static json_t *dump_option(const struct cli_option *option)
     json_object_set_new(entry, "choices", choices);
     if (option->verbs)
         json_object_set_new(entry, "verbs", json_string(option->verbs));
+    if (option->member)
+        json_object_set_new(entry, "member", json_string(option->member));
     return entry;
 }
 
@@ -36,11 +38,11 @@ static enum cli_completes operand_completes(const char *name, size_t length)
         const char *name;
         enum cli_completes kind;
     } kinds[] = {
-        {"POOL", CLI_COMPLETE_POOL},     {"CLASS", CLI_COMPLETE_CLASS},
-        {"VOLUME", CLI_COMPLETE_VOLUME}, {"VOLUME@SNAPSHOT", CLI_COMPLETE_SNAPSHOT},
-        {"VOLUME@NAME", CLI_COMPLETE_VOLUME},
-        {"JOB", CLI_COMPLETE_JOB},       {"FOLDER", CLI_COMPLETE_FOLDER},
-        {"IMAGE", CLI_COMPLETE_FILE},    {"FILE", CLI_COMPLETE_FILE},
+        {"POOL", CLI_COMPLETE_POOL},          {"CLASS", CLI_COMPLETE_CLASS},
+        {"VOLUME", CLI_COMPLETE_VOLUME},      {"VOLUME@SNAPSHOT", CLI_COMPLETE_SNAPSHOT},
+        {"VOLUME@NAME", CLI_COMPLETE_VOLUME}, {"JOB", CLI_COMPLETE_JOB},
+        {"FOLDER", CLI_COMPLETE_FOLDER},      {"IMAGE", CLI_COMPLETE_FILE},
+        {"FILE", CLI_COMPLETE_FILE},
     };
     if (*name == '[' && length > 2) {
         name++;
@@ -67,14 +69,24 @@ static json_t *dump_completions(const struct cli_verb *verb)
     return kinds;
 }
 
+/* The members of the answer that are shown. */
+static json_t *dump_columns(const struct control_column *column)
+{
+    json_t *members = json_array();
+    for (; column && column->title; column++)
+        json_array_append_new(members, json_string(column->member));
+    return members;
+}
+
 static json_t *dump_verbs(const struct cli_command *command)
 {
     json_t *verbs = json_array();
     for (const struct cli_verb *verb = command->verbs; verb && verb->name; verb++)
-        json_array_append_new(verbs, json_pack("{s:s, s:s, s:s, s:o, s:s*, s:s*}", "name",
-                                               verb->name, "operands", verb->operands, "help",
-                                               verb->help, "completes", dump_completions(verb),
-                                               "method", verb->method, "path", verb->path));
+        json_array_append_new(
+            verbs, json_pack("{s:s, s:s, s:s, s:o, s:s*, s:s*, s:s*, s:o}", "name", verb->name,
+                             "operands", verb->operands, "help", verb->help, "completes",
+                             dump_completions(verb), "method", verb->method, "path", verb->path,
+                             "body", verb->body, "columns", dump_columns(verb->columns)));
     return verbs;
 }
 

@@ -11,6 +11,7 @@ struct volume_options {
     uint64_t size, cluster_size;
     const char *pool, *class, *format, *fs, *from, *user;
     struct cli_list labels;
+    bool no_labels;
     bool protect, device, read_only, force;
 };
 
@@ -85,6 +86,7 @@ static const struct cli_verb verbs[] = {
     {"resize", "VOLUME SIZE", "make it larger, in use or not", "POST", "/v1/volumes/%/resize",
      "size#", fields},
     {"rename", "VOLUME NAME", "give it another name", "PATCH", "/v1/volumes/%", "name"},
+    {"set", "VOLUME", "change its labels", "PATCH", "/v1/volumes/%", NULL, fields},
     {"protect", "VOLUME...", "let nobody delete it", "PATCH", "/v1/volumes/%", "protected=true"},
     {"unprotect", "VOLUME...", "let it be deleted again", "PATCH", "/v1/volumes/%",
      "protected=false"},
@@ -123,7 +125,8 @@ static const struct cli_option table[] = {
      .verbs = "create", .member = "cluster-size"},
     {"protect", 0, CLI_FLAG, OPTION(protect), NULL, "it cannot be deleted", .verbs = "create",
      .member = "protected"},
-    CLI_LABEL_OPTION(struct volume_options, "create"),
+    CLI_LABEL_OPTION(struct volume_options, "create set"),
+    CLI_NO_LABELS_OPTION(struct volume_options, "set"),
     {"device", 0, CLI_FLAG, OPTION(device), NULL, "as a block device, without mounting it",
      .verbs = "attach", .member = "mode=device"},
     {"read-only", 'r', CLI_FLAG, OPTION(read_only), NULL, "nobody writes", .verbs = "attach",

@@ -34,10 +34,16 @@ struct control_command {
             "show it again whenever it has changed, until Ctrl-C; with --output=json a line each", \
             .verbs = (those)                                                                       \
     }
-#define CLI_LABEL_OPTION(type, those)                                                         \
-    {                                                                                         \
-        "label", 0, CLI_LIST, offsetof(type, labels), "NAME=VALUE",                           \
-            "a text of your own (may be repeated)", .verbs = (those), .member = CONTROL_LABEL \
+#define CLI_LABEL_OPTION(type, those)                                            \
+    {                                                                            \
+        "label", 0, CLI_LIST, offsetof(type, labels), "NAME=VALUE",              \
+            "a text of your own (may be repeated; with 'set' these become all)", \
+            .verbs = (those), .member = CONTROL_LABEL                            \
+    }
+#define CLI_NO_LABELS_OPTION(type, those)                                                  \
+    {                                                                                      \
+        "no-labels", 0, CLI_FLAG, offsetof(type, no_labels), NULL, "take its labels away", \
+            .verbs = (those), .member = CONTROL_LABEL "={}"                                \
     }
 #define CONTROL_LABEL "labels"
 

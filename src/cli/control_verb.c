@@ -190,11 +190,13 @@ static void set_constant(json_t *body, const char *word, size_t length)
     size_t text_length = length - (size_t)(text - word);
     bool yes = text_length == 4 && !strncmp(text, "true", 4);
     bool no = text_length == 5 && !strncmp(text, "false", 5);
+    bool nothing = text_length == 2 && !strncmp(text, "{}", 2);
     if (name)
         json_object_set_new(body, name,
-                            yes  ? json_true()
-                            : no ? json_false()
-                                 : json_stringn(text, text_length));
+                            yes       ? json_true()
+                            : no      ? json_false()
+                            : nothing ? json_object()
+                                      : json_stringn(text, text_length));
 }
 
 static int set_options(const struct control_run *run, char *path, json_t *body,
@@ -289,6 +291,9 @@ static int make_request(const struct control_run *run, char *path, json_t **ret_
         r = set_options(run, path, body, err);
     if (r == 0 && run->verb->fill)
         r = run->verb->fill(run, body, err);
+    if (r == 0 && !strcmp(run->verb->method, "PATCH") && !json_object_size(body))
+        r = hws_fail(err, EINVAL, "say what to change; 'hawser %s %s --help' tells what can be",
+                     run->command->name, run->verb->name);
     values_free(&values);
     bool none = !strcmp(run->verb->method, "GET") || !strcmp(run->verb->method, "DELETE");
     if (r < 0 || none)

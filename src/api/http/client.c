@@ -97,5 +97,7 @@ int http_call(const char *socket_path, const char *method, const char *path, con
     if (sscanf(answer, "HTTP/1.%*u %u", ret_status) != 1 || !at)
         return hws_fail(err, EPROTO, "what listens at %s is no hawserd", socket_path);
     *ret = json_loads(at + 4, 0, NULL);
+    if (at[4] && !*ret && *ret_status < 400)
+        return hws_fail(err, EPROTO, "what listens at %s answers no JSON", socket_path);
     return 0;
 }

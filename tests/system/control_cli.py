@@ -1,0 +1,558 @@
+"""The commands that are clients of hawserd, against the real one: every verb's row against the API's own description,
+what they print against what REST answers, wrong command lines made from the tables, completion in the shells."""
+import contextlib
+import json
+import os
+import pty
+import random
+import select
+import shutil
+import socket
+import subprocess
+import threading
+import time
+
+from daemon import Daemon, mountpoint, write
+from lib import HAWSER, Skip, hawser, main, need_devices, need_tool, run, wait_until
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+COMPLETION = os.path.join(ROOT, "packaging", "completion")
+
+# Routes that no verb is for.
+NO_VERB = {("GET", "/v1/attachments"),  # "attachment" of volumes
+           ("GET", "/v1/openapi.json"), ("GET", "/healthz"), ("GET", "/metrics")}
+# Members of bodies that the tables do not name: what code of the command's own fills, and why.
+OWN_CODE = {("volume", "create"): {"image", "clone"},  # --from
+            }
+NOT_OFFERED = {("attach", "mode")}  # "mount" is what happens without --device
+
+
+@contextlib.contextmanager
+def daemon():
+    with Daemon() as d:
+        os.environ["HAWSERD_SOCKET"] = d.rest
+        try:
+            yield d
+        finally:
+            del os.environ["HAWSERD_SOCKET"]
+
+
+def commands():
+    """(command's table, verb's row) of all verbs."""
+    for command in hawser("help", "--dump-options").json():
+        for owner in (command, command.get("managed", {"verbs": []})):
+            for verb in owner["verbs"]:
+                yield owner, verb
+
+
+def options_of(command, verb):
+    return [o for o in command["options"] if verb["name"] in o.get("verbs", verb["name"]).split()]
+
+
+# ---- the tables against the API's description ---------------------------------------------------
+
+def operation(document, method, path):
+    """The description of what a verb calls."""
+    for pattern, item in document["paths"].items():
+        ours, theirs = path.split("/"), pattern.split("/")
+        if len(ours) == len(theirs) and all(a == b or (a == "%" and b[0] == "{") for a, b in zip(ours, theirs)):
+            return pattern, item, item.get(method.lower())
+    return None, None, None
+
+
+def resolve(document, schema):
+    while "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    return schema
+
+
+def body_members(document, what):
+    content = what.get("requestBody", {}).get("content", {}).get("application/json", {})
+    return set(resolve(document, content.get("schema", {})).get("properties", {}))
+
+
+def answer_schema(document, what, listed):
+    for status, answer in what["responses"].items():
+        if status.startswith("2") and "content" in answer:
+            schema = resolve(document, answer["content"]["application/json"]["schema"])
+            return resolve(document, schema["properties"]["items"]["items"]) if listed else schema
+    return {}
+
+
+def test_every_verb_is_a_call_of_the_api_and_every_call_has_a_verb():
+    with daemon() as d:
+        document = d.get("/v1/openapi.json")
+    called = set()
+    for command, verb in commands():
+        where = (command["name"], verb["name"])
+        pattern, item, what = operation(document, verb["method"], verb["path"])
+        assert what, (where, verb["path"])
+        called.add((verb["method"], pattern))
+        options = options_of(command, verb)
+        queries = {p["name"] for p in item.get("parameters", []) + what.get("parameters", []) if p["in"] == "query"}
+        for option in options:
+            if option.get("member", "").startswith("?"):
+                assert option["member"][1:].split("=")[0] in queries, (where, option["member"], queries)
+        said = {o["member"].split("=")[0] for o in options if "member" in o and not o["member"].startswith("?")}
+        said |= {word.split("=")[0].strip("/#[]") for word in verb.get("body", "").split()}
+        known = body_members(document, what)
+        assert said <= known, (where, said - known)
+        schema = answer_schema(document, what, bool(queries & {"limit"}))
+        for column in verb["columns"]:
+            at = schema
+            for part in column.split("."):
+                at = resolve(document, at)
+                if "properties" not in at:
+                    break  # any members: labels
+                assert part in at["properties"], (where, column, list(at["properties"]))
+                at = at["properties"][part]
+    routes = {(method.upper(), path) for path, item in document["paths"].items() for method in item
+              if method in ("get", "post", "patch", "delete", "put")}
+    assert routes - called == NO_VERB & routes, routes - called - NO_VERB
+
+
+def test_every_member_of_a_body_can_be_said():
+    with daemon() as d:
+        document = d.get("/v1/openapi.json")
+    said, known = {}, {}
+    for command, verb in commands():
+        pattern, _, what = operation(document, verb["method"], verb["path"])
+        if verb["method"] in ("GET", "DELETE"):
+            continue
+        key = (verb["method"], pattern)
+        known[key] = body_members(document, what)
+        words = {o["member"].split("=")[0] for o in options_of(command, verb) if "member" in o}
+        words |= {word.split("=")[0].strip("/#[]") for word in verb.get("body", "").split()}
+        said.setdefault(key, set()).update(words | OWN_CODE.get((command["name"], verb["name"]), set()))
+    for key, members in known.items():
+        assert members <= said[key], (key, members - said[key])
+
+
+# ---- what is printed ----------------------------------------------------------------------------
+
+def rows(text):
+    """A table as a list of {title: cell}."""
+    lines = text.rstrip("\n").split("\n")
+    titles, starts, at = [], [], 0
+    for part in lines[0].split("  "):  # titles hold single blanks
+        if part.strip():
+            start = lines[0].index(part.strip(), at)
+            titles.append(part.strip())
+            starts.append(start)
+            at = start + len(part)
+    return [{t: line[s:e].strip() for t, s, e in zip(titles, starts, starts[1:] + [None])} for line in lines[1:]]
+
+
+def fields(text):
+    return dict((part.strip() for part in line.split(":", 1)) for line in text.rstrip("\n").split("\n"))
+
+
+def compare(d, path, *words):
+    """A list as the command prints it, for people and for programs, against REST's. @return the rows."""
+    items = d.get(path)["items"]
+    assert hawser(*words, "--output=json").json() == items
+    table = rows(hawser(*words).out)
+    assert len(table) == len(items), (table, items)
+    return table
+
+
+def compare_one(d, path, *words):
+    item = d.get(path)
+    assert hawser(*words, "--output=json").json() == item
+    return fields(hawser(*words).out)
+
+
+def test_pools_and_classes():
+    with daemon() as d:
+        os.mkdir("images")
+        made = hawser("pool", "create", "p", "pool", "--capacity=1G", "--quota=512M", "--overcommit=200",
+                      "--image-root=images", "--label=a=b", "--label=c=d=e", "--output=json").json()
+        assert made["path"] == os.path.abspath("pool") and made["image-roots"] == [os.path.abspath("images")], made
+        assert (made["capacity"], made["quota"], made["overcommit-percent"]) == (1 << 30, 512 << 20, 200), made
+        shown = compare_one(d, "/v1/pools/p", "pool", "show", "p")
+        assert shown["quota"] == "512 MiB" and shown["labels"] == "a=b, c=d=e" and shown["state"], shown
+        assert compare(d, "/v1/pools", "pool", "list")[0]["NAME"] == "p"
+        made = hawser("class", "create", "c", "-s", "512M", "--fs=xfs", "-f", "raw", "--output=json").json()
+        assert (made["size"], made["fs"], made["format"]) == (512 << 20, "xfs", "raw"), made
+        assert compare_one(d, "/v1/classes/c", "class", "show", "c")["file system"] == "xfs"
+        assert compare(d, "/v1/classes", "class", "list")[0]["SIZE"] == "512 MiB"
+        volume = hawser("volume", "create", "v", "--class=c", "--output=json").json()
+        assert (volume["size"], volume["fs"], volume["format"]) == (512 << 20, "xfs", "raw"), volume
+        shown = compare_one(d, "/v1/volumes/v", "volume", "show", "v")
+        assert (shown["pool"], shown["class"]) == ("p", "c"), "ids are told as names"
+        hawser("volume", "delete", "v")
+        hawser("class", "delete", "c")
+        hawser("pool", "delete", "p")
+        assert hawser("class", "list", "--output=json").json() == hawser("pool", "list", "--output=json").json() == []
+        assert len(hawser("pool", "list").out.splitlines()) == 1
+
+
+def test_volumes():
+    need_devices()
+    with daemon() as d:
+        d.pool(**{"image-roots": [os.getcwd()]})
+        for name in ("a", "b"):
+            hawser("volume", "create", name, "--size=32M", f"--label=n={name}")
+        assert [row["NAME"] for row in compare(d, "/v1/volumes", "volume", "list")] == ["a", "b"]
+        at = hawser("volume", "attach", "a", "--user=x", "--output=json").json()
+        assert at["users"] == ["x"]
+        write(mountpoint(at) + "/file", "one")
+        row = compare(d, "/v1/volumes", "volume", "list")[0]
+        assert (row["USERS"], row["MOUNTED AT"], row["SIZE"]) == ("1", at["mountpoint"], "32 MiB"), row
+        assert "x" in compare_one(d, "/v1/volumes/a", "volume", "show", "a")["users"]
+        assert hawser("volume", "attach", "b", "--device").out.startswith("device:")
+        hawser("volume", "resize", "a", "64M")
+        assert d.get("/v1/volumes/a")["size"] == 64 << 20
+        assert "y" in hawser("volume", "detach", "a", "--user=y", code=1).err.split("error:")[1]
+        assert "attached" in hawser("volume", "delete", "a", "b", code=1).err
+        hawser("volume", "detach", "a", "b", "--force")
+        hawser("volume", "rename", "a", "c")
+        assert compare_one(d, "/v1/volumes/c", "volume", "show", "c")["labels"] == "n=a"
+        hawser("volume", "set", "c", "--label=m=1", "--label=o=2")
+        assert d.get("/v1/volumes/c")["labels"] == {"m": "1", "o": "2"}
+        hawser("volume", "set", "c", "--no-labels")
+        assert d.get("/v1/volumes/c")["labels"] == {}
+        assert "say what to change" in hawser("volume", "set", "c", code=1).err
+        hawser("volume", "protect", "c")
+        failed = hawser("volume", "delete", "c", "b", "nobody", code=1)  # goes on after a failure
+        assert "protected" in failed.err and "nobody" in failed.err
+        assert [v["name"] for v in d.get("/v1/volumes")["items"]] == ["c"]
+        hawser("volume", "unprotect", "c")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "image.qcow2", "32M")
+        hawser("volume", "create", "taken", "--from=./image.qcow2")
+        hawser("volume", "create", "copy", "--from=c")
+        hawser("volume", "delete", "c", "copy", "taken")
+        assert os.path.exists("image.qcow2") and d.images() == []
+
+
+def test_snapshots():
+    need_devices()
+    with daemon() as d:
+        d.pool()
+        for name in ("v", "w", "none"):
+            d.post("/v1/volumes", name=name, size="32M")
+        at = mountpoint(d.post("/v1/volumes/v/attach", user="a"))
+        write(f"{at}/file", "one")
+        made = hawser("snapshot", "create", "v@s1", "--label=day=monday", "--output=json").json()
+        assert made["name"] == "s1" and made["labels"] == {"day": "monday"}, made
+        write(f"{at}/file", "two")
+        hawser("snapshot", "create", "v@s2")
+        hawser("snapshot", "create", "w@s1")
+        table = compare(d, "/v1/volumes/v/snapshots", "snapshot", "list", "v")
+        assert [(row["VOLUME"], row["NAME"]) for row in table] == [("v", "s1"), ("v", "s2")], table
+        assert compare(d, "/v1/volumes/v/snapshots", "volume", "snapshots", "v") == table
+        assert sorted((row["VOLUME"], row["NAME"]) for row in rows(hawser("snapshot", "list").out)) == \
+            [("v", "s1"), ("v", "s2"), ("w", "s1")]
+        assert compare_one(d, "/v1/volumes/v/snapshots/s1", "snapshot", "show", "v@s1")["labels"] == "day=monday"
+        assert "is attached" in hawser("snapshot", "revert", "v@s1", code=1).err
+        hawser("volume", "detach", "v", "--force")
+        hawser("snapshot", "revert", "v@s1")
+        at = hawser("volume", "attach", "v", "--output=json").json()["mountpoint"]
+        assert open(f"{at}/file").read() == "one"
+        hawser("snapshot", "delete", "v@s1", "v@s2", "w@s1")
+        assert hawser("snapshot", "list", "--output=json").json() == []
+        for word in ("v", "v@", "@s"):
+            assert "VOLUME@" in hawser("snapshot", "show", word, code=1).err
+        # What is no action is an image, as ever.
+        hawser("create", "disk.qcow2", "1M")
+        hawser("snapshot", "disk.qcow2", "list")
+        assert os.path.exists("list")
+
+
+def test_jobs_are_shown_awaited_and_cancelled():
+    need_devices()
+    with daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="256M")
+        device = d.post("/v1/volumes/v/attach", mode="device", user="a")["device"]
+
+        def fill(byte):
+            with open(device, "r+b", buffering=0) as disk:
+                for at in range(0, 192 << 20, 8 << 20):
+                    os.pwrite(disk.fileno(), bytes([byte]) * (8 << 20), at)
+        for number in range(4):
+            hawser("snapshot", "create", f"v@s{number}")
+            fill(number + 1)
+        ended, seen = {}, set()
+        for number in range(3):
+            hawser("snapshot", "delete", f"v@s{number}")
+            deadline = time.monotonic() + 90
+            while time.monotonic() < deadline and len(ended) <= number:
+                for job in hawser("job", "list", "--output=json").json():
+                    if job["id"] in seen:
+                        continue
+                    seen.add(job["id"])
+                    if number == 1:
+                        hawser_any("job", "cancel", job["id"])
+                    hawser_any("job", "wait", job["id"], "--quiet")
+                ended = {job["id"]: job for job in hawser("job", "list", "--ended", "--output=json").json()}
+        compare(d, "/v1/jobs?state=ended&limit=1000", "job", "list", "--ended")
+        table = rows(hawser("job", "list", "--ended").out)
+        assert {row["OF"] for row in table} == {"v"} and len(table) >= 3, table
+        for id, job in ended.items():
+            assert compare_one(d, f"/v1/jobs/{id}", "job", "show", id)["state"] == job["state"]
+            assert hawser_any("job", "wait", id) == (0 if job["state"] == "concluded" else 1), job
+            assert "ended" in hawser("job", "cancel", id, code=1).err
+        assert hawser("job", "wait", "0" * 8 + "-0000-4000-8000-" + "0" * 12, code=1).err
+        print(f"  {len(seen)} seen under way, {sorted(job['state'] for job in ended.values())}")
+
+
+def hawser_any(*words):
+    """@return 0 or 1: which of them is for chance to say."""
+    done = subprocess.run([HAWSER, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode in (0, 1) and "Sanitizer" not in done.stderr, done
+    return done.returncode
+
+
+def test_long_lists_are_told_in_full():
+    with daemon() as d:
+        for number in range(1203):
+            d.post("/v1/classes", name=f"c{number:04}")
+        names = [row["NAME"] for row in rows(hawser("class", "list").out)]
+        assert names == [f"c{number:04}" for number in range(1203)]
+
+
+# ---- watching -----------------------------------------------------------------------------------
+
+def test_a_watched_list_is_told_again_when_it_changes():
+    with daemon() as d:
+        watching = subprocess.Popen([HAWSER, "class", "list", "--watch", "--output=json"], stdout=subprocess.PIPE, text=True)
+        try:
+            assert json.loads(watching.stdout.readline()) == []
+            d.post("/v1/classes", name="c")
+            assert [c["name"] for c in json.loads(watching.stdout.readline())] == ["c"]
+        finally:
+            watching.terminate()
+            watching.wait(30)
+        watching = subprocess.Popen([HAWSER, "class", "list", "-w"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert watching.stdout.readline().startswith("NAME")
+        d.stop()
+        assert watching.wait(60) == 1 and "does it run" in watching.stderr.read()  # not for ever
+
+
+# ---- what is wrong ------------------------------------------------------------------------------
+
+def test_wrong_command_lines_are_refused_before_anything_is_asked():
+    """Of every verb: too few and too many operands, options of others, values of the wrong form."""
+    asked = []
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("ask.sock")
+    listener.listen(100)
+    threading.Thread(target=lambda: [asked.append(listener.accept()[0]) for _ in iter(int, 1)], daemon=True).start()
+    env = {"HAWSERD_SOCKET": os.path.abspath("ask.sock")}
+    lines = []
+    for command, verb in commands():
+        words = [command["name"], verb["name"]]
+        operands = verb["operands"].split()
+        fixed = [o for o in operands if not o.startswith("[")]
+        right = ["x@y" if "@" in o else "x" for o in fixed]
+        if fixed:
+            lines.append(words + right[:-1])
+        if not operands or not operands[-1].endswith("..."):
+            lines.append(words + ["x@y" if "@" in o else "x" for o in operands] + ["more"])
+        lines.append(words + right + ["--no-such-option"])
+        lines.append(words + right + ["-Z"])
+        for option in command["options"]:
+            here = option in options_of(command, verb)
+            name = "--" + option["name"]
+            if not here:
+                lines.append(words + right + [name + ("" if option["flag"] else "=1")])
+            elif option["flag"]:
+                lines.append(words + right + [name + "=yes"])
+            else:
+                lines.append(words + right + [name])
+                if option["choices"]:
+                    lines.append(words + right + [name + "=nothing-of-these"])
+                if option["value"] in ("SIZE", "N", "PERCENT", "TIME"):
+                    lines += [words + right + [f"{name}={bad}"] for bad in ("-1", "x", "1x", "9" * 30, "")]
+    for name in {command["name"] for command, _ in commands() if not command["synopsis"].startswith("-")}:
+        lines.append([name])
+    for line in lines:
+        failed = hawser(*line, code=2, env=env)
+        assert failed.out == "" and failed.err.startswith(f"hawser {line[0]}: error: "), (line, failed.err)
+    assert not asked, "hawserd was asked"
+    print(f"  {len(lines)} command lines")
+
+
+def test_hostile_names_are_refused_in_words():
+    names = ["../x", "a/b", "%2e%2e", "\x1b[31m", "x" * 3000, "?state=ended", "#", "a b", "ä", "-", ".", "..", "*", "a\nb"]
+    draw = random.Random(7)
+    names += ["".join(chr(draw.choice([draw.randrange(1, 127), draw.randrange(128, 1000)])) for _ in range(draw.randrange(1, 300)))
+              for _ in range(20)]
+    with daemon() as d:
+        d.pool()
+        for name in names:
+            for words in (("volume", "show"), ("pool", "delete"), ("class", "create"), ("job", "cancel")):
+                failed = hawser(*words, "--", name, code=1)
+                assert failed.out == "" and "error: " in failed.err and "\x1b" not in failed.err, (words, name, failed.err)
+        failed = subprocess.run([HAWSER, "volume", "create", b"\xff\xfe"], capture_output=True, timeout=60)
+        assert failed.returncode == 1 and b"UTF-8" in failed.stderr, failed
+        for words in (("volume", "create", "v", "--label=x"), ("volume", "create", "v", "--from=./none.qcow2"),
+                      ("volume", "create", "v", "--fs=ntfs"), ("volume", "resize", "v", "10X")):
+            assert hawser(*words, code=1).err
+        assert d.get("/v1/volumes")["items"] == d.get("/v1/classes")["items"] == []
+
+
+def test_without_hawserd_the_message_says_what_to_do():
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("dead.sock")  # nobody listens any more
+    listener.close()
+    for path in ("none.sock", "dead.sock"):
+        failed = hawser("volume", "list", f"--socket={path}", code=1)
+        assert "systemctl start hawserd" in failed.err and "HAWSERD_SOCKET" in failed.err and path in failed.err
+    open("file.sock", "w").close()
+    assert hawser("volume", "list", "--socket=file.sock", code=1).err
+    assert "too long" in hawser("volume", "list", "--socket=" + "x" * 200, code=1).err
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("other.sock")
+    listener.listen(10)
+
+    def answer():
+        for text in (b"SSH-2.0-x\r\n", b"", b"HTTP/1.1 200 OK\r\n\r\n{not json", b"HTTP/1.1 500 x\r\n\r\n"):
+            client = listener.accept()[0]
+            client.recv(4096)
+            client.sendall(text)
+            client.close()
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert "no hawserd" in hawser("volume", "show", "v", "--socket=other.sock", code=1).err
+    assert "no hawserd" in hawser("volume", "show", "v", "--socket=other.sock", code=1).err
+    assert hawser("volume", "show", "v", "--socket=other.sock", code=1).err
+    assert "gave no reason" in hawser("volume", "show", "v", "--socket=other.sock", code=1).err
+    thread.join(60)
+
+
+def test_another_user_is_told_to_be_root():
+    if os.geteuid() != 0:
+        raise Skip("needs root")
+    with daemon() as d:
+        os.chmod(".", 0o711)
+        os.chmod(d.rest, 0o600)
+        done = subprocess.run(["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", HAWSER, "volume", "list"],
+                              capture_output=True, text=True, timeout=60)
+        if "setpriv" in done.stderr or done.returncode == 127 or "Permission denied" in done.stderr:
+            raise Skip("the program is not for others here")
+        assert done.returncode == 1 and "as root" in done.stderr, done
+
+
+# ---- completion ---------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def objects():
+    with daemon() as d:
+        d.pool()
+        d.post("/v1/classes", name="gold")
+        for name in ("data", "database", "other"):
+            d.post("/v1/volumes", name=name, size="32M")
+        d.post("/v1/volumes/data/snapshots", name="monday")
+        d.post("/v1/volumes/data/snapshots", name="tuesday")
+        os.makedirs("bin")
+        os.symlink(HAWSER, "bin/hawser")
+        before = os.environ["PATH"]
+        os.environ["PATH"] = os.path.abspath("bin") + ":" + before
+        try:
+            yield d
+        finally:
+            os.environ["PATH"] = before
+
+
+# (what is typed, what it may become)
+LINES = [("hawser volum", ["volume"]), ("hawser volume rena", ["rename"]), ("hawser volume show dat", ["data", "database"]),
+         ("hawser volume show oth", ["other"]), ("hawser volume delete data oth", ["other"]), ("hawser volume rename data x", []),
+         ("hawser volume create --pool=p", ["pool"]), ("hawser volume create --class=g", ["gold"]),
+         ("hawser snapshot rev", ["revert"]), ("hawser snapshot create oth", ["other"]),
+         ("hawser snapshot show data@m", ["data@monday"]), ("hawser snapshot show data@", ["data@monday", "data@tuesday"]),
+         ("hawser pool delete p", ["pool"]), ("hawser volume create --cluster", ["--cluster-size="]),
+         ("hawser volume resize --cluster", []), ("hawser volume list --wa", ["--watch"]), ("hawser volume attach zzz", [])]
+
+
+def bash_complete(line):
+    words = []
+    for word in line.split(" "):  # as readline does, with COMP_WORDBREAKS
+        for part in word.replace("=", " = ").replace("@", " @ ").split(" "):
+            if part:
+                words.append(part)
+    if line[-1] in " @=":
+        words.append("")
+    script = (f"source {COMPLETION}/hawser.bash; COMP_WORDBREAKS=$' \\t\\n\"\\'@><=;|&(:'; COMP_WORDS=({' '.join(repr(w) for w in words)}); "
+              f"COMP_CWORD={len(words) - 1}; _hawser 2>/dev/null; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
+    return [reply for reply in run("bash", "-c", script).splitlines() if reply]
+
+
+def test_bash_completes_names():
+    need_tool("bash")
+    with objects():
+        for line, wanted in LINES:
+            got = bash_complete(line)
+            assert sorted(got) == [w.split("@")[-1] for w in wanted], (line, got)
+        os.environ["HAWSERD_SOCKET"] = "/nonexistent/socket"
+        assert bash_complete("hawser volume show d") == []
+
+
+def test_fish_completes_names():
+    need_tool("fish")
+    with objects():
+        for line, wanted in LINES:
+            got = run("fish", "--no-config", "-c", f"source {COMPLETION}/hawser.fish; complete -C '{line}'",
+                      env={**os.environ, "HOME": os.getcwd()})
+            got = [reply.split("\t")[0] for reply in got.splitlines()]
+            prefix = line.rsplit("=", 1)[0] + "=" if "--" in line and "=" in line else ""
+            wanted = [(prefix.rsplit(" ", 1)[-1] + w).removesuffix("=") if prefix else w.removesuffix("=") for w in wanted]
+            assert sorted(got) == wanted, (line, got, wanted)
+
+
+class Zsh:
+    """One shell at a terminal; Tab is pressed as people do."""
+
+    def __init__(self):
+        env = {**os.environ, "HOME": os.getcwd(), "ZDOTDIR": os.getcwd(), "TERM": "dumb", "PS1": "ready> "}
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.execvpe("zsh", ["zsh", "-f", "-i"], env)
+        self.say("unsetopt zle prompt_cr prompt_sp beep; PS1=; fpath=(%s $fpath); autoload -U compinit; compinit -D -u\n" % COMPLETION)
+        self.say("setopt zle; bindkey -e; unsetopt auto_menu auto_list list_beep; null() { }; zle -N list; compile() { zle -I; }\n")
+        self.say("show() { print -r -- \"<<$BUFFER>>\"; }; zle -N show; bindkey '^X' show; print se''t\n")
+        self.until("set\r")
+
+    def say(self, text):
+        os.write(self.fd, text.encode())
+
+    def until(self, text, seconds=60):
+        out, deadline = "", time.monotonic() + seconds
+        while text not in out:
+            assert time.monotonic() < deadline, out
+            if select.select([self.fd], [], [], 1)[0]:
+                out += os.read(self.fd, 65536).decode(errors="replace")
+        return out
+
+    def complete(self, line):
+        """The line after Tab."""
+        self.say(line + "\t\x18")
+        out = self.until(">>")
+        self.say("\x15")  # and away with it
+        return out.rsplit("<<", 1)[1].split(">>")[0]
+
+    def close(self):
+        os.close(self.fd)
+        os.kill(self.pid, 9)
+        os.waitpid(self.pid, 0)
+
+
+def test_zsh_completes_names():
+    need_tool("zsh")
+    with objects():
+        shell = Zsh()
+        try:
+            for line, wanted in LINES:
+                got = shell.complete(line).rstrip()
+                start = line.rsplit(" ", 1)[0] + " "
+                word = line.rsplit(" ", 1)[1]
+                option = word.split("=")[0] + "=" if "=" in word and wanted else ""
+                common = os.path.commonprefix(wanted) if wanted else word
+                assert got == (start + option + common).rstrip(), (line, got, start + option + common)
+        finally:
+            shell.close()
+
+
+if __name__ == "__main__":
+    main(globals())
