@@ -151,9 +151,20 @@ _hawser_values()
     pool:create:--quota) echo @ ;;
     pool:create:--overcommit) echo @ ;;
     pool:create:--image-root) echo @folder ;;
+    pool:create:--trash-retention) echo @ ;;
     pool:create:--label) echo @ ;;
     pool:create:--socket) echo @file ;;
     pool:create:--output) echo human json ;;
+    pool:set:--capacity) echo @ ;;
+    pool:set:--quota) echo @ ;;
+    pool:set:--overcommit) echo @ ;;
+    pool:set:--image-root) echo @folder ;;
+    pool:set:--trash-retention) echo @ ;;
+    pool:set:--label) echo @ ;;
+    pool:set:--socket) echo @file ;;
+    pool:set:--output) echo human json ;;
+    pool:rename:--socket) echo @file ;;
+    pool:rename:--output) echo human json ;;
     pool:delete:--socket) echo @file ;;
     pool:delete:--output) echo human json ;;
     class:list:--socket) echo @file ;;
@@ -162,11 +173,32 @@ _hawser_values()
     class:show:--output) echo human json ;;
     class:create:--size|class:create:-s) echo @ ;;
     class:create:--format|class:create:-f) echo @format ;;
-    class:create:--fs) echo @ ;;
+    class:create:--fs) echo ext4 xfs btrfs none ;;
     class:create:--cluster-size) echo @ ;;
+    class:create:--preallocation) echo off metadata falloc ;;
+    class:create:--lazy-refcounts) echo on off ;;
+    class:create:--extended-l2) echo on off ;;
+    class:create:--mkfs-option) echo @ ;;
+    class:create:--mount-option) echo @ ;;
+    class:create:--trash-retention) echo @ ;;
     class:create:--label) echo @ ;;
     class:create:--socket) echo @file ;;
     class:create:--output) echo human json ;;
+    class:set:--size|class:set:-s) echo @ ;;
+    class:set:--format|class:set:-f) echo @format ;;
+    class:set:--fs) echo ext4 xfs btrfs none ;;
+    class:set:--cluster-size) echo @ ;;
+    class:set:--preallocation) echo off metadata falloc ;;
+    class:set:--lazy-refcounts) echo on off ;;
+    class:set:--extended-l2) echo on off ;;
+    class:set:--mkfs-option) echo @ ;;
+    class:set:--mount-option) echo @ ;;
+    class:set:--trash-retention) echo @ ;;
+    class:set:--label) echo @ ;;
+    class:set:--socket) echo @file ;;
+    class:set:--output) echo human json ;;
+    class:rename:--socket) echo @file ;;
+    class:rename:--output) echo human json ;;
     class:delete:--socket) echo @file ;;
     class:delete:--output) echo human json ;;
     volume:list:--socket) echo @file ;;
@@ -174,13 +206,19 @@ _hawser_values()
     volume:show:--socket) echo @file ;;
     volume:show:--output) echo human json ;;
     volume:create:--size|volume:create:-s) echo @ ;;
+    volume:create:--format|volume:create:-f) echo @format ;;
+    volume:create:--fs) echo ext4 xfs btrfs none ;;
+    volume:create:--cluster-size) echo @ ;;
+    volume:create:--preallocation) echo off metadata falloc ;;
+    volume:create:--lazy-refcounts) echo on off ;;
+    volume:create:--extended-l2) echo on off ;;
+    volume:create:--mkfs-option) echo @ ;;
+    volume:create:--mount-option) echo @ ;;
+    volume:create:--trash-retention) echo @ ;;
+    volume:create:--label) echo @ ;;
     volume:create:--pool) echo @pool ;;
     volume:create:--class) echo @class ;;
-    volume:create:--format|volume:create:-f) echo @format ;;
-    volume:create:--fs) echo @ ;;
     volume:create:--from) echo @snapshot ;;
-    volume:create:--cluster-size) echo @ ;;
-    volume:create:--label) echo @ ;;
     volume:create:--socket) echo @file ;;
     volume:create:--output) echo human json ;;
     volume:delete:--socket) echo @file ;;
@@ -195,6 +233,8 @@ _hawser_values()
     volume:resize:--output) echo human json ;;
     volume:rename:--socket) echo @file ;;
     volume:rename:--output) echo human json ;;
+    volume:set:--mount-option) echo @ ;;
+    volume:set:--trash-retention) echo @ ;;
     volume:set:--label) echo @ ;;
     volume:set:--socket) echo @file ;;
     volume:set:--output) echo human json ;;
@@ -218,6 +258,9 @@ _hawser_values()
     job:wait:--output) echo human json ;;
     job:cancel:--socket) echo @file ;;
     job:cancel:--output) echo human json ;;
+    events::--after) echo @ ;;
+    events::--socket) echo @file ;;
+    events::--output) echo human json ;;
     serve::--config|serve::-c) echo @file ;;
     serve::--socket|serve::-s) echo @file ;;
     serve::--path|serve::-p) echo @file ;;
@@ -276,21 +319,25 @@ _hawser_options()
     list:) echo --stats --names --output= --help ;;
     pool:list) echo --watch --socket= --output= --help ;;
     pool:show) echo --watch --socket= --output= --help ;;
-    pool:create) echo --capacity= --quota= --overcommit= --image-root= --label= --socket= --output= --help ;;
+    pool:create) echo --capacity= --quota= --overcommit= --image-root= --trash-retention= --label= --socket= --output= --help ;;
+    pool:set) echo --capacity= --quota= --overcommit= --image-root= --trash-retention= --label= --no-labels --socket= --output= --help ;;
+    pool:rename) echo --socket= --output= --help ;;
     pool:delete) echo --socket= --output= --help ;;
     class:list) echo --watch --socket= --output= --help ;;
     class:show) echo --watch --socket= --output= --help ;;
-    class:create) echo --size= --format= --fs= --cluster-size= --label= --socket= --output= --help ;;
+    class:create) echo --size= --format= --fs= --cluster-size= --preallocation= --lazy-refcounts= --extended-l2= --mkfs-option= --mount-option= --trash-retention= --label= --socket= --output= --help ;;
+    class:set) echo --size= --format= --fs= --cluster-size= --preallocation= --lazy-refcounts= --extended-l2= --mkfs-option= --mount-option= --trash-retention= --label= --no-labels --socket= --output= --help ;;
+    class:rename) echo --socket= --output= --help ;;
     class:delete) echo --socket= --output= --help ;;
     volume:list) echo --watch --socket= --output= --help ;;
     volume:show) echo --watch --socket= --output= --help ;;
-    volume:create) echo --size= --pool= --class= --format= --fs= --from= --cluster-size= --protect --label= --socket= --output= --help ;;
+    volume:create) echo --size= --format= --fs= --cluster-size= --preallocation= --lazy-refcounts= --extended-l2= --mkfs-option= --mount-option= --trash-retention= --label= --pool= --class= --from= --protect --socket= --output= --help ;;
     volume:delete) echo --socket= --output= --help ;;
     volume:attach) echo --device --read-only --user= --socket= --output= --help ;;
     volume:detach) echo --user= --force --socket= --output= --help ;;
     volume:resize) echo --socket= --output= --help ;;
     volume:rename) echo --socket= --output= --help ;;
-    volume:set) echo --label= --no-labels --socket= --output= --help ;;
+    volume:set) echo --mount-option= --trash-retention= --label= --no-labels --socket= --output= --help ;;
     volume:protect) echo --socket= --output= --help ;;
     volume:unprotect) echo --socket= --output= --help ;;
     volume:snapshot) echo --socket= --output= --help ;;
@@ -301,6 +348,7 @@ _hawser_options()
     job:show) echo --watch --socket= --output= --help ;;
     job:wait) echo --quiet --socket= --output= --help ;;
     job:cancel) echo --socket= --output= --help ;;
+    events:) echo --after= --watch --socket= --output= --help ;;
     serve:) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
     tcmu-handler:) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
     help:) echo --help ;;
@@ -312,8 +360,8 @@ _hawser_verbs()
 {
     case $1 in
     snapshot) echo create list show delete revert ;;
-    pool) echo list show create delete ;;
-    class) echo list show create delete ;;
+    pool) echo list show create set rename delete ;;
+    class) echo list show create set rename delete ;;
     volume) echo list show create delete attach detach resize rename set protect unprotect snapshot snapshots delete-snapshot revert ;;
     job) echo list show wait cancel ;;
     esac
@@ -351,8 +399,12 @@ _hawser_operands()
     list::*) echo @attachment ;;
     pool:show:1) echo @pool ;;
     pool:create:2) echo @folder ;;
+    pool:set:1) echo @pool ;;
+    pool:rename:1) echo @pool ;;
     pool:delete:*) echo @pool ;;
     class:show:1) echo @class ;;
+    class:set:1) echo @class ;;
+    class:rename:1) echo @class ;;
     class:delete:*) echo @class ;;
     volume:show:1) echo @volume ;;
     volume:delete:*) echo @volume ;;
@@ -370,6 +422,7 @@ _hawser_operands()
     job:show:1) echo @job ;;
     job:wait:*) echo @job ;;
     job:cancel:*) echo @job ;;
+    events::*) : ;;
     serve::*) echo @file ;;
     tcmu-handler::*) : ;;
     help::*) echo @command ;;
@@ -400,7 +453,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job events serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         @*) _hawser_add -W "$(hawser __complete "${kind#@}" -- "$current" 2>/dev/null)" -- "$current" ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
@@ -433,7 +486,7 @@ _hawser()
     local current=${words[count]} previous=${words[count - 1]} command=${words[1]}
     COMPREPLY=()
     if [ "$count" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job events serve tcmu-handler help version" -- "$current"))
         return
     fi
     local verbs=$(_hawser_verbs "$command")

@@ -3,13 +3,11 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
-#include "cli/control.h"
+#include "cli/policy.h"
 
 struct class_options {
     struct control_command control;
-    uint64_t size, cluster_size;
-    const char *format, *fs;
-    struct cli_list labels;
+    struct control_policy policy;
 };
 
 static const struct control_column columns[] = {
@@ -23,39 +21,23 @@ static const struct control_column columns[] = {
 };
 
 static const struct control_column fields[] = {
-    {"name", "name"},
-    {"id", "id"},
-    {"format", "format"},
-    {"file system", "fs"},
-    {"size", "size", CONTROL_SIZE},
-    {"cluster size", "cluster-size", CONTROL_SIZE},
-    {"labels", "labels", CONTROL_LABELS},
-    {"created", "created", CONTROL_TIME},
-    {NULL},
+    {"name", "name"}, {"id", "id"}, {"size", "size", CONTROL_SIZE}, CONTROL_POLICY_FIELDS, {NULL},
 };
 
 static const struct cli_verb verbs[] = {
     {"list", "", "show the classes", "GET", "/v1/classes", NULL, columns, true},
     {"show", "CLASS", "show all of one", "GET", "/v1/classes/%", NULL, fields},
     {"create", "NAME", "make a class", "POST", "/v1/classes", "name", fields},
+    {"set", "CLASS", "change what the options say, for volumes made from then on", "PATCH",
+     "/v1/classes/%", NULL, fields},
+    {"rename", "CLASS NAME", "give it another name", "PATCH", "/v1/classes/%", "name"},
     {"delete", "CLASS...", "forget classes; volumes keep what they were made with", "DELETE",
      "/v1/classes/%"},
     {NULL},
 };
 
-#define OPTION(field) offsetof(struct class_options, field)
-
 static const struct cli_option table[] = {
-    {"size", 's', CLI_SIZE, OPTION(size), "SIZE", "of volumes that ask for none (10G if not given)",
-     .verbs = "create", .member = "size"},
-    {"format", 'f', CLI_TEXT, OPTION(format), "FMT", "of new images: qcow2 (the default) or raw",
-     .completes = CLI_COMPLETE_FORMAT, .verbs = "create", .member = "format"},
-    {"fs", 0, CLI_TEXT, OPTION(fs), "TYPE", "file system: ext4 (the default), xfs, btrfs or none",
-     .verbs = "create", .member = "fs"},
-    {"cluster-size", 0, CLI_SIZE, OPTION(cluster_size), "SIZE",
-     "clusters of new images (the format's own if not given)", .verbs = "create",
-     .member = "cluster-size"},
-    CLI_LABEL_OPTION(struct class_options, "create"),
+    CLI_POLICY_OPTIONS(struct class_options, "create set", "create set"),
     CLI_WATCH_OPTION(struct class_options, "list show"),
     CLI_CONTROL_OPTIONS(struct class_options),
     {NULL},

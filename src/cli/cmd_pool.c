@@ -7,8 +7,9 @@
 
 struct pool_options {
     struct control_command control;
-    uint64_t capacity, quota, overcommit;
+    uint64_t capacity, quota, overcommit, trash;
     struct cli_list roots, labels;
+    bool no_labels;
 };
 
 static const struct control_column columns[] = {
@@ -33,6 +34,7 @@ static const struct control_column fields[] = {
     {"quota", "quota", CONTROL_SIZE},
     {"overcommit", "overcommit-percent", CONTROL_NUMBER},
     {"image roots", "image-roots", CONTROL_LIST},
+    {"trash retention", "trash-retention", CONTROL_SECONDS},
     {"labels", "labels", CONTROL_LABELS},
     {"created", "created", CONTROL_TIME},
     {NULL},
@@ -42,23 +44,30 @@ static const struct cli_verb verbs[] = {
     {"list", "", "show the pools", "GET", "/v1/pools", NULL, columns, true},
     {"show", "POOL", "show all of one", "GET", "/v1/pools/%", NULL, fields},
     {"create", "NAME FOLDER", "make a pool of a folder", "POST", "/v1/pools", "name path/", fields},
+    {"set", "POOL", "change what the options say", "PATCH", "/v1/pools/%", NULL, fields},
+    {"rename", "POOL NAME", "give it another name", "PATCH", "/v1/pools/%", "name"},
     {"delete", "POOL...", "forget pools that have no volumes", "DELETE", "/v1/pools/%"},
     {NULL},
 };
 
 static const struct cli_option table[] = {
     {"capacity", 0, CLI_SIZE, offsetof(struct pool_options, capacity), "SIZE",
-     "what it can hold; its file system's size if not given", .verbs = "create",
+     "what it can hold; its file system's size if not given", .verbs = "create set",
      .member = "capacity"},
     {"quota", 0, CLI_SIZE, offsetof(struct pool_options, quota), "SIZE",
-     "the most that the sizes of its volumes may add up to", .verbs = "create", .member = "quota"},
+     "the most that the sizes of its volumes may add up to", .verbs = "create set",
+     .member = "quota"},
     {"overcommit", 0, CLI_NUMBER, offsetof(struct pool_options, overcommit), "PERCENT",
-     "the same in percent of the capacity; any if not given", .verbs = "create",
+     "the same in percent of the capacity; any if not given", .verbs = "create set",
      .member = "overcommit-percent"},
     {"image-root", 0, CLI_LIST, offsetof(struct pool_options, roots), "DIR",
      "a folder from which images become volumes in place (may be repeated)",
-     .completes = CLI_COMPLETE_FOLDER, .verbs = "create", .member = "image-roots"},
-    CLI_LABEL_OPTION(struct pool_options, "create"),
+     .completes = CLI_COMPLETE_FOLDER, .verbs = "create set", .member = "image-roots"},
+    {"trash-retention", 0, CLI_TIME, offsetof(struct pool_options, trash), "TIME",
+     "how long deleted volumes can be restored, such as 7d (not at all if 0)",
+     .verbs = "create set", .member = "trash-retention"},
+    CLI_LABEL_OPTION(struct pool_options, labels, "create set"),
+    CLI_NO_LABELS_OPTION(struct pool_options, no_labels, "set"),
     CLI_WATCH_OPTION(struct pool_options, "list show"),
     CLI_CONTROL_OPTIONS(struct pool_options),
     {NULL},
@@ -75,6 +84,8 @@ const struct cli_command cli_pool_command = {
     .examples = {{"a pool", "hawser pool create default /var/lib/hawser/pool"},
                  {"one that cannot grow past 100 GiB",
                   "hawser pool create --quota=100G small /srv/small"},
+                 {"deleted volumes can be restored for a week",
+                  "hawser pool set --trash-retention=7d default"},
                  {"what there is", "hawser pool list"}},
     .options = table,
     .options_bytes = sizeof(struct pool_options),

@@ -4,14 +4,13 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "cli/control.h"
+#include "cli/policy.h"
 #include "cli/snapshot.h"
 
 struct volume_options {
     struct control_command control;
-    uint64_t size, cluster_size;
-    const char *pool, *class, *format, *fs, *from, *user;
-    struct cli_list labels;
-    bool no_labels;
+    struct control_policy policy;
+    const char *pool, *class, *from, *user;
     bool protect, device, read_only, force;
 };
 
@@ -32,8 +31,6 @@ static const struct control_column fields[] = {
     {"id", "id"},
     {"state", "state"},
     {"size", "size", CONTROL_SIZE},
-    {"file system", "fs"},
-    {"format", "format"},
     {"pool", "pool", CONTROL_REF, "/v1/pools/"},
     {"class", "class", CONTROL_REF, "/v1/classes/"},
     {"cloned from", "origin"},
@@ -42,8 +39,7 @@ static const struct control_column fields[] = {
     {"device", "attachment.device"},
     {"mounted at", "attachment.mountpoint"},
     {"users", "attachment.users", CONTROL_LIST},
-    {"labels", "labels", CONTROL_LABELS},
-    {"created", "created", CONTROL_TIME},
+    CONTROL_POLICY_FIELDS,
     {NULL},
 };
 
@@ -86,7 +82,7 @@ static const struct cli_verb verbs[] = {
     {"resize", "VOLUME SIZE", "make it larger, in use or not", "POST", "/v1/volumes/%/resize",
      "size#", fields},
     {"rename", "VOLUME NAME", "give it another name", "PATCH", "/v1/volumes/%", "name"},
-    {"set", "VOLUME", "change its labels", "PATCH", "/v1/volumes/%", NULL, fields},
+    {"set", "VOLUME", "change what the options say", "PATCH", "/v1/volumes/%", NULL, fields},
     {"protect", "VOLUME...", "let nobody delete it", "PATCH", "/v1/volumes/%", "protected=true"},
     {"unprotect", "VOLUME...", "let it be deleted again", "PATCH", "/v1/volumes/%",
      "protected=false"},
@@ -101,32 +97,24 @@ static const struct cli_verb verbs[] = {
     {NULL},
 };
 
+const char *const cli_fs_choices[] = {"ext4", "xfs", "btrfs", "none", NULL};
+const char *const cli_preallocation_choices[] = {"off", "metadata", "falloc", NULL};
+const char *const cli_switch_choices[] = {"on", "off", NULL};
+
 #define OPTION(field) offsetof(struct volume_options, field)
 
 static const struct cli_option table[] = {
-    {"size", 's', CLI_SIZE, OPTION(size), "SIZE",
-     "its size (its class's, or 10G, if not given; that of the source for a clone)",
-     .verbs = "create", .member = "size"},
+    CLI_POLICY_OPTIONS(struct volume_options, "create", "create set"),
     {"pool", 0, CLI_TEXT, OPTION(pool), "POOL",
      "where it lies (the only pool, or the one called 'default', if not given)",
      .completes = CLI_COMPLETE_POOL, .verbs = "create", .member = "pool"},
     {"class", 0, CLI_TEXT, OPTION(class), "CLASS", "the policy that it is made by",
      .completes = CLI_COMPLETE_CLASS, .verbs = "create", .member = "class"},
-    {"format", 'f', CLI_TEXT, OPTION(format), "FMT",
-     "qcow2 (the default) or raw; with --from=IMAGE the image's own",
-     .completes = CLI_COMPLETE_FORMAT, .verbs = "create", .member = "format"},
-    {"fs", 0, CLI_TEXT, OPTION(fs), "TYPE",
-     "the file system that it gets at its first mount: ext4 (the default), xfs, btrfs or none",
-     .verbs = "create", .member = "fs"},
     {"from", 0, CLI_TEXT, OPTION(from), "SOURCE",
      "VOLUME or VOLUME@SNAPSHOT to clone, or the path of an image to take in place",
      .completes = CLI_COMPLETE_SNAPSHOT, .verbs = "create"},
-    {"cluster-size", 0, CLI_SIZE, OPTION(cluster_size), "SIZE", "clusters of its images",
-     .verbs = "create", .member = "cluster-size"},
     {"protect", 0, CLI_FLAG, OPTION(protect), NULL, "it cannot be deleted", .verbs = "create",
      .member = "protected"},
-    CLI_LABEL_OPTION(struct volume_options, "create set"),
-    CLI_NO_LABELS_OPTION(struct volume_options, "set"),
     {"device", 0, CLI_FLAG, OPTION(device), NULL, "as a block device, without mounting it",
      .verbs = "attach", .member = "mode=device"},
     {"read-only", 'r', CLI_FLAG, OPTION(read_only), NULL, "nobody writes", .verbs = "attach",

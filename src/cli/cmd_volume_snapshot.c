@@ -89,7 +89,7 @@ static const struct cli_verb verbs[] = {
 };
 
 static const struct cli_option table[] = {
-    CLI_LABEL_OPTION(struct snapshot_options, "create"),
+    CLI_LABEL_OPTION(struct snapshot_options, labels, "create"),
     CLI_CONTROL_OPTIONS(struct snapshot_options),
     {NULL},
 };

@@ -34,16 +34,16 @@ struct control_command {
             "show it again whenever it has changed, until Ctrl-C; with --output=json a line each", \
             .verbs = (those)                                                                       \
     }
-#define CLI_LABEL_OPTION(type, those)                                            \
+#define CLI_LABEL_OPTION(type, field, those)                                     \
     {                                                                            \
-        "label", 0, CLI_LIST, offsetof(type, labels), "NAME=VALUE",              \
+        "label", 0, CLI_LIST, offsetof(type, field), "NAME=VALUE",               \
             "a text of your own (may be repeated; with 'set' these become all)", \
             .verbs = (those), .member = CONTROL_LABEL                            \
     }
-#define CLI_NO_LABELS_OPTION(type, those)                                                  \
-    {                                                                                      \
-        "no-labels", 0, CLI_FLAG, offsetof(type, no_labels), NULL, "take its labels away", \
-            .verbs = (those), .member = CONTROL_LABEL "={}"                                \
+#define CLI_NO_LABELS_OPTION(type, field, those)                                       \
+    {                                                                                  \
+        "no-labels", 0, CLI_FLAG, offsetof(type, field), NULL, "take its labels away", \
+            .verbs = (those), .member = CONTROL_LABEL "={}"                            \
     }
 #define CONTROL_LABEL "labels"
 
@@ -112,6 +112,13 @@ void control_print_list(const struct control_command *command, json_t *items,
 /** Prints @item as fields, or as JSON. Takes over the reference. */
 void control_print_one(const struct control_command *command, json_t *item,
                        const struct control_column *columns);
+
+/**
+ * Waits until something happens behind the event @after, which is moved on, but no longer than
+ * @seconds; 0 there finds the last and waits for nothing.
+ */
+HWS_MUST_CHECK int control_await(const struct control_command *command, uint64_t *after,
+                                 unsigned seconds, struct hws_error *err);
 
 /** Waits for the job, and shows how far it is. Fails where it failed or was cancelled. */
 HWS_MUST_CHECK int control_wait(const struct control_command *command, const char *job, bool quiet,

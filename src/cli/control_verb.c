@@ -12,7 +12,7 @@
 #include "cli/control.h"
 #include <limits.h>
 
-#define WATCH_US 1000000
+#define WATCH_S 2 /* what changes by itself tells no event: progress, free room */
 
 struct values {
     char *text[CLI_LIST_MAX + 1]; /* of operands; "A@B" are two */
@@ -323,8 +323,10 @@ static int watch(const struct control_run *run, const char *path, struct hws_err
 {
     json_t *before = NULL, *now = NULL;
     bool screen = isatty(STDOUT_FILENO) && run->control->output != CLI_JSON;
+    uint64_t after = 0;
     int r;
-    while ((r = get(run, path, &now, err)) == 0) {
+    while ((r = control_await(run->control, &after, WATCH_S, err)) == 0 &&
+           (r = get(run, path, &now, err)) == 0) {
         if (before && json_equal(before, now)) {
             json_decref(now);
         } else {
@@ -341,7 +343,6 @@ static int watch(const struct control_run *run, const char *path, struct hws_err
                 break;
             }
         }
-        usleep(WATCH_US);
     }
     json_decref(before);
     return r;

@@ -1,5 +1,5 @@
 /*
- * Waiting for jobs of hawserd; see cli/control.h.
+ * Waiting for hawserd: for changes, and for jobs; see cli/control.h.
  *
  * Whoever stops waiting stops nothing else: the job goes on.
  *
@@ -9,6 +9,21 @@
 #include "cli/progress.h"
 
 #define LOOK_US 200000
+
+int control_await(const struct control_command *command, uint64_t *after, unsigned seconds,
+                  struct hws_error *err)
+{
+    char path[96] = "/v1/events";
+    json_t *answer = NULL;
+    if (*after)
+        snprintf(path, sizeof(path), "/v1/events?limit=1000&wait=%u&after=%llu", seconds,
+                 (unsigned long long)*after);
+    int r = control_ask(command, "GET", path, NULL, &answer, err);
+    if (r == 0)
+        *after = (uint64_t)json_integer_value(json_object_get(answer, "next"));
+    json_decref(answer);
+    return r;
+}
 
 static const char *text_of(const json_t *job, const char *name)
 {

@@ -40,7 +40,7 @@ def test_every_option_of_every_page_is_known_to_the_parser():
     for command in tables():
         page = open(f"{ROOT}/docs/man/hawser-{command['name']}.1").read()
         section = page.split(".SH OPTIONS")[1].split(".SH EXIT")[0]
-        named = re.findall(r"\\fB\\-\\-([a-z\\-]+)\\fR", section)
+        named = re.findall(r"\\fB\\-\\-([a-z0-9\\-]+)\\fR", section)
         assert "help" in named and len(named) == len(command["options"]) + 1, (command["name"], named)
         for name in named:
             name = name.replace("\\-", "-")
