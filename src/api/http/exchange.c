@@ -270,6 +270,16 @@ static bool grow_body(struct exchange *x, size_t size)
     return true;
 }
 
+/* What was refused makes room for others at once. */
+static void drop_body(struct exchange *x)
+{
+    free(x->body);
+    atomic_fetch_sub(&x->server->body_bytes, x->capacity);
+    x->body = NULL;
+    x->capacity = x->request.body_length = 0;
+    x->request.body = "";
+}
+
 static void add_body(struct exchange *x, const char *data, size_t length)
 {
     size_t used = x->request.body_length;
@@ -279,8 +289,10 @@ static void add_body(struct exchange *x, const char *data, size_t length)
         x->refused = 413;
     else if (!grow_body(x, used + length + 1))
         x->refused = 507;
-    if (x->refused)
+    if (x->refused) {
+        drop_body(x);
         return;
+    }
     memcpy(x->body + used, data, length);
     x->body[used + length] = '\0';
     x->request.body = x->body;

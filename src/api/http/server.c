@@ -2,7 +2,8 @@
  * The HTTP server: connections and their deadlines, start and end; see api/http/server.h.
  *
  * A client has request_s seconds for sending a request, and as long for taking the answer. Where
- * connections get few, the seconds do: who has sent nothing whole for HTTP_CROWDED_MS goes.
+ * connections or room for answers get few, the seconds do: whoever sends or takes nothing for
+ * HTTP_CROWDED_MS goes.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -58,7 +59,8 @@ void http_server_tick(struct http_server *server)
 {
     uint64_t now = http_now_ms(), limit = server->options.request_s * 1000ull;
     pthread_mutex_lock(&server->mutex);
-    if (server->client_count > HTTP_CROWDED)
+    if (server->client_count > HTTP_CROWDED ||
+        atomic_load(&server->reply_bytes) > HTTP_REPLIES_MAX / 2)
         limit = MIN(limit, HTTP_CROWDED_MS);
     list_for_each (node, &server->clients) {
         struct client *client = list_entry(node, struct client, node);

@@ -97,6 +97,8 @@ static json_t *record_schema(const struct record_field *fields, bool request)
 {
     json_t *properties = json_object(), *required = json_array();
     for (const struct record_field *field = fields; field->name; field++) {
+        if (!request && !strcmp(field->name, "key"))
+            continue; /* by which the catalog finds it; not everywhere told */
         json_object_set_new(properties, field->name, field_schema(field, request));
         if (field->required || (!request && field->kind != RECORD_TEXT))
             json_array_append_new(required, json_string(field->name));
