@@ -187,6 +187,13 @@ HWS_MUST_CHECK int control_export_list(struct control *control, const struct con
 /** -EBUSY while it has clients, unless @force. */
 HWS_MUST_CHECK int control_export_delete(struct control *control, const char *export, bool force,
                                          struct hws_error *err);
+/**
+ * What of files, engines, mounts and operations differs from the catalog: {"items": [{"code",
+ * "object", "path", "text", "repair", "outcome", "error"}]}. {"repair", "dry-run", "deep"}: what is
+ * named in "repair" is repaired, without deleting anything that may hold data.
+ */
+HWS_MUST_CHECK int control_doctor(struct control *control, const json_t *request, json_t **ret,
+                                  struct hws_error *err);
 
 /** How many objects there are: {"pools", "volumes", "snapshots", "attachments", "jobs"}. */
 HWS_MUST_CHECK int control_counts(struct control *control, json_t **ret, struct hws_error *err);

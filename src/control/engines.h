@@ -94,6 +94,10 @@ struct engine_driver {
     /** Mounts the device there where it is not mounted there (any more). @options may be NULL. */
     int (*remount)(const char *device, const char *mountpoint, bool read_only, const char *options,
                    struct hws_error *err);
+    /** Whether the device is mounted there. */
+    int (*is_mounted)(const char *device, const char *mountpoint, bool *ret, struct hws_error *err);
+    /** Ids of all that is attached, running or dead, others' included. @ret a new array. */
+    int (*list)(json_t **ret, struct hws_error *err);
     /** Writes what a mounted file system holds in memory to its device. */
     int (*sync)(const char *mountpoint, struct hws_error *err);
     /** Reads the same throughout, and may be begun again. -ECANCELED where it was stopped. */

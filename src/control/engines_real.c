@@ -304,6 +304,29 @@ static bool is_mounted(const char *device, const char *mountpoint)
     return stat(device, &of) == 0 && stat(mountpoint, &on) == 0 && on.st_dev == of.st_rdev;
 }
 
+static int look_for_mount(const char *device, const char *mountpoint, bool *ret,
+                          struct hws_error *err)
+{
+    *ret = is_mounted(device, mountpoint);
+    return 0;
+}
+
+static int list_attached(json_t **ret, struct hws_error *err)
+{
+    struct attachment **list;
+    unsigned count;
+    int r = attachment_list(&list, &count, err);
+    if (r < 0)
+        return r;
+    *ret = json_array();
+    for (unsigned i = 0; i < count; i++) {
+        json_array_append_new(*ret, json_string(list[i]->name));
+        attachment_free(list[i]);
+    }
+    free(list);
+    return 0;
+}
+
 static int mount_again(const char *device, const char *mountpoint, bool read_only,
                        const char *options, struct hws_error *err)
 {
@@ -341,6 +364,8 @@ const struct engine_driver engines_real = {
     .resize = resize,
     .grow = grow,
     .remount = mount_again,
+    .is_mounted = look_for_mount,
+    .list = list_attached,
     .sync = sync_fs,
     .merge = engines_merge,
     .is_merged = engines_is_merged,

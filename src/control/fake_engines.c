@@ -4,6 +4,7 @@
  *   image                one line: FORMAT SIZE, and one with the path of the layer below, or "-"
  *   FOLDER/ID            attached: the path of the top
  *   FOLDER/.ID.EXPORT    served by it: the tag
+ *   FOLDER/.ID.unmounted its mount was taken away by hand
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -274,10 +275,42 @@ static int grow(const char *fs, const char *device, const char *mountpoint, stru
     return may_fail("grow", err);
 }
 
+/* .ID.unmounted tells that somebody has unmounted it; devices are all called the same. */
+static char *unmounted_path(const char *mountpoint)
+{
+    const char *slash = strrchr(mountpoint, '/');
+    char *path;
+    return asprintf(&path, "%s/.%s.unmounted", folder, slash ? slash + 1 : mountpoint) < 0 ? NULL
+                                                                                           : path;
+}
+
 static int mount_again(const char *device, const char *mountpoint, bool read_only,
                        const char *options, struct hws_error *err)
 {
-    return may_fail("remount", err);
+    autofree char *path = unmounted_path(mountpoint);
+    int r = may_fail("remount", err);
+    if (r == 0)
+        unlink(path);
+    return r;
+}
+
+static int is_mounted(const char *device, const char *mountpoint, bool *ret, struct hws_error *err)
+{
+    autofree char *path = unmounted_path(mountpoint);
+    *ret = access(path, F_OK) < 0;
+    return 0;
+}
+
+static int list(json_t **ret, struct hws_error *err)
+{
+    DIR *dir = opendir(folder);
+    *ret = json_array();
+    for (struct dirent *at; dir && (at = readdir(dir));)
+        if (at->d_name[0] != '.')
+            json_array_append_new(*ret, json_string(at->d_name));
+    if (dir)
+        closedir(dir);
+    return 0;
 }
 
 static int sync_fs(const char *mountpoint, struct hws_error *err)
@@ -340,6 +373,8 @@ const struct engine_driver engines_fake = {
     .resize = resize,
     .grow = grow,
     .remount = mount_again,
+    .is_mounted = is_mounted,
+    .list = list,
     .sync = sync_fs,
     .merge = merge_layers,
     .is_merged = is_merged,

@@ -174,6 +174,12 @@ HWS_MUST_CHECK int attachment_get(struct control *control, const char *volume,
                                   struct attachment_record *ret, bool *ret_there,
                                   struct hws_error *err);
 
+/** Mounts an attached volume again where somebody has unmounted it; one without a mount point is
+ * passed over. The volume is taken. */
+HWS_MUST_CHECK int attachment_keep_mounted(struct control *control,
+                                           const struct attachment_record *attachment,
+                                           const struct volume *volume, struct hws_error *err);
+
 /**
  * Makes @clone, with @clone_layer as its top, of a volume as it is now, in use or not: both go on
  * in layers of their own over what was the source's top. The source is taken.

@@ -155,8 +155,8 @@ const struct operation volume_attach_operation = {
  * An engine that could not be stopped, a container's name space still holding its device, has its
  * mount taken away all the same: nobody shall write to the empty folder below.
  */
-static int keep_mounted(struct control *control, const struct attachment_record *attachment,
-                        const struct volume *volume, struct hws_error *err)
+int attachment_keep_mounted(struct control *control, const struct attachment_record *attachment,
+                            const struct volume *volume, struct hws_error *err)
 {
     if (!attachment->mountpoint || !attachment->device)
         return 0;
@@ -192,7 +192,7 @@ static int add_user(struct control *control, struct attachment_record *attachmen
         return hws_fail(err, EIO,
                         "the engine of volume '%s' died; detach it with force, and attach it again",
                         volume->name);
-    r = keep_mounted(control, attachment, volume, err);
+    r = attachment_keep_mounted(control, attachment, volume, err);
     if (r < 0)
         return r;
     bool there = false;
@@ -322,7 +322,9 @@ static int keep_engine(struct op *op, struct hws_error *err)
         r = object_get(op->control, &volume_type, op->object, &volume, err);
     bool running = op->control->engines->find(op->object, &place, NULL) == 0 && place.running;
     engine_place_free(&place);
-    return r == 0 && attached && running ? keep_mounted(op->control, &attachment, &volume, err) : r;
+    return r == 0 && attached && running
+               ? attachment_keep_mounted(op->control, &attachment, &volume, err)
+               : r;
 }
 
 static enum op_direction forward_once(struct op *op)

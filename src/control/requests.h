@@ -25,5 +25,6 @@ extern const struct record_field request_snapshot_create[];
 extern const struct record_field request_secret_create[];
 extern const struct record_field request_secret_change[];
 extern const struct record_field request_export_create[];
+extern const struct record_field request_doctor[];
 
 #endif

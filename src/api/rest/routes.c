@@ -165,6 +165,18 @@ CALL(metrics)
     return r;
 }
 
+CALL(doctor_look)
+{
+    const char *deep = http_query(c->request, "deep");
+    auto_json *request = json_pack("{s:b}", "deep", deep && !strcmp(deep, "true"));
+    return control_doctor(c->control, request, ret, err);
+}
+
+CALL(doctor_repair)
+{
+    return control_doctor(c->control, c->body, ret, err);
+}
+
 CALL(openapi)
 {
     return rest_openapi(ret, err);
@@ -260,6 +272,11 @@ static const struct rest_query job_query[] = {
     {NULL},
 };
 
+static const struct rest_query doctor_query[] = {
+    {"deep", "images are looked into, too: their sizes, and what they lie on", .choices = truths},
+    {NULL},
+};
+
 /* What a call takes and answers. */
 #define NO_BODY             NULL, NULL
 #define SHOWS(schema)       NULL, schema, .query = rest_query_watch
@@ -333,6 +350,11 @@ const struct rest_route rest_routes[] = {
     {"GET", "/v1/exports/*", 200, export_show, "An export.", SHOWS("Export")},
     {"DELETE", "/v1/exports/*", 204, export_delete, "Ends an export.", NO_BODY,
      .query = export_delete_query},
+    {"GET", "/v1/doctor", 200, doctor_look,
+     "What of files, engines, mounts and operations differs from the catalog.", ANSWERS("Finding"),
+     .list = true, .query = doctor_query},
+    {"POST", "/v1/doctor", 200, doctor_repair, "The same, and repairs what is named.",
+     TAKES(doctor, "Finding"), .list = true, .role = ROLE_ADMIN},
     {"GET", "/v1/openapi.json", 200, openapi, "This document.", ANSWERS("OpenAPI")},
     {"GET", "/healthz", 200, health, "Whether hawserd answers.", ANSWERS("Health")},
     {"GET", "/metrics", 200, metrics, "What Prometheus scrapes.", ANSWERS("Metrics"),

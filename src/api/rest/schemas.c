@@ -55,6 +55,17 @@ static const struct rest_member job_members[] = {
     {NULL},
 };
 
+static const struct rest_member finding_members[] = {
+    {"code", "string", "of its kind"},
+    {"object", "string", "id of what it is about"},
+    {"path", "string", "of a file, where it is about one"},
+    {"text", "string", "what was found"},
+    {"repair", "string", "what repairing does; absent where that is for a person to decide"},
+    {"outcome", "string", "repaired, failed, or would be repaired; absent where nothing was tried"},
+    {"error", "string", "why it failed"},
+    {NULL},
+};
+
 static const struct rest_member health_members[] = {
     {"status", "string", "ok"},
     {"version", "string", "of the program"},
@@ -94,6 +105,7 @@ const struct rest_schema rest_schemas[] = {
     {"Secret", "Credentials, whose value is not told.", NULL, secret_members},
     {"Rotation", "A new master key.", NULL, rotation_members},
     {"Export", "A volume or snapshot that is served over a network.", &export_type, export_more},
+    {"Finding", "What differs from the catalog.", NULL, finding_members},
     {"Health", "That hawserd answers, and its catalog.", NULL, health_members},
     {"Metrics", "Prometheus' text format, version 0.0.4.", NULL, NULL},
     {"OpenAPI", "This document.", NULL, NULL},
