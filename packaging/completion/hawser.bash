@@ -139,6 +139,19 @@ _hawser_values()
     export::--queues) echo @ ;;
     export::--allow) echo @folder ;;
     export::--output) echo human json ;;
+    export:create:--listen|export:create:-l) echo @ ;;
+    export:create:--tls) echo none psk x509 ;;
+    export:create:--secret) echo @secret ;;
+    export:create:--description) echo @ ;;
+    export:create:--protocol) echo @ ;;
+    export:create:--socket) echo @file ;;
+    export:create:--output) echo human json ;;
+    export:list:--socket) echo @file ;;
+    export:list:--output) echo human json ;;
+    export:show:--socket) echo @file ;;
+    export:show:--output) echo human json ;;
+    export:delete:--socket) echo @file ;;
+    export:delete:--output) echo human json ;;
     detach::--output) echo human json ;;
     upgrade::--program) echo @file ;;
     upgrade::--output) echo human json ;;
@@ -224,6 +237,7 @@ _hawser_values()
     volume:delete:--socket) echo @file ;;
     volume:delete:--output) echo human json ;;
     volume:attach:--user) echo @ ;;
+    volume:attach:--process) echo @ ;;
     volume:attach:--socket) echo @file ;;
     volume:attach:--output) echo human json ;;
     volume:detach:--user) echo @ ;;
@@ -258,6 +272,32 @@ _hawser_values()
     job:wait:--output) echo human json ;;
     job:cancel:--socket) echo @file ;;
     job:cancel:--output) echo human json ;;
+    secret:list:--socket) echo @file ;;
+    secret:list:--output) echo human json ;;
+    secret:show:--socket) echo @file ;;
+    secret:show:--output) echo human json ;;
+    secret:create:--value) echo @file ;;
+    secret:create:--generate) echo psk chap ;;
+    secret:create:--kind) echo psk chap x509 ;;
+    secret:create:--server-cert) echo @file ;;
+    secret:create:--server-key) echo @file ;;
+    secret:create:--ca-cert) echo @file ;;
+    secret:create:--ca-crl) echo @file ;;
+    secret:create:--socket) echo @file ;;
+    secret:create:--output) echo human json ;;
+    secret:set:--value) echo @file ;;
+    secret:set:--generate) echo psk chap ;;
+    secret:set:--kind) echo psk chap x509 ;;
+    secret:set:--server-cert) echo @file ;;
+    secret:set:--server-key) echo @file ;;
+    secret:set:--ca-cert) echo @file ;;
+    secret:set:--ca-crl) echo @file ;;
+    secret:set:--socket) echo @file ;;
+    secret:set:--output) echo human json ;;
+    secret:delete:--socket) echo @file ;;
+    secret:delete:--output) echo human json ;;
+    secret:rotate:--socket) echo @file ;;
+    secret:rotate:--output) echo human json ;;
     events::--after) echo @ ;;
     events::--socket) echo @file ;;
     events::--output) echo human json ;;
@@ -314,6 +354,10 @@ _hawser_options()
     bitmap:) echo --list --add --remove --clear --enable --disable --merge= --granularity= --source-file= --source-format= --format= --allow= --force-share --output= --help ;;
     attach:) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --mount= --mkfs= --output= --help ;;
     export:) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
+    export:create) echo --listen= --tls= --secret= --read-only --shared --description= --protocol= --socket= --output= --help ;;
+    export:list) echo --watch --socket= --output= --help ;;
+    export:show) echo --watch --socket= --output= --help ;;
+    export:delete) echo --force --socket= --output= --help ;;
     detach:) echo --force --all --output= --help ;;
     upgrade:) echo --program= --all --output= --help ;;
     list:) echo --stats --names --output= --help ;;
@@ -333,7 +377,7 @@ _hawser_options()
     volume:show) echo --watch --socket= --output= --help ;;
     volume:create) echo --size= --format= --fs= --cluster-size= --preallocation= --lazy-refcounts= --extended-l2= --mkfs-option= --mount-option= --trash-retention= --label= --pool= --class= --from= --protect --socket= --output= --help ;;
     volume:delete) echo --socket= --output= --help ;;
-    volume:attach) echo --device --read-only --user= --socket= --output= --help ;;
+    volume:attach) echo --device --read-only --user= --process= --socket= --output= --help ;;
     volume:detach) echo --user= --force --socket= --output= --help ;;
     volume:resize) echo --socket= --output= --help ;;
     volume:rename) echo --socket= --output= --help ;;
@@ -348,6 +392,12 @@ _hawser_options()
     job:show) echo --watch --socket= --output= --help ;;
     job:wait) echo --quiet --socket= --output= --help ;;
     job:cancel) echo --socket= --output= --help ;;
+    secret:list) echo --watch --socket= --output= --help ;;
+    secret:show) echo --socket= --output= --help ;;
+    secret:create) echo --value= --generate= --kind= --server-cert= --server-key= --ca-cert= --ca-crl= --socket= --output= --help ;;
+    secret:set) echo --value= --generate= --kind= --server-cert= --server-key= --ca-cert= --ca-crl= --socket= --output= --help ;;
+    secret:delete) echo --socket= --output= --help ;;
+    secret:rotate) echo --socket= --output= --help ;;
     events:) echo --after= --watch --socket= --output= --help ;;
     serve:) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
     tcmu-handler:) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
@@ -360,10 +410,12 @@ _hawser_verbs()
 {
     case $1 in
     snapshot) echo create list show delete revert ;;
+    export) echo create list show delete ;;
     pool) echo list show create set rename delete ;;
     class) echo list show create set rename delete ;;
     volume) echo list show create delete attach detach resize rename set protect unprotect snapshot snapshots delete-snapshot revert ;;
     job) echo list show wait cancel ;;
+    secret) echo list show create set delete rotate ;;
     esac
 }
 
@@ -453,7 +505,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job events serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job secret events serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         @*) _hawser_add -W "$(hawser __complete "${kind#@}" -- "$current" 2>/dev/null)" -- "$current" ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
@@ -486,7 +538,7 @@ _hawser()
     local current=${words[count]} previous=${words[count - 1]} command=${words[1]}
     COMPREPLY=()
     if [ "$count" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job events serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job secret events serve tcmu-handler help version" -- "$current"))
         return
     fi
     local verbs=$(_hawser_verbs "$command")

@@ -14,10 +14,9 @@ static const struct {
     enum cli_completes kind;
     const char *path, *member;
 } lists[] = {
-    {CLI_COMPLETE_POOL, "/v1/pools", "name"},
-    {CLI_COMPLETE_CLASS, "/v1/classes", "name"},
-    {CLI_COMPLETE_VOLUME, "/v1/volumes", "name"},
-    {CLI_COMPLETE_JOB, "/v1/jobs", "id"},
+    {CLI_COMPLETE_POOL, "/v1/pools", "name"},     {CLI_COMPLETE_CLASS, "/v1/classes", "name"},
+    {CLI_COMPLETE_VOLUME, "/v1/volumes", "name"}, {CLI_COMPLETE_JOB, "/v1/jobs", "id"},
+    {CLI_COMPLETE_SECRET, "/v1/secrets", "name"}, {CLI_COMPLETE_EXPORT, "/v1/exports", "name"},
 };
 
 static void print_names(const struct control_command *control, const char *path, const char *before,

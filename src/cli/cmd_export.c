@@ -8,6 +8,8 @@
 #include "cli/volume.h"
 #include "engine/client.h"
 
+extern const struct cli_command cli_volume_export_command;
+
 struct export_command {
     struct cli_volume volume;
     bool iscsi, fc, nvme, vhost_scsi;
@@ -277,5 +279,6 @@ const struct cli_command cli_export_command = {
     .options = table,
     .options_bytes = sizeof(struct export_command),
     .operands_max = CLI_LIST_MAX,
+    .managed = &cli_volume_export_command,
     .run = run,
 };

@@ -11,6 +11,7 @@ struct volume_options {
     struct control_command control;
     struct control_policy policy;
     const char *pool, *class, *from, *user;
+    uint64_t process;
     bool protect, device, read_only, force;
 };
 
@@ -121,6 +122,9 @@ static const struct cli_option table[] = {
      .member = "read-only"},
     {"user", 0, CLI_TEXT, OPTION(user), "NAME", "who uses it ('manual' if not given)",
      .verbs = "attach detach", .member = "user"},
+    {"process", 0, CLI_NUMBER, OPTION(process), "PID",
+     "of the user; once it is gone, and no container has the mount, so is the user",
+     .verbs = "attach", .member = "process"},
     {"force", 0, CLI_FLAG, OPTION(force), NULL, "whoever uses it", .verbs = "detach",
      .member = "force"},
     CLI_WATCH_OPTION(struct volume_options, "list show"),

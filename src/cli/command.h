@@ -45,9 +45,15 @@ enum cli_completes {
     CLI_COMPLETE_VOLUME,
     CLI_COMPLETE_SNAPSHOT,
     CLI_COMPLETE_JOB,
+    CLI_COMPLETE_SECRET,
+    CLI_COMPLETE_EXPORT,
+    CLI_COMPLETE_GROUP,
+    CLI_COMPLETE_GROUP_SNAPSHOT,
+    CLI_COMPLETE_SCHEDULE,
+    CLI_COMPLETE_TRASH,
 };
 
-/** "pool", "file": by enum cli_completes; NULL-terminated. */
+/** "pool", "file": by enum cli_completes. */
 extern const char *const cli_completion_names[];
 
 #define CLI_LIST_MAX 64

@@ -15,9 +15,25 @@
 #include <limits.h>
 
 const char *const cli_output_choices[] = {"human", "json", NULL};
-const char *const cli_completion_names[] = {"none",       "file",     "folder", "format",
-                                            "attachment", "command",  "pool",   "class",
-                                            "volume",     "snapshot", "job",    NULL};
+const char *const cli_completion_names[] = {
+    [CLI_COMPLETE_NONE] = "none",
+    [CLI_COMPLETE_FILE] = "file",
+    [CLI_COMPLETE_FOLDER] = "folder",
+    [CLI_COMPLETE_FORMAT] = "format",
+    [CLI_COMPLETE_ATTACHMENT] = "attachment",
+    [CLI_COMPLETE_COMMAND] = "command",
+    [CLI_COMPLETE_POOL] = "pool",
+    [CLI_COMPLETE_CLASS] = "class",
+    [CLI_COMPLETE_VOLUME] = "volume",
+    [CLI_COMPLETE_SNAPSHOT] = "snapshot",
+    [CLI_COMPLETE_JOB] = "job",
+    [CLI_COMPLETE_SECRET] = "secret",
+    [CLI_COMPLETE_EXPORT] = "export",
+    [CLI_COMPLETE_GROUP] = "group",
+    [CLI_COMPLETE_GROUP_SNAPSHOT] = "group-snapshot",
+    [CLI_COMPLETE_SCHEDULE] = "schedule",
+    [CLI_COMPLETE_TRASH] = "trash",
+};
 
 #define PARSE_ERROR (-1)
 #define PARSE_HELP  (-2)

@@ -23,9 +23,11 @@ NO_VERB = {("GET", "/v1/attachments"),  # "attachment" of volumes
            ("GET", "/v1/events"),  # a command without verbs
            ("GET", "/v1/openapi.json"), ("GET", "/healthz"), ("GET", "/metrics")}
 # Members of bodies that the tables do not name: what code of the command's own fills, and why.
+FILES = {"value", "server-cert", "server-key", "ca-cert", "ca-crl"}
 OWN_CODE = {("volume", "create"): {"image", "clone"},  # --from
+            ("secret", "create"): FILES, ("secret", "set"): FILES,  # read from files
+            ("export", "create"): {"listen"},  # made absolute
             }
-NOT_OFFERED = {("attach", "mode")}  # "mount" is what happens without --device
 
 
 @contextlib.contextmanager
@@ -274,6 +276,71 @@ def test_snapshots():
         hawser("create", "disk.qcow2", "1M")
         hawser("snapshot", "disk.qcow2", "list")
         assert os.path.exists("list")
+
+
+def certificate(name, *more):
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+        "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem", *more)
+
+
+def test_secrets():
+    need_tool("openssl")
+    with daemon() as d:
+        made = fields(hawser("secret", "create", "alice").out)
+        assert len(made["value"]) == 64 and made["kind"] == "psk", made
+        assert "value" not in compare_one(d, "/v1/secrets/alice", "secret", "show", "alice")
+        key = "0123456789abcdef" * 4
+        write("key", key + "\n")
+        assert hawser("secret", "create", "bob", "--value=key", "--output=json").json().get("value") is None
+        assert hawser("secret", "create", "carol", "--value=-", input=key).code == 0
+        assert hawser("secret", "create", "dave", "--generate=chap", "--output=json").json()["kind"] == "chap"
+        certificate("ca")
+        hawser("secret", "create", "office", "--kind=x509", "--server-cert=ca.pem", "--server-key=ca.key", "--ca-cert=ca.pem")
+        table = {row["NAME"]: row["KIND"] for row in compare(d, "/v1/secrets", "secret", "list")}
+        assert table == {"alice": "psk", "bob": "psk", "carol": "psk", "dave": "chap", "office": "x509"}, table
+        assert hawser("secret", "set", "bob", "--generate=psk", "--output=json").json()["version"] == 2
+        hawser("secret", "rotate")
+        for words in (("--value=missing",), ("--value=/dev/zero",), ("--value=.",), ("--value=key", "--generate=psk"),
+                      ("--kind=x509",), ("--kind=x509", "--server-cert=key")):
+            assert hawser("secret", "create", "more", *words, code=1).err
+        assert hawser("secret", "create", "more", "--value=-", input="short", code=1).err
+        hawser("secret", "delete", *table)
+        assert hawser("secret", "list", "--output=json").json() == []
+        assert key not in open("hawserd.log").read()
+
+
+def test_exports():
+    need_devices()
+    need_tool("nbdinfo")
+    with daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="32M")
+        hawser("snapshot", "create", "v@s")
+        made = hawser("export", "create", "v", "--listen=unix:v.sock", "--description=a disk", "--output=json").json()
+        assert (made["name"], made["listen"]) == ("v", f"unix:{os.getcwd()}/v.sock"), made
+        made = hawser("export", "create", "v@s", "--listen=unix:s.sock", "--output=json").json()
+        assert made["name"] == "v-s" and made["read-only"], made
+        for name, path in (("v", "v.sock"), ("v-s", "s.sock")):
+            told = json.loads(run("nbdinfo", "--json", f"nbd+unix:///{name}?socket={path}"))["exports"][0]
+            assert told["export-size"] == 32 << 20 and told["is_read_only"] == (name == "v-s"), told
+        table = {row["NAME"]: (row["VOLUME"], row["SERVING"]) for row in compare(d, "/v1/exports", "export", "list")}
+        assert table == {"v": ("v", "yes"), "v-s": ("v", "yes")}, table
+        assert compare_one(d, "/v1/exports/v", "export", "show", "v")["description"] == "a disk"
+        port = socket.create_server(("127.0.0.1", 0))
+        address = "tcp:127.0.0.1:%d" % port.getsockname()[1]
+        port.close()
+        hawser("secret", "create", "alice")
+        made = hawser("export", "create", "v", "shared", f"--listen={address}", "--secret=alice", "--shared", "-r",
+                      "--output=json").json()
+        assert made["tls"] == "psk" and made["read-only"] and made["shared"], made
+        assert fields(hawser("export", "show", "shared").out)["secret"] == "alice"
+        assert "nbd" in hawser("export", "create", "v", "w", "--protocol=iscsi", code=1).err
+        assert hawser("volume", "delete", "v", code=1).err
+        hawser("export", "delete", "v", "shared")
+        hawser("export", "delete", "v-s", "--force")
+        assert hawser("export", "list", "--output=json").json() == []
+        # What is no action is an image, as ever.
+        assert "--iscsi" in hawser("export", "./create", code=2).err
 
 
 def test_jobs_are_shown_awaited_and_cancelled():
