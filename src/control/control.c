@@ -103,6 +103,9 @@ static int prepare(struct control *control, const struct control_options *option
     struct hws_error why = {0};
     if (secrets_recover(control, &why) < 0) /* what is under the newest key can be used */
         log_error("the change of the master key cannot be completed: %s", why.text);
+    r = clock_open(control, err);
+    if (r < 0)
+        return r;
     journal_recover(control);
     return adopt(control, err);
 }
@@ -117,12 +120,15 @@ int control_open(const struct control_options *options, struct control **ret, st
     control->engines = options->engines ? options->engines : &engines_real;
     control->at = options->at;
     control->at_arg = options->at_arg;
+    control->now = options->now;
     control->retried = time(NULL);
     int r = prepare(control, options, err);
     if (r == 0 && options->background)
         r = merger_start(control, err);
     if (r == 0 && options->background)
         r = exporter_start(control, err);
+    if (r == 0 && options->background)
+        r = scheduler_start(control, err);
     if (r < 0) {
         control_close(control);
         return r;
@@ -135,6 +141,7 @@ void control_close(struct control *control)
 {
     if (!control)
         return;
+    scheduler_stop(control);
     exporter_stop(control);
     merger_stop(control);
     events_stop(control);
@@ -153,6 +160,7 @@ void control_tick(struct control *control)
     users_tidy(control);
     if (control->engines->tick)
         control->engines->tick();
+    scheduler_tick(control);
     if (now - control->retried < RETRY_S && now >= control->retried)
         return;
     control->retried = now;
@@ -165,8 +173,7 @@ void control_tick(struct control *control)
 static const char *key_of(const struct object_type *type, json_t *item)
 {
     const char *field = "id";
-    if (type == &snapshot_type || type == &pool_type || type == &class_type ||
-        type == &volume_type || type == &export_type || type == &secret_type)
+    if (type != &attachment_type && type != &trash_type && type != &job_type)
         field = "name";
     if (type == &job_type)
         field = "key";

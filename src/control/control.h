@@ -21,6 +21,12 @@
 struct control;
 struct engine_driver;
 
+/** What a test lets pass as it likes. */
+struct control_now {
+    uint64_t wall_s;    /* seconds since 1970 */
+    uint64_t running_s; /* that the host runs, its sleep included */
+};
+
 struct control_options {
     /** Where catalog and mount points lie; made if missing. */
     const char *folder;
@@ -33,6 +39,8 @@ struct control_options {
     /** Called at every point where a crash makes a difference; for tests; may be NULL. */
     void (*at)(void *arg, const char *where);
     void *at_arg;
+    /** NULL: the host's clocks. With at_arg. */
+    void (*now)(void *arg, struct control_now *ret);
 };
 
 /** Opens the catalog, and completes or takes back what was under way. */
@@ -194,6 +202,72 @@ HWS_MUST_CHECK int control_export_delete(struct control *control, const char *ex
  */
 HWS_MUST_CHECK int control_doctor(struct control *control, const json_t *request, json_t **ret,
                                   struct hws_error *err);
+
+/* ---- trash, groups, schedules ---- */
+
+/**
+ * {"purge", "trash-retention"}: as control_volume_delete(), which goes by the volume's, its class's
+ * or its pool's time in the trash; but at once, or to the trash for that many seconds. A volume
+ * that goes to the trash takes its snapshots along. -EBUSY while it is in a group.
+ */
+HWS_MUST_CHECK int control_volume_discard(struct control *control, const char *volume,
+                                          const json_t *request, struct hws_error *err);
+/** Volumes with "remaining" seconds and "snapshots", in the order of their ids. */
+HWS_MUST_CHECK int control_trash_list(struct control *control, const struct control_page *page,
+                                      json_t **ret, struct hws_error *err);
+/** {"name"}: back from the trash, by id, or by a name that only one has there. @ret the volume. */
+HWS_MUST_CHECK int control_trash_restore(struct control *control, const char *volume,
+                                         const json_t *request, json_t **ret,
+                                         struct hws_error *err);
+/** Deletes it for good, with its snapshots. */
+HWS_MUST_CHECK int control_trash_delete(struct control *control, const char *volume,
+                                        struct hws_error *err);
+
+/** {"name", "volumes", "labels"}; up to 64 volumes by name or id. */
+HWS_MUST_CHECK int control_group_create(struct control *control, const json_t *request,
+                                        json_t **ret, struct hws_error *err);
+HWS_MUST_CHECK int control_group_show(struct control *control, const char *group, json_t **ret,
+                                      struct hws_error *err);
+HWS_MUST_CHECK int control_group_list(struct control *control, const struct control_page *page,
+                                      json_t **ret, struct hws_error *err);
+HWS_MUST_CHECK int control_group_change(struct control *control, const char *group,
+                                        const json_t *request, json_t **ret, struct hws_error *err);
+/** -EBUSY while it has snapshots. */
+HWS_MUST_CHECK int control_group_delete(struct control *control, const char *group,
+                                        struct hws_error *err);
+/** {"name", "labels"}: of all its volumes at one moment, or of none. Each has one of that name. */
+HWS_MUST_CHECK int control_group_snapshot_create(struct control *control, const char *group,
+                                                 const json_t *request, json_t **ret,
+                                                 struct hws_error *err);
+HWS_MUST_CHECK int control_group_snapshot_show(struct control *control, const char *group,
+                                               const char *snapshot, json_t **ret,
+                                               struct hws_error *err);
+HWS_MUST_CHECK int control_group_snapshot_list(struct control *control, const char *group,
+                                               const struct control_page *page, json_t **ret,
+                                               struct hws_error *err);
+HWS_MUST_CHECK int control_group_snapshot_delete(struct control *control, const char *group,
+                                                 const char *snapshot, struct hws_error *err);
+/** {"snapshot"}: all volumes that it is of, none of them attached, or none. @ret the group. */
+HWS_MUST_CHECK int control_group_revert(struct control *control, const char *group,
+                                        const json_t *request, json_t **ret, struct hws_error *err);
+
+/**
+ * {"name", "volume" or "group", "every" or "cron", "keep", "keep-hourly", "keep-daily",
+ * "keep-weekly", "keep-monthly", "keep-for", "paused", "labels"}. Without a rule all are kept.
+ */
+HWS_MUST_CHECK int control_schedule_create(struct control *control, const json_t *request,
+                                           json_t **ret, struct hws_error *err);
+HWS_MUST_CHECK int control_schedule_show(struct control *control, const char *schedule,
+                                         json_t **ret, struct hws_error *err);
+HWS_MUST_CHECK int control_schedule_list(struct control *control, const struct control_page *page,
+                                         json_t **ret, struct hws_error *err);
+/** All but "volume" and "group". */
+HWS_MUST_CHECK int control_schedule_change(struct control *control, const char *schedule,
+                                           const json_t *request, json_t **ret,
+                                           struct hws_error *err);
+/** Its snapshots stay. */
+HWS_MUST_CHECK int control_schedule_delete(struct control *control, const char *schedule,
+                                           struct hws_error *err);
 
 /** How many objects there are: {"pools", "volumes", "snapshots", "attachments", "jobs"}. */
 HWS_MUST_CHECK int control_counts(struct control *control, json_t **ret, struct hws_error *err);

@@ -33,6 +33,8 @@ static unsigned count_files(const char *folder, bool (*is_known)(struct control 
     DIR *dir = opendir(folder);
     unsigned count = 0;
     for (struct dirent *at; dir && (at = readdir(dir));) {
+        if (strstr(at->d_name, ".held"))
+            fail_msg("%s/%s is still held", folder, at->d_name);
         if (at->d_name[0] == '.')
             continue;
         count++;
@@ -83,7 +85,8 @@ static void check_layer(struct control *control, const json_t *value)
     must(engines_fake.is_merged(&lies, &does, &error));
     assert_true(does);
     if (layer.volume) {
-        must(object_get(control, &volume_type, layer.volume, &volume, &error));
+        if (object_get(control, &volume_type, layer.volume, &volume, NULL) < 0)
+            must(object_get(control, &trash_type, layer.volume, &volume, &error));
         assert_string_equal(volume.layer, layer.id);
     }
     if (layer.snapshot) {
@@ -179,16 +182,66 @@ static void check_secret(struct control *control, const json_t *value)
     vault_free_text(text);
 }
 
+/* What is in the trash has no engine, and lacks nothing. */
+static void check_trash(struct control *control, const json_t *value)
+{
+    auto_volume volume = {0}, other = {0};
+    auto_layer layer = {0};
+    must(object_parse(&trash_type, value, &volume, &error));
+    assert_true(volume.deleted && volume.expires);
+    must(object_get(control, &layer_type, volume.layer, &layer, &error));
+    assert_string_equal(layer.volume, volume.id);
+    assert_false(is_attached(control, volume.id));
+    assert_int_equal(object_get(control, &volume_type, volume.id, &other, NULL), -ENOENT);
+}
+
+static void check_snapshot(struct control *control, const json_t *value)
+{
+    auto_snapshot snapshot = {0};
+    auto_volume volume = {0};
+    auto_layer layer = {0};
+    auto_group_snapshot of = {0};
+    must(object_parse(&snapshot_type, value, &snapshot, &error));
+    assert_string_equal(snapshot.state, STATE_AVAILABLE);
+    must(object_get(control, &layer_type, snapshot.layer, &layer, &error));
+    assert_string_equal(layer.snapshot, snapshot.id);
+    if (object_get(control, &volume_type, snapshot.volume, &volume, NULL) < 0)
+        must(object_get(control, &trash_type, snapshot.volume, &volume, &error));
+    if (snapshot.group_snapshot)
+        must(object_get(control, &group_snapshot_type, snapshot.group_snapshot, &of, &error));
+}
+
+/* All of its snapshots are there, of the volumes in the same order. */
+static void check_group_snapshot(struct control *control, const json_t *value)
+{
+    auto_group_snapshot taken = {0};
+    auto_group group = {0};
+    size_t i;
+    json_t *id;
+    must(object_parse(&group_snapshot_type, value, &taken, &error));
+    must(object_get(control, &group_type, taken.group, &group, &error));
+    assert_string_equal(taken.state, STATE_AVAILABLE);
+    assert_int_equal(json_array_size(taken.snapshots), json_array_size(taken.volumes));
+    json_array_foreach(taken.snapshots, i, id)
+    {
+        auto_snapshot snapshot = {0};
+        must(object_get(control, &snapshot_type, json_string_value(id), &snapshot, &error));
+        assert_string_equal(snapshot.volume, json_string_value(json_array_get(taken.volumes, i)));
+        assert_string_equal(snapshot.group_snapshot, taken.id);
+        assert_string_equal(snapshot.name, taken.name);
+    }
+}
+
 void check_all(struct control *control)
 {
     static const struct {
         const struct object_type *type;
         void (*check)(struct control *control, const json_t *value);
-    } kinds[] = {{&layer_type, check_layer},
-                 {&volume_type, check_volume},
-                 {&attachment_type, check_attachment},
-                 {&export_type, check_export},
-                 {&secret_type, check_secret}};
+    } kinds[] = {
+        {&layer_type, check_layer},           {&volume_type, check_volume},
+        {&attachment_type, check_attachment}, {&export_type, check_export},
+        {&secret_type, check_secret},         {&trash_type, check_trash},
+        {&snapshot_type, check_snapshot},     {&group_snapshot_type, check_group_snapshot}};
     auto_json *jobs = NULL;
     unsigned in_pool = 0;
     exports_mend(control, NULL); /* as its thread does at the start */

@@ -61,6 +61,15 @@ struct engine_export {
     const char *file_name[ENGINE_FILES_MAX], *file_text[ENGINE_FILES_MAX];
 };
 
+/** A volume in use whose requests are to wait for a moment. */
+struct engine_held {
+    const char *id;
+    const char *mountpoint; /* its file system is written out and frozen first; NULL: none */
+};
+
+/** What a hold lasts at most. */
+#define ENGINE_HOLD_MS 10000
+
 /** Where a volume is in use. */
 struct engine_place {
     bool running;
@@ -87,6 +96,19 @@ struct engine_driver {
     int (*detach)(const char *id, bool force, struct hws_error *err);
     /** Puts a new overlay at @overlay on top of what is attached. */
     int (*snapshot)(const char *id, const char *overlay, struct hws_error *err);
+    /**
+     * Has all requests of these volumes wait, so that what is done until `release` is done at one
+     * moment. They go on by themselves after ENGINE_HOLD_MS, and those of mounts when this process
+     * ends.
+     */
+    int (*hold)(const struct engine_held *held, unsigned count, void **ret, struct hws_error *err);
+    /** Ends it, whatever it answers. -ETIMEDOUT where it did not last until now. */
+    int (*release)(void *hold, struct hws_error *err);
+    /**
+     * Ends what a hold of a predecessor left, and waits for a snapshot that it asked for: what
+     * `find` tells then is so. Where no engine runs there is nothing to do.
+     */
+    int (*settle)(const char *id, struct hws_error *err);
     /** Makes what is attached larger, its device included. */
     int (*resize)(const char *id, uint64_t size_bytes, struct hws_error *err);
     /** Grows a mounted file system to its device's size. */
@@ -128,6 +150,29 @@ HWS_MUST_CHECK int engines_is_merged(const struct engine_merge *merge, bool *ret
 HWS_MUST_CHECK int engines_serve(const struct engine_export *export, struct hws_error *err);
 HWS_MUST_CHECK int engines_unserve(const char *engine, const char *id, const char *listen,
                                    bool force, struct hws_error *err);
+/** Calls a method of the engine @id. @params is taken over; @ret_result a new reference. */
+HWS_MUST_CHECK int engines_call(const char *id, const char *method, json_t *params,
+                                json_t **ret_result, struct hws_error *err);
+
+/* ---- engines_hold.c, of engines_real ---- */
+
+HWS_MUST_CHECK int engines_hold(const struct engine_held *held, unsigned count, void **ret,
+                                struct hws_error *err);
+HWS_MUST_CHECK int engines_release(void *hold, struct hws_error *err);
+HWS_MUST_CHECK int engines_settle(const char *id, struct hws_error *err);
+
+/* ---- freeze.c, of those ---- */
+
+struct freeze;
+
+/**
+ * Freezes the file systems with these mount points, once they are written out; paths at which
+ * nothing is mounted are passed over. They thaw after @timeout_ms, and when this process ends.
+ */
+HWS_MUST_CHECK int freeze_begin(const char *const *mountpoints, unsigned count, unsigned timeout_ms,
+                                struct freeze **ret, struct hws_error *err);
+/** Thaws them, and frees @freeze. -ETIMEDOUT where they have thawed before. */
+HWS_MUST_CHECK int freeze_end(struct freeze *freeze, struct hws_error *err);
 
 /** The program `hawser`. */
 const char *engines_program(void);

@@ -257,17 +257,24 @@ static int attach(const struct engine_wish *wish, struct engine_place *ret, stru
     return 0;
 }
 
-static int call(const char *id, const char *method, json_t *params, struct hws_error *err)
+int engines_call(const char *id, const char *method, json_t *params, json_t **ret_result,
+                 struct hws_error *err)
 {
     struct attachment *attachment;
-    json_t *result = NULL;
     int r = find_attachment(id, &attachment, err);
     if (r < 0) {
         json_decref(params);
         return r;
     }
-    r = attachment_call(attachment, method, params, &result, err);
+    r = attachment_call(attachment, method, params, ret_result, err);
     attachment_free(attachment);
+    return r;
+}
+
+static int call(const char *id, const char *method, json_t *params, struct hws_error *err)
+{
+    json_t *result = NULL;
+    int r = engines_call(id, method, params, &result, err);
     json_decref(r == 0 ? result : NULL);
     return r;
 }
@@ -361,6 +368,9 @@ const struct engine_driver engines_real = {
     .find = find,
     .detach = detach,
     .snapshot = snapshot,
+    .hold = engines_hold,
+    .release = engines_release,
+    .settle = engines_settle,
     .resize = resize,
     .grow = grow,
     .remount = mount_again,

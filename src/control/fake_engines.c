@@ -5,6 +5,7 @@
  *   FOLDER/ID            attached: the path of the top
  *   FOLDER/.ID.EXPORT    served by it: the tag
  *   FOLDER/.ID.unmounted its mount was taken away by hand
+ *   FOLDER/.ID.held      its requests wait
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -256,6 +257,69 @@ static int snapshot(const char *id, const char *overlay, struct hws_error *err)
     return r;
 }
 
+/* ---- holding ---- */
+
+struct hold {
+    unsigned count;
+    char id[64][40];
+};
+
+static char *mark_of(const char *id)
+{
+    char *path;
+    return asprintf(&path, "%s/.%s.held", folder, id) < 0 ? NULL : path;
+}
+
+static int release(void *arg, struct hws_error *err)
+{
+    struct hold *held = arg;
+    int r = may_fail("release", err);
+    for (unsigned i = 0; i < held->count; i++) {
+        autofree char *path = mark_of(held->id[i]);
+        if (unlink(path) < 0 && r == 0)
+            r = hws_fail(err, ETIMEDOUT, "%s is not held", held->id[i]);
+        pass("one is let go");
+    }
+    free(held);
+    return r;
+}
+
+static int hold(const struct engine_held *what, unsigned count, void **ret, struct hws_error *err)
+{
+    struct hold *held = calloc(1, sizeof(*held));
+    int r = 0;
+    assert(count > 0 && count <= ARRAY_LEN(held->id));
+    for (unsigned i = 0; r == 0 && i < count; i++) {
+        struct engine_place place;
+        autofree char *path = mark_of(what[i].id);
+        r = find(what[i].id, &place, err);
+        engine_place_free(&place);
+        if (r == 0)
+            r = write_text(path, "", err);
+        if (r == 0)
+            snprintf(held->id[held->count++], sizeof(held->id[0]), "%s", what[i].id);
+        pass("one is held");
+        if (r == 0 && i == 0)
+            r = may_fail("hold", err);
+    }
+    if (r < 0) {
+        if (release(held, NULL) < 0)
+            return r;
+        return r;
+    }
+    *ret = held;
+    return 0;
+}
+
+static int settle(const char *id, struct hws_error *err)
+{
+    autofree char *path = mark_of(id);
+    int r = may_fail("settle", err);
+    if (r == 0 && unlink(path) < 0 && errno != ENOENT)
+        r = hws_fail_errno(err, errno, "%s", path);
+    return r;
+}
+
 static int resize(const char *id, uint64_t size_bytes, struct hws_error *err)
 {
     struct engine_place place;
@@ -370,6 +434,9 @@ const struct engine_driver engines_fake = {
     .find = find,
     .detach = detach,
     .snapshot = snapshot,
+    .hold = hold,
+    .release = release,
+    .settle = settle,
     .resize = resize,
     .grow = grow,
     .remount = mount_again,

@@ -23,6 +23,7 @@
 struct merger;
 struct exporter;
 struct vault;
+struct scheduler;
 
 struct control {
     struct store *store;
@@ -37,6 +38,9 @@ struct control {
     struct merger *merger;                   /* NULL: nothing is merged in the background */
     struct exporter *exporter;               /* NULL: exports are mended when asked for */
     struct vault *vault;
+    struct scheduler *scheduler; /* NULL: no snapshots are taken by the clock */
+    void (*now)(void *arg, struct control_now *ret);
+    uint64_t clock_offset_s, clock_saved_s; /* clock.c; the latter with the model locked */
     void (*at)(void *arg, const char *where);
     void *at_arg;
 };
@@ -60,7 +64,8 @@ static inline void control_unlock_model(struct control *control)
 extern const struct operation pool_create_operation, pool_delete_operation, volume_create_operation,
     volume_resize_operation, volume_attach_operation, volume_detach_operation,
     snapshot_create_operation, volume_revert_operation, merge_operation, purge_operation,
-    export_serve_operation, export_delete_operation;
+    export_serve_operation, export_delete_operation, layer_drop_operation, group_snapshot_operation,
+    group_member_operation, group_revert_operation;
 
 /* ---- op_merge.c, merger.c ---- */
 
@@ -162,7 +167,78 @@ HWS_MUST_CHECK int layer_unmake(struct op *op, const char *key, struct hws_error
 /** Makes what happened to names in the folder of @path durable. */
 HWS_MUST_CHECK int folder_sync(const char *path, struct hws_error *err);
 
+/**
+ * Adds to @batch that the layer has no name any more, and the operation that looks what of it and
+ * of those below may go; layers_finish() runs it. Several may lose their names at once, where
+ * layer_drop() takes one. The model is locked.
+ */
+HWS_MUST_CHECK int layer_unname(struct control *control, const char *id, struct batch *batch,
+                                struct hws_error *err);
+void layers_finish(struct control *control, const json_t *ids);
+
+/* ---- clock.c ---- */
+
+/** The time of day, and the catalog's clock: see there which is for what. */
+void clock_now(struct control *control, struct control_now *ret);
+uint64_t clock_wall_s(struct control *control);
+uint64_t clock_s(struct control *control);
+/** Reads what was saved of it. */
+HWS_MUST_CHECK int clock_open(struct control *control, struct hws_error *err);
+/** Adds the clock as it is to @batch. The model is locked. */
+void clock_note(struct control *control, struct batch *batch);
+/** Saves it, when that is due. */
+void clock_save(struct control *control);
+
+/* ---- op_trash.c, op_group*.c, op_schedule.c, scheduler.c ---- */
+
+/** Until what the clock began and what failed is tried again. */
+#define TRASH_RETRY_S 60
+
+/** Deletes what has been in the trash long enough. @return second of the catalog's clock at which
+ * to look again. */
+uint64_t trash_empty(struct control *control);
+
+/** -EBUSY where a volume is in a group. The model is locked. */
+HWS_MUST_CHECK int group_check_member(struct control *control, const struct volume *volume,
+                                      struct hws_error *err);
+
+/** Takes a snapshot of a group or of a volume, filled with what the caller wants of it. */
+HWS_MUST_CHECK int group_snapshot_make(struct control *control, const char *group,
+                                       struct group_snapshot *taken, struct hws_error *err);
+HWS_MUST_CHECK int snapshot_make(struct control *control, const char *volume,
+                                 struct snapshot *snapshot, struct hws_error *err);
+
+/** Locks the schedule that @reference names, and reads it; released with locks_release(). */
+HWS_MUST_CHECK int schedule_take(struct control *control, const char *reference,
+                                 struct schedule *ret, struct hws_error *err);
+/** Takes what is due, and deletes what no rule keeps. @return second of the time of day at which to
+ * look again. */
+uint64_t schedules_run(struct control *control);
+
+/** Starts the thread that does what the clock says; its end. */
+HWS_MUST_CHECK int scheduler_start(struct control *control, struct hws_error *err);
+void scheduler_stop(struct control *control);
+/** Something may be due earlier than it was. */
+void scheduler_wake(struct control *control);
+/** Every second or so: looks at the clock. */
+void scheduler_tick(struct control *control);
+
 /* ---- shared by operations ---- */
+
+/** Deletes a volume that is taken, at once. */
+HWS_MUST_CHECK int volume_delete_taken(struct control *control, const struct volume *volume,
+                                       struct hws_error *err);
+
+/** Fills what follows from the volume in a snapshot that has a name. */
+HWS_MUST_CHECK int snapshot_fill(struct snapshot *snapshot, const struct volume *volume,
+                                 struct hws_error *err);
+/** What a new layer over the top of a volume, which is taken, is made with: for the journal. */
+HWS_MUST_CHECK int snapshot_params(struct control *control, const struct volume *volume,
+                                   struct layer *layer, json_t **ret, struct hws_error *err);
+/** Whether the engine of the volume runs; its top then, free(). */
+bool snapshot_engine_top(struct control *control, const char *volume, char **ret);
+/** Whether an image of the pool is there as a whole. */
+bool snapshot_is_whole(struct control *control, const struct pool *pool, const char *path);
 
 /** Locks the volume that @reference names, checks that it is available, and reads it. */
 HWS_MUST_CHECK int volume_take(struct control *control, const char *reference, struct volume *ret,

@@ -13,6 +13,8 @@ static const struct operation *const operations[] = {
     &volume_resize_operation,   &volume_attach_operation, &volume_detach_operation,
     &snapshot_create_operation, &volume_revert_operation, &merge_operation,
     &purge_operation,           &export_serve_operation,  &export_delete_operation,
+    &layer_drop_operation,      &group_member_operation,  &group_snapshot_operation,
+    &group_revert_operation,
 };
 
 const char *op_text(const struct op *op, const char *name)
@@ -109,6 +111,16 @@ void journal_add(struct batch *batch, const struct operation *type, const char *
     char id[ID_BYTES];
     id_make(id);
     add_intent(batch, type, id, object, params);
+}
+
+int journal_drop(struct control *control, const char *object, struct batch *batch,
+                 struct hws_error *err)
+{
+    auto_json *intent = NULL;
+    int r = control->store->driver->find(control->store, KIND, object, &intent, err);
+    if (r == 0)
+        batch_raw(batch, KIND, json_string_value(json_object_get(intent, "id")), NULL, NULL, false);
+    return r == -ENOENT ? 0 : r;
 }
 
 static int run(struct control *control, const struct operation *type, const char *object,
@@ -244,7 +256,7 @@ static unsigned recover_listed(struct control *control, unsigned *ret_done)
             left++;
             continue;
         }
-        bool done = recover_one(&op);
+        bool done = !op.type->follows && recover_one(&op);
         left += !done;
         *ret_done += done;
         json_decref(op.params);

@@ -52,6 +52,8 @@ struct operation {
     int (*end)(struct op *op, struct batch *batch, struct hws_error *err);
     /** Adds what is to be changed when all was taken back; NULL: it cannot be taken back. */
     int (*undone)(struct op *op, struct batch *batch, struct hws_error *err);
+    /** It only marks its object as worked on by another operation, which ends it. */
+    bool follows;
 };
 
 /** The direction of an operation that is never completed. */
@@ -74,6 +76,10 @@ HWS_MUST_CHECK int journal_run_watched(struct control *control, const struct ope
 /** Adds an intent of @type to @batch, to be run by journal_finish(). @params is taken over. */
 void journal_add(struct batch *batch, const struct operation *type, const char *object,
                  json_t *params);
+
+/** Adds to @batch that the intent on @object is gone, whatever it was. The model is locked. */
+HWS_MUST_CHECK int journal_drop(struct control *control, const char *object, struct batch *batch,
+                                struct hws_error *err);
 
 /** Runs what was added for @object, which need not be locked. What fails is tried again later. */
 void journal_finish(struct control *control, const char *object);

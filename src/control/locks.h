@@ -26,7 +26,10 @@ struct locks {
 void locks_init(struct locks *locks);
 void locks_end(struct locks *locks);
 
-/** Waits up to @timeout_ms for @id: -EBUSY. An operation holds one id at a time. */
+/**
+ * Waits up to @timeout_ms for @id: -EBUSY. Whoever holds one id waits for no other, but those that
+ * hold a group's: they take its volumes' in the order of the ids.
+ */
 HWS_MUST_CHECK int locks_take(struct locks *locks, const char *id, unsigned timeout_ms,
                               struct hws_error *err);
 void locks_release(struct locks *locks, const char *id);

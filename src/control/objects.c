@@ -106,11 +106,23 @@ static const struct record_field volume_fields[] = {
     BOOL(volume, formatted, "formatted", "it was mounted once"),
     BOOL(volume, grow, "grow", "its file system is to be grown at the next mount"),
     BOOL(volume, part, "part", "its file system gets its own identity at the next mount"),
+    UINT(volume, deleted, "deleted", "of one in the trash: seconds since 1970"),
+    UINT(volume, expires, "expires", "of one in the trash: second of the catalog's clock"),
     LABELS(volume),
     COMMON(volume),
     {NULL},
 };
 TABLE(volume, volume, "volume", offsetof(struct volume, name), offsetof(struct volume, pool));
+
+/* What was deleted and is kept for a while: the same, found by its id alone. */
+const struct object_type trash_type = {
+    .kind = "trash",
+    .fields = volume_fields,
+    .bytes = sizeof(struct volume),
+    .name = offsetof(struct volume, id),
+    .owner = offsetof(struct volume, pool),
+    .generation = offsetof(struct volume, generation),
+};
 
 static const struct record_field layer_fields[] = {
     ID(layer),
@@ -137,6 +149,9 @@ static const struct record_field snapshot_fields[] = {
     TEXT(snapshot, volume, "volume", "id of its volume"),
     TEXT(snapshot, pool, "pool", "id of its pool"),
     TEXT(snapshot, layer, "layer", "id of its layer"),
+    TEXT(snapshot, group_snapshot, "group-snapshot", "id of the group's snapshot with it"),
+    TEXT(snapshot, schedule, "schedule", "id of the schedule that took it"),
+    UINT(snapshot, clock, "clock", "second of the catalog's clock, of a schedule's"),
     SIZE(snapshot, size_bytes, "size", "bytes"),
     BOOL(snapshot, formatted, "formatted", "it holds a file system"),
     LABELS(snapshot),
@@ -212,6 +227,59 @@ static const struct record_field secret_fields[] = {
     {NULL},
 };
 TABLE(secret, secret, "secret", offsetof(struct secret, name), NO_FIELD);
+static const struct record_field group_fields[] = {
+    ID(group),
+    NAME(group),
+    {"volumes", RECORD_LIST, offsetof(struct group, volumes), "ids of its volumes",
+     .max = GROUP_MAX},
+    LABELS(group),
+    COMMON(group),
+    {NULL},
+};
+TABLE(group, group, "group", offsetof(struct group, name), NO_FIELD);
+
+static const struct record_field group_snapshot_fields[] = {
+    ID(group_snapshot),
+    NAME(group_snapshot),
+    {"key", RECORD_TEXT, offsetof(struct group_snapshot, key), "GROUP/NAME", true},
+    {"state", RECORD_TEXT, offsetof(struct group_snapshot, state), "creating or available", true,
+     .choices = states},
+    TEXT(group_snapshot, group, "group", "id of its group"),
+    {"volumes", RECORD_LIST, offsetof(struct group_snapshot, volumes), "ids of its volumes",
+     .max = GROUP_MAX},
+    {"snapshots", RECORD_LIST, offsetof(struct group_snapshot, snapshots), "ids of their snapshots",
+     .max = GROUP_MAX},
+    TEXT(group_snapshot, schedule, "schedule", "id of the schedule that took it"),
+    UINT(group_snapshot, clock, "clock", "second of the catalog's clock, of a schedule's"),
+    LABELS(group_snapshot),
+    COMMON(group_snapshot),
+    {NULL},
+};
+TABLE(group_snapshot, group_snapshot, "group-snapshot", offsetof(struct group_snapshot, key),
+      offsetof(struct group_snapshot, group));
+
+static const struct record_field schedule_fields[] = {
+    ID(schedule),
+    NAME(schedule),
+    TEXT(schedule, volume, "volume", "id of the volume"),
+    TEXT(schedule, group, "group", "id of the group"),
+    TEXT(schedule, every, "every", "the time between two"),
+    TEXT(schedule, cron, "cron", "the moments, in UTC"),
+    UINT(schedule, keep, "keep", "the last ones that stay"),
+    UINT(schedule, keep_hourly, "keep-hourly", "hours of which the last one stays"),
+    UINT(schedule, keep_daily, "keep-daily", "days of which the last one stays"),
+    UINT(schedule, keep_weekly, "keep-weekly", "weeks of which the last one stays"),
+    UINT(schedule, keep_monthly, "keep-monthly", "months of which the last one stays"),
+    UINT(schedule, keep_for_s, "keep-for", "seconds that all stay"),
+    BOOL(schedule, paused, "paused", "nothing is taken, nothing deleted"),
+    UINT(schedule, next, "next", "seconds since 1970"),
+    UINT(schedule, last, "last", "seconds since 1970; 0: none yet"),
+    TEXT(schedule, error, "error", "why the last try failed"),
+    LABELS(schedule),
+    COMMON(schedule),
+    {NULL},
+};
+TABLE(schedule, schedule, "schedule", offsetof(struct schedule, name), NO_FIELD);
 
 int object_parse(const struct object_type *type, const json_t *value, void *ret,
                  struct hws_error *err)

@@ -60,6 +60,8 @@ struct volume {
     bool formatted; /* it was mounted once: its file system is whole */
     bool grow;      /* it is larger than its file system: to be grown at the next mount */
     bool part;      /* its file system has another's identity: changed at the next mount */
+    /* In the trash alone: when it came there; seconds of the catalog's clock at which it goes. */
+    uint64_t deleted, expires;
     json_t *labels;
     uint64_t created, generation;
 };
@@ -75,9 +77,43 @@ struct layer {
 
 struct snapshot {
     char *id, *name, *state, *volume, *pool, *layer;
-    char *key; /* VOLUME/NAME, by which it is found */
+    char *key;            /* VOLUME/NAME, by which it is found */
+    char *group_snapshot; /* id of the group's snapshot that it is a part of */
+    char *schedule;       /* id of the schedule that took it */
     uint64_t size_bytes;
+    uint64_t clock; /* second of the catalog's clock at which a schedule took it */
     bool formatted;
+    json_t *labels;
+    uint64_t created, generation;
+};
+
+/** Volumes in a group. */
+#define GROUP_MAX 64
+
+/** Volumes whose snapshots are taken at one moment. */
+struct group {
+    char *id, *name;
+    json_t *volumes; /* ids */
+    json_t *labels;
+    uint64_t created, generation;
+};
+
+struct group_snapshot {
+    char *id, *name, *state, *group, *schedule; /* as of a snapshot */
+    char *key;                                  /* GROUP/NAME, by which it is found */
+    json_t *volumes, *snapshots;                /* ids, in the same order */
+    json_t *labels;
+    uint64_t clock, created, generation;
+};
+
+/** When snapshots are taken of a volume or a group, and which of them stay. */
+struct schedule {
+    char *id, *name, *volume, *group; /* ids, one of both */
+    char *every, *cron;               /* one of both */
+    uint64_t keep, keep_hourly, keep_daily, keep_weekly, keep_monthly, keep_for_s;
+    bool paused;
+    uint64_t next, last; /* seconds since 1970; last 0: none yet */
+    char *error;         /* why the last try failed; NULL: it did not */
     json_t *labels;
     uint64_t created, generation;
 };
@@ -133,7 +169,8 @@ struct object_type {
 #define NO_FIELD SIZE_MAX
 
 extern const struct object_type pool_type, class_type, volume_type, layer_type, snapshot_type,
-    attachment_type, job_type, export_type, secret_type;
+    attachment_type, job_type, export_type, secret_type, trash_type, group_type,
+    group_snapshot_type, schedule_type;
 
 extern const char *const format_choices[]; /* of volumes that are made */
 extern const char *const fs_choices[];
@@ -205,6 +242,13 @@ AUTO_RECORD(secret)
 #define auto_export     __attribute__((cleanup(cleanup_export_))) struct export_record
 #define auto_secret     __attribute__((cleanup(cleanup_secret_))) struct secret
 #define auto_attachment __attribute__((cleanup(cleanup_attachment_))) struct attachment_record
+AUTO_RECORD(group)
+AUTO_RECORD(group_snapshot)
+AUTO_RECORD(schedule)
+
+#define auto_group          __attribute__((cleanup(cleanup_group_))) struct group
+#define auto_group_snapshot __attribute__((cleanup(cleanup_group_snapshot_))) struct group_snapshot
+#define auto_schedule       __attribute__((cleanup(cleanup_schedule_))) struct schedule
 
 static inline void cleanup_json_(json_t **value)
 {

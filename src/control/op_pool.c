@@ -344,13 +344,18 @@ static int delete_taken(struct control *control, const struct pool *pool, struct
 {
     auto_batch begin = {0};
     uint64_t bytes;
-    unsigned count = 0;
+    unsigned count = 0, trashed = 0;
     auto_json *purge = NULL;
     struct store_query query = {.kind = "intent"};
     size_t i;
     json_t *intent;
     control_lock_model(control);
     int r = provisioned(control, pool, &bytes, &count, err);
+    if (r == 0)
+        r = control->store->driver->count(control->store, trash_type.kind, pool->id, &trashed, err);
+    if (r == 0 && trashed)
+        r = hws_fail(err, EBUSY, "pool '%s' has %u volumes in the trash; empty that first",
+                     pool->name, trashed);
     if (r == 0)
         r = control->store->driver->list(control->store, &query, &purge, err);
     json_array_foreach(purge, i, intent)

@@ -9,12 +9,11 @@
  */
 #include "control/exports.h"
 
-/* Whether the engine of the volume runs; its top then. */
-static bool engine_top(struct op *op, char **ret)
+bool snapshot_engine_top(struct control *control, const char *volume, char **ret)
 {
     struct engine_place place = {0};
     *ret = NULL;
-    if (op->control->engines->find(op->object, &place, NULL) < 0)
+    if (control->engines->find(volume, &place, NULL) < 0)
         return false;
     bool running = place.running;
     *ret = steal_ptr(&place.top);
@@ -22,14 +21,13 @@ static bool engine_top(struct op *op, char **ret)
     return running;
 }
 
-static bool is_whole(struct op *op, const struct pool *pool, const char *path)
+bool snapshot_is_whole(struct control *control, const struct pool *pool, const char *path)
 {
     char format[16] = "qcow2";
     uint64_t size;
     char **allow = layer_allow(pool);
-    bool whole =
-        allow && access(path, F_OK) == 0 &&
-        op->control->engines->look(path, (const char *const *)allow, format, &size, NULL) == 0;
+    bool whole = allow && access(path, F_OK) == 0 &&
+                 control->engines->look(path, (const char *const *)allow, format, &size, NULL) == 0;
     layer_allow_free(allow);
     return whole;
 }
@@ -42,12 +40,12 @@ static enum op_direction look_what_is(struct op *op)
     const char *path = op_text(op, "path");
     if (!json_is_true(json_object_get(op->params, "online")))
         return OP_BACK;
-    if (engine_top(op, &top))
+    if (snapshot_engine_top(op->control, op->object, &top))
         return top && !strcmp(top, path) ? OP_FORWARD : OP_BACK;
     if (object_get(op->control, &pool_type, op_text(op, "pool"), &pool, NULL) < 0 ||
         pool_check(&pool, NULL) < 0)
         return OP_FORWARD; /* not now: it is tried again when the pool is there */
-    return is_whole(op, &pool, path) ? OP_FORWARD : OP_BACK;
+    return snapshot_is_whole(op->control, &pool, path) ? OP_FORWARD : OP_BACK;
 }
 
 static int make_overlay(struct op *op, struct hws_error *err)
@@ -61,8 +59,10 @@ static int make_overlay(struct op *op, struct hws_error *err)
     if (r < 0)
         return r;
     if (json_is_true(json_object_get(op->params, "online"))) {
-        if (!engine_top(op, &top))
-            return is_whole(op, &pool, path) ? 0 : hws_fail(err, EIO, "its engine died");
+        if (!snapshot_engine_top(op->control, op->object, &top))
+            return snapshot_is_whole(op->control, &pool, path)
+                       ? 0
+                       : hws_fail(err, EIO, "its engine died");
         if (top && !strcmp(top, path))
             return 0;
         r = file_unlink(path, err);
@@ -192,24 +192,16 @@ const struct operation snapshot_create_operation = {
     .undone = create_undone,
 };
 
-struct snapshot_request {
-    char *name;
-    json_t *labels;
-};
-
 const struct record_field request_snapshot_create[] = {
-    {"name", RECORD_TEXT, offsetof(struct snapshot_request, name), "unique in its volume", true},
-    {"labels", RECORD_LABELS, offsetof(struct snapshot_request, labels), "the user's own"},
+    {"name", RECORD_TEXT, offsetof(struct snapshot, name), "unique in its volume", true},
+    {"labels", RECORD_LABELS, offsetof(struct snapshot, labels), "the user's own"},
     {NULL},
 };
 
-static int fill(struct snapshot *snapshot, struct snapshot_request *request,
-                const struct volume *volume, struct hws_error *err)
+int snapshot_fill(struct snapshot *snapshot, const struct volume *volume, struct hws_error *err)
 {
     char id[ID_BYTES];
     id_make(id);
-    snapshot->name = steal_ptr(&request->name);
-    snapshot->labels = steal_ptr(&request->labels);
     snapshot->size_bytes = volume->size_bytes;
     snapshot->formatted = volume->formatted;
     snapshot->created = (uint64_t)time(NULL);
@@ -223,9 +215,8 @@ static int fill(struct snapshot *snapshot, struct snapshot_request *request,
     return 0;
 }
 
-/* What a snapshot and a clone have in common: a new layer over the volume's top. */
-static int split_params(struct control *control, const struct volume *volume, struct layer *layer,
-                        json_t **ret, struct hws_error *err)
+int snapshot_params(struct control *control, const struct volume *volume, struct layer *layer,
+                    json_t **ret, struct hws_error *err)
 {
     auto_pool pool = {0};
     auto_layer old = {0};
@@ -258,7 +249,7 @@ static int create_taken(struct control *control, const struct volume *volume,
     auto_layer layer = {0};
     auto_batch begin = {0};
     json_t *params = NULL;
-    int r = split_params(control, volume, &layer, &params, err);
+    int r = snapshot_params(control, volume, &layer, &params, err);
     if (r < 0)
         return r;
     json_object_set_new(params, "snapshot", json_string(snapshot->id));
@@ -278,7 +269,7 @@ int snapshot_split(struct control *control, const struct volume *source, struct 
     auto_pool pool = {0};
     auto_batch begin = {0};
     json_t *params = NULL;
-    int r = split_params(control, source, &layer, &params, err);
+    int r = snapshot_params(control, source, &layer, &params, err);
     if (r == 0)
         r = object_get(control, &pool_type, source->pool, &pool, err);
     autofree char *path = r == 0 ? layer_path(&pool, clone_layer) : NULL;
@@ -315,29 +306,31 @@ int snapshot_split(struct control *control, const struct volume *source, struct 
     return r == -EEXIST ? hws_fail(err, EEXIST, "there is a volume '%s' already", clone->name) : r;
 }
 
+int snapshot_make(struct control *control, const char *reference, struct snapshot *snapshot,
+                  struct hws_error *err)
+{
+    auto_volume volume = {0};
+    int r = name_check("snapshot", snapshot->name, err);
+    if (r == 0)
+        r = volume_take(control, reference, &volume, err);
+    if (r < 0)
+        return r;
+    r = snapshot_fill(snapshot, &volume, err);
+    if (r == 0)
+        r = create_taken(control, &volume, snapshot, err);
+    volume_release(control, &volume);
+    return r;
+}
+
 int control_snapshot_create(struct control *control, const char *reference, const json_t *given,
                             json_t **ret, struct hws_error *err)
 {
-    struct snapshot_request request;
-    auto_volume volume = {0};
     auto_snapshot snapshot = {0};
     int r =
-        record_parse(request_snapshot_create, given, "snapshot", &request, sizeof(request), err);
-    if (r < 0)
-        return r;
-    r = name_check("snapshot", request.name, err);
+        record_parse(request_snapshot_create, given, "snapshot", &snapshot, sizeof(snapshot), err);
     if (r == 0)
-        r = volume_take(control, reference, &volume, err);
-    if (r == 0) {
-        r = fill(&snapshot, &request, &volume, err);
-        if (r == 0)
-            r = create_taken(control, &volume, &snapshot, err);
-        if (r == 0)
-            r = control_snapshot_show(control, volume.id, snapshot.id, ret, err);
-        volume_release(control, &volume);
-    }
-    record_free(request_snapshot_create, &request);
-    return r;
+        r = snapshot_make(control, reference, &snapshot, err);
+    return r < 0 ? r : control_snapshot_show(control, snapshot.volume, snapshot.id, ret, err);
 }
 
 /* ---- deleting ---- */
@@ -350,6 +343,9 @@ static int delete_taken(struct control *control, const struct volume *volume, co
     json_t *purge = NULL;
     control_lock_model(control);
     int r = snapshot_find(control, volume, name, &snapshot, err);
+    if (r == 0 && snapshot.group_snapshot)
+        r = hws_fail(err, EBUSY, "snapshot '%s' is a part of a group's; delete that",
+                     snapshot.name);
     if (r == 0)
         r = exports_refuse_use(control, NULL, snapshot.id, NULL, err);
     if (r == 0)

@@ -469,21 +469,21 @@ int control_volume_create(struct control *control, const json_t *given, json_t *
 
 /* ---- deleting ---- */
 
-static int delete_taken(struct control *control, const struct volume *volume, struct hws_error *err)
+int volume_delete_taken(struct control *control, const struct volume *volume, struct hws_error *err)
 {
     auto_batch begin_batch = {0};
     auto_attachment attachment = {0};
     auto_json *snapshots = NULL;
     json_t *purge = NULL;
     bool attached;
-    if (volume->protected)
-        return hws_fail(err, EPERM, "volume '%s' is protected from deletion", volume->name);
     control_lock_model(control);
     int r = attachment_get(control, volume->id, &attachment, &attached, err);
     if (r == 0)
         r = exports_refuse_use(control, volume->id, NULL, NULL, err);
     if (r == 0 && attached)
         r = hws_fail(err, EBUSY, "volume '%s' is attached; detach it first", volume->name);
+    if (r == 0)
+        r = group_check_member(control, volume, err);
     if (r == 0)
         r = object_list(control, &snapshot_type, volume->id, &snapshots, err);
     if (r == 0 && json_array_size(snapshots))
@@ -498,22 +498,4 @@ static int delete_taken(struct control *control, const struct volume *volume, st
     }
     batch_remove(&begin_batch, &volume_type, volume->id);
     return journal_run(control, &purge_operation, volume->id, purge, &begin_batch, NULL, err);
-}
-
-int control_volume_delete(struct control *control, const char *reference, struct hws_error *err)
-{
-    auto_volume volume = {0};
-    auto_pool pool = {0};
-    int r = volume_take(control, reference, &volume, err);
-    if (r < 0)
-        return r;
-    r = object_get(control, &pool_type, volume.pool, &pool, err);
-    if (r == 0)
-        r = pool_check(&pool, err);
-    if (r == 0)
-        r = delete_taken(control, &volume, err);
-    volume_release(control, &volume);
-    if (r == 0)
-        merger_wake(control);
-    return r;
 }

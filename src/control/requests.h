@@ -26,5 +26,13 @@ extern const struct record_field request_secret_create[];
 extern const struct record_field request_secret_change[];
 extern const struct record_field request_export_create[];
 extern const struct record_field request_doctor[];
+extern const struct record_field request_volume_discard[];
+extern const struct record_field request_trash_restore[];
+extern const struct record_field request_group_create[];
+extern const struct record_field request_group_change[];
+extern const struct record_field request_group_snapshot[];
+extern const struct record_field request_group_revert[];
+extern const struct record_field request_schedule_create[];
+extern const struct record_field request_schedule_change[];
 
 #endif

@@ -60,6 +60,8 @@ int volume_describe(struct control *control, json_t *item, struct hws_error *err
     if (r == 0 || r == -ENOENT)
         r = store->count(control->store, snapshot_type.kind, id, &snapshots, err);
     json_object_set_new(item, "snapshots", json_integer(snapshots));
+    json_object_del(item, "deleted"); /* of those in the trash */
+    json_object_del(item, "expires");
     return r;
 }
 

@@ -77,9 +77,15 @@ CALL(volume_change)
     return control_volume_change(c->control, c->argument[0], c->body, ret, err);
 }
 
+/* A deletion has no body: what it takes stands in the query. */
 CALL(volume_delete)
 {
-    return control_volume_delete(c->control, c->argument[0], err);
+    const char *purge = http_query(c->request, "purge");
+    json_t *body = json_pack("{s:b, s:I}", "purge", purge && !strcmp(purge, "true"),
+                             "trash-retention", (json_int_t)rest_number(c, "trash-retention", 0));
+    int r = control_volume_discard(c->control, c->argument[0], body, err);
+    json_decref(body);
+    return r;
 }
 
 CALL(volume_attach)
@@ -262,6 +268,105 @@ static const struct rest_query export_delete_query[] = {
     {NULL},
 };
 
+CALL(trash_list)
+{
+    return control_trash_list(c->control, &c->page, ret, err);
+}
+
+CALL(trash_restore)
+{
+    return control_trash_restore(c->control, c->argument[0], c->body, ret, err);
+}
+
+CALL(trash_delete)
+{
+    return control_trash_delete(c->control, c->argument[0], err);
+}
+
+CALL(group_list)
+{
+    return control_group_list(c->control, &c->page, ret, err);
+}
+
+CALL(group_create)
+{
+    return control_group_create(c->control, c->body, ret, err);
+}
+
+CALL(group_show)
+{
+    return control_group_show(c->control, c->argument[0], ret, err);
+}
+
+CALL(group_change)
+{
+    return control_group_change(c->control, c->argument[0], c->body, ret, err);
+}
+
+CALL(group_delete)
+{
+    return control_group_delete(c->control, c->argument[0], err);
+}
+
+CALL(group_revert)
+{
+    return control_group_revert(c->control, c->argument[0], c->body, ret, err);
+}
+
+CALL(group_snapshot_list)
+{
+    return control_group_snapshot_list(c->control, c->argument[0], &c->page, ret, err);
+}
+
+CALL(group_snapshot_create)
+{
+    return control_group_snapshot_create(c->control, c->argument[0], c->body, ret, err);
+}
+
+CALL(group_snapshot_show)
+{
+    return control_group_snapshot_show(c->control, c->argument[0], c->argument[1], ret, err);
+}
+
+CALL(group_snapshot_delete)
+{
+    return control_group_snapshot_delete(c->control, c->argument[0], c->argument[1], err);
+}
+
+CALL(schedule_list)
+{
+    return control_schedule_list(c->control, &c->page, ret, err);
+}
+
+CALL(schedule_create)
+{
+    return control_schedule_create(c->control, c->body, ret, err);
+}
+
+CALL(schedule_show)
+{
+    return control_schedule_show(c->control, c->argument[0], ret, err);
+}
+
+CALL(schedule_change)
+{
+    return control_schedule_change(c->control, c->argument[0], c->body, ret, err);
+}
+
+CALL(schedule_delete)
+{
+    return control_schedule_delete(c->control, c->argument[0], err);
+}
+
+static const char *const yes_or_no[] = {"true", "false", NULL};
+
+static const struct rest_query delete_query[] = {
+    {"purge", "true: at once, past the trash", .choices = yes_or_no},
+    {"trash-retention", "seconds in the trash, whatever class and pool say", .min = 1,
+     .max = TRASH_RETENTION_MAX_S},
+    {NULL},
+};
+
 static const char *const job_states[] = {"running", "ended", NULL};
 
 static const struct rest_query job_query[] = {
@@ -307,7 +412,8 @@ const struct rest_route rest_routes[] = {
     {"PATCH", "/v1/volumes/*", 200, volume_change, "Changes what is given.",
      TAKES(volume_change, "Volume")},
     {"DELETE", "/v1/volumes/*", 204, volume_delete,
-     "Deletes a volume that is not in use and has no snapshots.", NO_BODY},
+     "Deletes a volume that is not in use and has no snapshots; or to the trash, with them.",
+     NO_BODY, .query = delete_query},
     {"POST", "/v1/volumes/*/attach", 200, volume_attach,
      "Attaches and mounts it; with one more user where it is attached.",
      TAKES(volume_attach, "Attachment")},
@@ -323,6 +429,35 @@ const struct rest_route rest_routes[] = {
      TAKES(snapshot_create, "Snapshot")},
     {"GET", "/v1/volumes/*/snapshots/*", 200, snapshot_show, "A snapshot.", SHOWS("Snapshot")},
     {"DELETE", "/v1/volumes/*/snapshots/*", 204, snapshot_delete, "Deletes a snapshot.", NO_BODY},
+    {"GET", "/v1/trash", 200, trash_list, "Deleted volumes that are kept for a while.",
+     LISTS("Trash")},
+    {"POST", "/v1/trash/*/restore", 200, trash_restore, "Back from the trash.",
+     TAKES(trash_restore, "Volume")},
+    {"DELETE", "/v1/trash/*", 204, trash_delete, "Deletes for good.", NO_BODY},
+    {"GET", "/v1/groups", 200, group_list, "Groups of volumes.", LISTS("Group")},
+    {"POST", "/v1/groups", 201, group_create, "Makes a group.", TAKES(group_create, "Group")},
+    {"GET", "/v1/groups/*", 200, group_show, "A group.", SHOWS("Group")},
+    {"PATCH", "/v1/groups/*", 200, group_change, "Changes what is given.",
+     TAKES(group_change, "Group")},
+    {"DELETE", "/v1/groups/*", 204, group_delete, "Deletes a group that has no snapshots.",
+     NO_BODY},
+    {"POST", "/v1/groups/*/revert", 200, group_revert,
+     "All its volumes back to a snapshot; none of them attached.", TAKES(group_revert, "Group")},
+    {"GET", "/v1/groups/*/snapshots", 200, group_snapshot_list, "A group's snapshots.",
+     LISTS("GroupSnapshot")},
+    {"POST", "/v1/groups/*/snapshots", 201, group_snapshot_create,
+     "Takes a snapshot of all its volumes at one moment.", TAKES(group_snapshot, "GroupSnapshot")},
+    {"GET", "/v1/groups/*/snapshots/*", 200, group_snapshot_show, "A group's snapshot.",
+     SHOWS("GroupSnapshot")},
+    {"DELETE", "/v1/groups/*/snapshots/*", 204, group_snapshot_delete,
+     "Deletes a snapshot of all volumes that it is of.", NO_BODY},
+    {"GET", "/v1/schedules", 200, schedule_list, "Schedules of snapshots.", LISTS("Schedule")},
+    {"POST", "/v1/schedules", 201, schedule_create, "Makes a schedule.",
+     TAKES(schedule_create, "Schedule")},
+    {"GET", "/v1/schedules/*", 200, schedule_show, "A schedule.", SHOWS("Schedule")},
+    {"PATCH", "/v1/schedules/*", 200, schedule_change, "Changes what is given.",
+     TAKES(schedule_change, "Schedule")},
+    {"DELETE", "/v1/schedules/*", 204, schedule_delete, "Deletes it; its snapshots stay.", NO_BODY},
     {"GET", "/v1/attachments", 200, attachment_list, "What is in use on this host.",
      LISTS("Attachment")},
     {"GET", "/v1/jobs", 200, job_list, "Operations that are under way, or merges that have ended.",

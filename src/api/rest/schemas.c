@@ -19,6 +19,18 @@ static const struct rest_member volume_more[] = {
     {NULL},
 };
 
+static const struct rest_member trash_more[] = {
+    {"snapshots", "integer", "how many it has"},
+    {"remaining", "integer", "seconds of its time that are left"},
+    {NULL},
+};
+
+static const struct rest_member group_more[] = {
+    {"members", "array", "names of its volumes"},
+    {"snapshots", "integer", "how many it has"},
+    {NULL},
+};
+
 static const struct rest_member secret_members[] = {
     {"id", "string", "UUID"},
     {"name", "string", "unique name"},
@@ -98,6 +110,10 @@ const struct rest_schema rest_schemas[] = {
     {"Class", "A policy that volumes are made by.", &class_type, NULL},
     {"Volume", "A disk.", &volume_type, volume_more},
     {"Snapshot", "A state of a volume.", &snapshot_type, NULL},
+    {"Trash", "A deleted volume that is kept for a while.", &trash_type, trash_more},
+    {"Group", "Volumes whose snapshots are taken at one moment.", &group_type, group_more},
+    {"GroupSnapshot", "A state of a group's volumes.", &group_snapshot_type, NULL},
+    {"Schedule", "When snapshots are taken, and which stay.", &schedule_type, NULL},
     {"Attachment", "A volume in use on this host.", &attachment_type, NULL},
     {"Job", "An operation that is under way, or a merge that has ended.", NULL, job_members},
     {"Event", "A change of an object.", NULL, event_members},
