@@ -301,6 +301,9 @@ _hawser_values()
     events::--after) echo @ ;;
     events::--socket) echo @file ;;
     events::--output) echo human json ;;
+    doctor::--repair) echo @ ;;
+    doctor::--socket) echo @file ;;
+    doctor::--output) echo human json ;;
     serve::--config|serve::-c) echo @file ;;
     serve::--socket|serve::-s) echo @file ;;
     serve::--path|serve::-p) echo @file ;;
@@ -399,6 +402,7 @@ _hawser_options()
     secret:delete) echo --socket= --output= --help ;;
     secret:rotate) echo --socket= --output= --help ;;
     events:) echo --after= --watch --socket= --output= --help ;;
+    doctor:) echo --repair= --dry-run --deep --socket= --output= --help ;;
     serve:) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
     tcmu-handler:) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
     help:) echo --help ;;
@@ -475,6 +479,7 @@ _hawser_operands()
     job:wait:*) echo @job ;;
     job:cancel:*) echo @job ;;
     events::*) : ;;
+    doctor::*) : ;;
     serve::*) echo @file ;;
     tcmu-handler::*) : ;;
     help::*) echo @command ;;
@@ -505,7 +510,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job secret events serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job secret events doctor serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         @*) _hawser_add -W "$(hawser __complete "${kind#@}" -- "$current" 2>/dev/null)" -- "$current" ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
@@ -538,7 +543,7 @@ _hawser()
     local current=${words[count]} previous=${words[count - 1]} command=${words[1]}
     COMPREPLY=()
     if [ "$count" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job secret events serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job secret events doctor serve tcmu-handler help version" -- "$current"))
         return
     fi
     local verbs=$(_hawser_verbs "$command")

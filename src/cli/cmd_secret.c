@@ -138,8 +138,8 @@ const struct cli_command cli_secret_command = {
         "standard input, for a command line is seen by others.",
     .examples = {{"a random key, which is told this once", "hawser secret create alice"},
                  {"a key that exists", "hawser secret create --value=alice.hex alice"},
-                 {"certificates", "hawser secret create --kind=x509 --server-cert=cert.pem "
-                                  "--server-key=key.pem --ca-cert=ca.pem office"}},
+                 {"a password from a pipe", "pass show nas | hawser secret create --kind=chap "
+                                            "--value=- nas"}},
     .options = table,
     .options_bytes = sizeof(struct secret_options),
     .verbs = verbs,

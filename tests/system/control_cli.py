@@ -20,7 +20,7 @@ COMPLETION = os.path.join(ROOT, "packaging", "completion")
 
 # Routes that no verb is for.
 NO_VERB = {("GET", "/v1/attachments"),  # "attachment" of volumes
-           ("GET", "/v1/events"),  # a command without verbs
+           ("GET", "/v1/events"), ("GET", "/v1/doctor"), ("POST", "/v1/doctor"),  # commands without verbs
            ("GET", "/v1/openapi.json"), ("GET", "/healthz"), ("GET", "/metrics")}
 # Members of bodies that the tables do not name: what code of the command's own fills, and why.
 FILES = {"value", "server-cert", "server-key", "ca-cert", "ca-crl"}
@@ -341,6 +341,25 @@ def test_exports():
         assert hawser("export", "list", "--output=json").json() == []
         # What is no action is an image, as ever.
         assert "--iscsi" in hawser("export", "./create", code=2).err
+
+
+def test_doctor():
+    with daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="32M")
+        assert hawser("doctor", "--deep").out == "all is well\n" and hawser("doctor", "--output=json").json() == []
+        foreign = "pool/images/00000000-0000-4000-8000-000000000000.qcow2"
+        run("qemu-img", "create", "-q", "-f", "qcow2", foreign, "1M")
+        found = hawser("doctor", code=1)
+        assert found.out.startswith("file-foreign: ") and "repair: " in found.out and "--repair=all" in found.err, found.out
+        assert hawser("doctor", "--output=json", code=1).json() == d.get("/v1/doctor")["items"]
+        hawser("doctor", "--repair=file-foreign", "--dry-run", code=1)
+        hawser("doctor", "--repair=mount-left", code=1)
+        assert os.path.exists(foreign)
+        assert "repaired" in hawser("doctor", "--repair=all").out
+        assert not os.path.exists(foreign) and hawser("doctor").out == "all is well\n"
+        assert "no-such" in hawser("doctor", "--repair=no-such", code=1).err
+        assert "--repair" in hawser("doctor", "--dry-run", code=2).err
 
 
 def test_jobs_are_shown_awaited_and_cancelled():
