@@ -337,7 +337,7 @@ _hawser_options()
     create:) echo --format= --options= --backing= --backing-format= --overwrite --allow= --force-share --quiet --output= --help ;;
     info:) echo --format= --backing-chain --allow= --force-share --output= --help ;;
     check:) echo --format= --repair= --force-share --allow= --quiet --output= --help ;;
-    convert:) echo --format= --snapshot= --target-format= --options= --compress --level= --size= --existing --overwrite --backing= --backing-format= --bitmaps --skip-broken-bitmaps --bitmap= --start= --length= --target-is-zero --resume --salvage --rate= --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --output= --help ;;
+    convert:) echo --format= --snapshot= --target-format= --options= --compress --level= --size= --existing --overwrite --backing= --backing-format= --bitmaps --skip-broken-bitmaps --bitmap= --start= --length= --target-is-zero --resume --salvage --rate= --sparse= --copy-offload --verify --no-sync --threads= --requests= --allow= --force-share --quiet --progress-json --output= --help ;;
     compare:) echo --format= --second-format= --snapshot= --second-snapshot= --strict --threads= --requests= --allow= --force-share --quiet --output= --help ;;
     map:) echo --format= --snapshot= --start-offset= --max-length= --allow= --force-share --output= --help ;;
     resize:) echo --format= --shrink --preallocation= --allow= --quiet --output= --help ;;
@@ -345,7 +345,7 @@ _hawser_options()
     bench:) echo --format= --count= --depth= --buffer-size= --step-size= --offset= --write --pattern= --flush-interval= --no-drain --cache= --allow= --force-share --output= --help ;;
     dd:) echo --format= --snapshot= --target-format= --allow= --force-share --quiet --help ;;
     measure:) echo --format= --target-format= --options= --size= --allow= --force-share --output= --help ;;
-    rebase:) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --help ;;
+    rebase:) echo --format= --backing= --backing-format= --unsafe --allow= --quiet --progress-json --help ;;
     amend:) echo --format= --options= --force --allow= --quiet --help ;;
     compact:) echo --format= --zeroes --allow= --quiet --output= --help ;;
     snapshot:) echo --list --create= --apply= --delete= --revert --force --merge= --rate= --keep --quiet --format= --allow= --force-share --output= --help ;;

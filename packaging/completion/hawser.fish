@@ -99,6 +99,7 @@ complete -c hawser -n '__hawser_is convert' -l requests -s m -x -d 'requests in 
 complete -c hawser -n '__hawser_is convert' -l allow -x -a '(__fish_complete_directories)' -d 'a folder in which images may name backing and data files (may be repeated; the image\'s own folder if not given; / allows any)'
 complete -c hawser -n '__hawser_is convert' -l force-share -s U -d 'open the image although somebody else writes it; what is read may be torn'
 complete -c hawser -n '__hawser_is convert' -l quiet -s q -d 'print nothing on success, and no progress'
+complete -c hawser -n '__hawser_is convert' -l progress-json -d 'print how far it is, as lines of JSON for programs: {"done": BYTES, "total": BYTES}'
 complete -c hawser -n '__hawser_is convert' -l output -x -a 'human json' -d 'human (the default) or json, for programs'
 complete -c hawser -n '__hawser_is compare' -F
 complete -c hawser -n '__hawser_is compare' -l format -s f -x -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
@@ -171,6 +172,7 @@ complete -c hawser -n '__hawser_is rebase' -l backing-format -s F -x -a 'qcow2 r
 complete -c hawser -n '__hawser_is rebase' -l unsafe -s u -d 'only record the name: for a backing file that was moved, or copied with all that it holds'
 complete -c hawser -n '__hawser_is rebase' -l allow -x -a '(__fish_complete_directories)' -d 'a folder in which images may name backing and data files (may be repeated; the image\'s own folder if not given; / allows any)'
 complete -c hawser -n '__hawser_is rebase' -l quiet -s q -d 'show no progress'
+complete -c hawser -n '__hawser_is rebase' -l progress-json -d 'print how far it is, as lines of JSON for programs: {"done": BYTES, "total": BYTES}'
 complete -c hawser -n '__hawser_is amend' -F
 complete -c hawser -n '__hawser_is amend' -l format -s f -x -a 'qcow2 raw' -d 'format of the image; found from its header if not given, but raw must be said'
 complete -c hawser -n '__hawser_is amend' -l options -s o -x -d 'what to change (may be repeated); \'hawser help formats\' lists the options'

@@ -224,8 +224,7 @@ static int co_probe(struct block_node *file, const struct block_driver **ret, st
 }
 
 /* A container of a format that is not here must not pass for a disk of its bytes. */
-static int co_take_as_raw(struct block_node *file, const struct block_driver **ret,
-                          struct hws_error *err)
+static int co_refuse_foreign(struct block_node *file, struct hws_error *err)
 {
     uint8_t head[512];
     struct iovec iov;
@@ -234,11 +233,19 @@ static int co_take_as_raw(struct block_node *file, const struct block_driver **r
     if (r < 0)
         return hws_wrap(err, r, "'%.200s': reading the header", file->filename);
     const char *foreign = block_foreign_format(head, length);
-    if (foreign)
-        return hws_fail(err, ENOTSUP,
-                        "'%.200s' is an image of format '%s', for which there is no driver; if it "
-                        "is a raw image, say so (format raw)",
-                        file->filename, foreign);
+    return foreign ? hws_fail(err, ENOTSUP,
+                              "'%.200s' is an image of format '%s', for which there is no driver; "
+                              "if it is a raw image, say so (format raw)",
+                              file->filename, foreign)
+                   : 0;
+}
+
+static int co_take_as_raw(struct block_node *file, const struct block_driver **ret,
+                          struct hws_error *err)
+{
+    int r = co_refuse_foreign(file, err);
+    if (r < 0)
+        return r;
     *ret = block_driver_find("raw");
     return *ret ? 0 : hws_fail(err, EINVAL, "no driver is called 'raw'");
 }
@@ -265,7 +272,7 @@ static int co_find_format(const struct place *place, const json_t *description, 
     r = co_probe(node, ret, err);
     if (r == 0 && !*ret && place->opening->context->policy.probe_raw)
         r = co_take_as_raw(node, ret, err);
-    else if (r == 0 && !*ret)
+    else if (r == 0 && !*ret && (r = co_refuse_foreign(node, err)) == 0)
         r = hws_fail(err, EINVAL,
                      "'%.200s' has no header of a known format; if it is a raw image, say so "
                      "(format raw)",

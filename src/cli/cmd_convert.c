@@ -14,6 +14,7 @@ struct convert_options {
     struct cli_list driver_options, allow;
     const char *backing, *backing_format, *bitmap;
     bool compress, existing, offload, overwrite, verify, no_sync, force_share, quiet;
+    bool progress_json;
     bool resume, salvage, target_is_zero, bitmaps, skip_broken;
     uint64_t level, sparse, size, threads, requests, rate, start, length;
     int output;
@@ -131,6 +132,7 @@ static int convert(const struct convert_options *options, char **operands, unsig
     if (r < 0)
         return r;
     progress_start(&progress, "converting", options->quiet || options->output == CLI_JSON);
+    progress.lines = options->progress_json;
     r = hws_convert(image, &to, &how, done, err);
     progress_end(&progress);
     return r;
@@ -217,6 +219,7 @@ static const struct cli_option table[] = {
     CLI_FORCE_SHARE_OPTION(struct convert_options),
     {"quiet", 'q', CLI_FLAG, offsetof(struct convert_options, quiet), NULL,
      "print nothing on success, and no progress"},
+    CLI_PROGRESS_JSON_OPTION(struct convert_options),
     CLI_OUTPUT_OPTION(struct convert_options),
     {NULL},
 };

@@ -11,7 +11,7 @@ struct rebase_options {
     const char *format, *backing, *backing_format;
     struct cli_list allow;
     bool force_share; /* never set: rebasing writes */
-    bool unsafe, quiet;
+    bool unsafe, quiet, progress_json;
 };
 
 static int run(const void *arg, char **operands, unsigned count)
@@ -32,6 +32,7 @@ static int run(const void *arg, char **operands, unsigned count)
         return out_error("rebase", CLI_USAGE, &err);
     }
     progress_start(&progress, "rebasing", options->quiet);
+    progress.lines = options->progress_json;
     int r = hws_rebase(&image, &how, &err);
     progress_end(&progress);
     if (r < 0) {
@@ -54,6 +55,7 @@ static const struct cli_option table[] = {
      "only record the name: for a backing file that was moved, or copied with all that it holds"},
     CLI_ALLOW_OPTION(struct rebase_options),
     {"quiet", 'q', CLI_FLAG, offsetof(struct rebase_options, quiet), NULL, "show no progress"},
+    CLI_PROGRESS_JSON_OPTION(struct rebase_options),
     {NULL},
 };
 

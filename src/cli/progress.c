@@ -66,11 +66,25 @@ static void draw(struct progress *progress, uint64_t done, uint64_t total, uint6
     progress->shown = true;
 }
 
+/* The first and the last are told, and some in between. */
+static void tell_line(struct progress *progress, uint64_t done, uint64_t total)
+{
+    uint64_t now = now_ns();
+    if (progress->drawn_ns && done < total && now - progress->drawn_ns < REDRAW_NS)
+        return;
+    progress->drawn_ns = now;
+    printf("{\"done\": %llu, \"total\": %llu}\n", (unsigned long long)done,
+           (unsigned long long)total);
+    fflush(stdout);
+}
+
 int progress_step(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 {
     struct progress *progress = arg;
     if (caught)
         return 1;
+    if (progress->lines)
+        tell_line(progress, done_bytes, total_bytes);
     if (progress->off || !total_bytes)
         return 0;
     uint64_t now = now_ns(), spent = now - progress->started_ns;

@@ -2,6 +2,8 @@
  * How far long work is, on the terminal that waits for it: a bar, the rate and the time left, on
  * standard error. Shown when it is a terminal and the work takes more than a moment.
  *
+ * Programs get lines of JSON on standard output, of all work however short.
+ *
  * Ctrl-C and its like end the work at its next piece, so that what is half made is taken back; the
  * process then ends by the signal. A second one ends it at once.
  *
@@ -16,6 +18,7 @@
 struct progress {
     const char *what; /* "converting" */
     bool shown, off;
+    bool lines; /* for programs: lines of JSON on standard output, {"done", "total"} in bytes */
     uint64_t started_ns, drawn_ns;
     struct sigaction before[3]; /* of SIGINT, SIGTERM, SIGHUP */
 };
@@ -31,5 +34,13 @@ void progress_hide(struct progress *progress);
 
 /** Takes the bar away. Does not return where a signal came meanwhile. */
 void progress_end(struct progress *progress);
+
+/** The option that asks for lines, of a command with the member `progress_json`. */
+#define CLI_PROGRESS_JSON_OPTION(type)                                                          \
+    {                                                                                           \
+        "progress-json", 0, CLI_FLAG, offsetof(type, progress_json), NULL,                      \
+            "print how far it is, as lines of JSON for programs: {\"done\": BYTES, \"total\": " \
+            "BYTES}"                                                                            \
+    }
 
 #endif

@@ -129,6 +129,8 @@ int control_open(const struct control_options *options, struct control **ret, st
         r = exporter_start(control, err);
     if (r == 0 && options->background)
         r = scheduler_start(control, err);
+    if (r == 0 && options->background)
+        r = importer_start(control, err);
     if (r < 0) {
         control_close(control);
         return r;
@@ -144,6 +146,7 @@ void control_close(struct control *control)
     scheduler_stop(control);
     exporter_stop(control);
     merger_stop(control);
+    importer_stop(control);
     events_stop(control);
     vault_close(control->vault);
     if (control->store)

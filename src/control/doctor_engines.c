@@ -194,6 +194,8 @@ int doctor_operations(struct doctor *doctor, struct hws_error *err)
         const char *id = doctor_text(intent, "id"), *object = doctor_text(intent, "object");
         time_t created = (time_t)json_integer_value(json_object_get(intent, "created"));
         time_t age = time(NULL) - created;
+        if (journal_is_background(doctor_text(intent, "operation")))
+            continue; /* it may wait for others */
         if (locks_take(&doctor->control->locks, object, 0, NULL) < 0)
             continue; /* somebody is at it */
         if (store->driver->get(store, "intent", id, &now, NULL) == 0 && (age > STUCK_S || age < 0))

@@ -70,6 +70,16 @@ struct engine_held {
 /** What a hold lasts at most. */
 #define ENGINE_HOLD_MS 10000
 
+/** An image that is copied into a new one, which depends on nothing. */
+struct engine_copy {
+    const char *source, *source_format;
+    const char *const *allow;  /* folders in which the source may name others */
+    struct engine_image image; /* the new one, without anything below */
+    /** As of struct engine_merge. */
+    bool (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+    void *arg;
+};
+
 /** Where a volume is in use. */
 struct engine_place {
     bool running;
@@ -86,6 +96,9 @@ struct engine_driver {
     /** Looks into an image that anybody may have written. @format of 16 bytes. */
     int (*look)(const char *path, const char *const *allow, char *format, uint64_t *ret_size,
                 struct hws_error *err);
+    /** The same, and whether all that it lies on can be opened. */
+    int (*look_below)(const char *path, const char *const *allow, char *format, uint64_t *ret_size,
+                      struct hws_error *err);
     /** Makes an image that is not in use larger. */
     int (*resize_file)(const char *path, const char *format, const char *const *allow,
                        uint64_t size_bytes, struct hws_error *err);
@@ -134,6 +147,13 @@ struct engine_driver {
     /** What is not served is no error, nor an engine that is gone. -EBUSY: it has clients. */
     int (*unserve)(const char *engine, const char *id, const char *listen, bool force,
                    struct hws_error *err);
+    /**
+     * Copies an image; one that is there under the new name is whole. Called again it goes on where
+     * it was cut off. -ECANCELED where it was stopped; what is there then is kept for that.
+     */
+    int (*copy)(const struct engine_copy *copy, struct hws_error *err);
+    /** Removes the image at @path and what an unfinished copy to it left. */
+    int (*forget_copy)(const char *path, struct hws_error *err);
     /** Every second or so; may be NULL. */
     void (*tick)(void);
 };
@@ -173,6 +193,29 @@ HWS_MUST_CHECK int freeze_begin(const char *const *mountpoints, unsigned count, 
                                 struct freeze **ret, struct hws_error *err);
 /** Thaws them, and frees @freeze. -ETIMEDOUT where they have thawed before. */
 HWS_MUST_CHECK int freeze_end(struct freeze *freeze, struct hws_error *err);
+
+/* ---- engines_copy.c, of engines_real ---- */
+
+HWS_MUST_CHECK int engines_copy(const struct engine_copy *copy, struct hws_error *err);
+HWS_MUST_CHECK int engines_forget_copy(const char *path, struct hws_error *err);
+
+#define ENGINES_ARGUMENTS_MAX 112
+/** Puts "--allow", FOLDER pairs into @arguments from @used on. @return where they end. */
+unsigned engines_add_allow(char **arguments, unsigned used, const char *const *allow);
+/** Runs a command that prints its progress as lines of JSON, for a week at most. */
+HWS_MUST_CHECK int engines_run_long(char *const arguments[],
+                                    bool (*progress)(void *arg, uint64_t done_bytes,
+                                                     uint64_t total_bytes),
+                                    void *arg, struct hws_error *err);
+/** `NAME=VALUE` options of a new image; up to ENGINE_OPTIONS_MAX and a NULL. */
+#define ENGINE_OPTIONS_MAX 4
+struct engine_options {
+    const char *item[ENGINE_OPTIONS_MAX + 1];
+    char text[ENGINE_OPTIONS_MAX][48];
+    unsigned count;
+};
+HWS_MUST_CHECK int engines_options(const struct engine_image *image, struct engine_options *ret,
+                                   struct hws_error *err);
 
 /** The program `hawser`. */
 const char *engines_program(void);

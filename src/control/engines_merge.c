@@ -15,13 +15,11 @@
 #include "engine/client.h"
 #include <sys/stat.h>
 
-#define MERGE_TIMEOUT_MS (7 * 24 * 3600 * 1000u)
-#define LOOK_TIMEOUT_MS  60000
-#define LOOK_TRIES       50
-#define LOOK_AGAIN_US    100000
-#define WAIT_MS          200
-#define CALL_TIMEOUT_MS  60000
-#define ALLOW_MAX        80
+#define LOOK_TIMEOUT_MS 60000
+#define LOOK_TRIES      50
+#define LOOK_AGAIN_US   100000
+#define WAIT_MS         200
+#define CALL_TIMEOUT_MS 60000
 
 static bool same_file(const char *a, const char *b)
 {
@@ -34,31 +32,18 @@ static bool same_file(const char *a, const char *b)
 
 /* ---- not in use ---- */
 
-static unsigned add_allow(char **arguments, unsigned used, const char *const *allow)
-{
-    for (; allow && *allow && used < ALLOW_MAX - 4; allow++) {
-        arguments[used++] = (char *)"--allow";
-        arguments[used++] = (char *)*allow;
-    }
-    return used;
-}
-
-static bool is_to_stop(void *arg)
-{
-    const struct engine_merge *merge = arg;
-    return merge->progress && merge->progress(merge->arg, 0, 0);
-}
-
 static int merge_files(const struct engine_merge *merge, struct hws_error *err)
 {
     /* A tool that went on without this process would hold up the volume. */
-    char *arguments[ALLOW_MAX + 16] = {(char *)"setpriv", (char *)"--pdeathsig", (char *)"TERM",
-                                       (char *)engines_program(), (char *)"rebase"};
+    char *arguments[ENGINES_ARGUMENTS_MAX] = {(char *)"setpriv", (char *)"--pdeathsig",
+                                              (char *)"TERM", (char *)engines_program(),
+                                              (char *)"rebase"};
     unsigned used = 5;
     arguments[used++] = (char *)"-q";
+    arguments[used++] = (char *)"--progress-json";
     arguments[used++] = (char *)"-f";
     arguments[used++] = (char *)"qcow2";
-    used = add_allow(arguments, used, merge->allow);
+    used = engines_add_allow(arguments, used, merge->allow);
     arguments[used++] = (char *)"-b";
     arguments[used++] =
         (char *)(merge->below ? engines_name_beside(merge->path, merge->below) : "");
@@ -67,15 +52,16 @@ static int merge_files(const struct engine_merge *merge, struct hws_error *err)
         arguments[used++] = (char *)merge->below_format;
     }
     arguments[used++] = (char *)merge->path;
-    return tool_run_watched(arguments, MERGE_TIMEOUT_MS, is_to_stop, (void *)merge, NULL, err);
+    return engines_run_long(arguments, merge->progress, merge->arg, err);
 }
 
 static int look_at_file(const struct engine_merge *merge, bool *ret, struct hws_error *err)
 {
-    char *arguments[ALLOW_MAX + 16] = {(char *)engines_program(), (char *)"info",
-                                       (char *)"--output=json", (char *)"-f", (char *)"qcow2"};
+    char *arguments[ENGINES_ARGUMENTS_MAX] = {(char *)engines_program(), (char *)"info",
+                                              (char *)"--output=json", (char *)"-f",
+                                              (char *)"qcow2"};
     autofree char *output = NULL, *beside = NULL;
-    unsigned used = add_allow(arguments, 5, merge->allow);
+    unsigned used = engines_add_allow(arguments, 5, merge->allow);
     if (merge->id) /* its engine has it open; no job is about to change that name */
         arguments[used++] = (char *)"-U";
     arguments[used++] = (char *)merge->path;

@@ -19,7 +19,6 @@
 #define RESIZE_TIMEOUT_MS 300000
 #define GROW_TIMEOUT_MS   300000
 #define MOUNT_TIMEOUT_MS  120000
-#define ALLOW_MAX         80
 
 static const char *program = "hawser";
 
@@ -54,13 +53,7 @@ const char *engines_name_beside(const char *path, const char *other)
     return slash + 1;
 }
 
-struct create_options {
-    const char *item[5];
-    char text[4][48];
-    unsigned count;
-};
-
-static int add_option(struct create_options *to, const char *name, const char *value)
+static int add_option(struct engine_options *to, const char *name, const char *value)
 {
     if (!value)
         return 0;
@@ -71,24 +64,28 @@ static int add_option(struct create_options *to, const char *name, const char *v
                : -ENAMETOOLONG;
 }
 
-static int describe_options(const struct engine_image *image, struct create_options *ret)
+int engines_options(const struct engine_image *image, struct engine_options *ret,
+                    struct hws_error *err)
 {
     char cluster[24];
     snprintf(cluster, sizeof(cluster), "%llu", (unsigned long long)image->cluster_bytes);
-    *ret = (struct create_options){0};
+    *ret = (struct engine_options){0};
     int r = add_option(ret, "cluster_size", image->cluster_bytes ? cluster : NULL);
     if (r == 0)
         r = add_option(ret, "preallocation", image->preallocation);
     if (r == 0)
         r = add_option(ret, "lazy_refcounts", image->lazy_refcounts);
-    return r == 0 ? add_option(ret, "extended_l2", image->extended_l2) : r;
+    if (r == 0)
+        r = add_option(ret, "extended_l2", image->extended_l2);
+    return r < 0 ? hws_fail(err, -r, "the options of %.300s are too long", image->path) : 0;
 }
 
 static int create(const struct engine_image *image, struct hws_error *err)
 {
-    struct create_options options;
-    if (describe_options(image, &options) < 0)
-        return hws_fail(err, ENAMETOOLONG, "the options of %s are too long", image->path);
+    struct engine_options options;
+    int r = engines_options(image, &options, err);
+    if (r < 0)
+        return r;
     struct hws_image where = {.path = image->path, .format = image->format};
     struct hws_create how = {
         .size_bytes = image->size_bytes,
@@ -98,7 +95,7 @@ static int create(const struct engine_image *image, struct hws_error *err)
         .unsafe_backing = image->backing != NULL,
         .overwrite = true,
     };
-    int r = hws_create(&where, &how, NULL, err);
+    r = hws_create(&where, &how, NULL, err);
     if (r < 0)
         return r;
     autofd int fd = open(image->path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
@@ -107,31 +104,27 @@ static int create(const struct engine_image *image, struct hws_error *err)
     return folder_sync(image->path, err);
 }
 
-/* Puts "--allow", FOLDER pairs into @arguments from @used on. */
-static unsigned add_allow(char **arguments, unsigned used, const char *const *allow)
+static int look_at(const char *path, bool chain, const char *const *allow, char *format,
+                   uint64_t *ret_size, struct hws_error *err)
 {
-    for (; allow && *allow && used < ALLOW_MAX - 4; allow++) {
-        arguments[used++] = (char *)"--allow";
-        arguments[used++] = (char *)*allow;
-    }
-    return used;
-}
-
-static int look(const char *path, const char *const *allow, char *format, uint64_t *ret_size,
-                struct hws_error *err)
-{
-    char *arguments[ALLOW_MAX + 16] = {(char *)program, (char *)"info", (char *)"--output=json"};
+    char *arguments[ENGINES_ARGUMENTS_MAX] = {(char *)program, (char *)"info",
+                                              (char *)"--output=json"};
     autofree char *output = NULL;
-    unsigned used = add_allow(arguments, 3, allow);
+    unsigned used = engines_add_allow(arguments, 3, allow);
+    if (chain)
+        arguments[used++] = (char *)"--backing-chain";
     if (format[0]) {
         arguments[used++] = (char *)"-f";
         arguments[used++] = format;
     }
     arguments[used++] = (char *)path;
     int r = tool_run(arguments, LOOK_TIMEOUT_MS, &output, err);
+    if (r == -EIO) /* what the program said of the image */
+        return hws_wrap(err, -EINVAL, "image");
     if (r < 0)
         return r;
-    auto_json *info = json_loads(output ? output : "", 0, NULL);
+    auto_json *told = json_loads(output ? output : "", 0, NULL);
+    const json_t *info = json_is_array(told) ? json_array_get(told, 0) : told;
     const char *found = json_string_value(json_object_get(info, "format"));
     json_int_t size = json_integer_value(json_object_get(info, "virtual-size"));
     if (!found || strlen(found) >= 16 || size <= 0)
@@ -141,13 +134,25 @@ static int look(const char *path, const char *const *allow, char *format, uint64
     return 0;
 }
 
+static int look(const char *path, const char *const *allow, char *format, uint64_t *ret_size,
+                struct hws_error *err)
+{
+    return look_at(path, false, allow, format, ret_size, err);
+}
+
+static int look_below(const char *path, const char *const *allow, char *format, uint64_t *ret_size,
+                      struct hws_error *err)
+{
+    return look_at(path, true, allow, format, ret_size, err);
+}
+
 static int resize_file(const char *path, const char *format, const char *const *allow,
                        uint64_t size_bytes, struct hws_error *err)
 {
     char size[32];
-    char *arguments[ALLOW_MAX + 16] = {(char *)program, (char *)"resize", (char *)"-q",
-                                       (char *)"-f", (char *)format};
-    unsigned used = add_allow(arguments, 5, allow);
+    char *arguments[ENGINES_ARGUMENTS_MAX] = {(char *)program, (char *)"resize", (char *)"-q",
+                                              (char *)"-f", (char *)format};
+    unsigned used = engines_add_allow(arguments, 5, allow);
     snprintf(size, sizeof(size), "%llu", (unsigned long long)size_bytes);
     arguments[used++] = (char *)path;
     arguments[used++] = size;
@@ -363,6 +368,7 @@ static int sync_fs(const char *mountpoint, struct hws_error *err)
 const struct engine_driver engines_real = {
     .create = create,
     .look = look,
+    .look_below = look_below,
     .resize_file = resize_file,
     .attach = attach,
     .find = find,
@@ -381,5 +387,7 @@ const struct engine_driver engines_real = {
     .is_merged = engines_is_merged,
     .serve = engines_serve,
     .unserve = engines_unserve,
+    .copy = engines_copy,
+    .forget_copy = engines_forget_copy,
     .tick = tool_reap,
 };

@@ -426,9 +426,45 @@ static int merge_layers(const struct engine_merge *merge, struct hws_error *err)
     return r == 0 ? may_fail("merge-late", err) : r;
 }
 
+/* ---- copying: half of it lies beside, and what is there is gone on with ---- */
+
+static int forget_copy(const char *path, struct hws_error *err)
+{
+    char partial[PATH_MAX];
+    snprintf(partial, sizeof(partial), "%s.partial", path);
+    if ((unlink(path) < 0 && errno != ENOENT) || (unlink(partial) < 0 && errno != ENOENT))
+        return hws_fail_errno(err, errno, "%s", path);
+    pass("a copy is forgotten");
+    return 0;
+}
+
+static int copy_image(const struct engine_copy *copy, struct hws_error *err)
+{
+    char partial[PATH_MAX], text[2 * PATH_MAX];
+    if (access(copy->image.path, F_OK) == 0)
+        return 0;
+    if (access(copy->source, F_OK) < 0)
+        return hws_fail_errno(err, errno, "%s", copy->source);
+    snprintf(partial, sizeof(partial), "%s.partial", copy->image.path);
+    snprintf(text, sizeof(text), "%s %llu\n-\n", copy->image.format,
+             (unsigned long long)copy->image.size_bytes);
+    pass("a copy begins");
+    int r = write_text(partial, text, err);
+    pass("a copy is half made");
+    if (r == 0 && copy->progress(copy->arg, copy->image.size_bytes / 2, copy->image.size_bytes))
+        return hws_fail(err, ECANCELED, "it was stopped");
+    if (r == 0)
+        r = may_fail("copy", err);
+    if (r == 0 && rename(partial, copy->image.path) < 0)
+        r = hws_fail_errno(err, errno, "%s", partial);
+    pass("a copy is made");
+    return r;
+}
+
 const struct engine_driver engines_fake = {
     .create = create,
     .look = look,
+    .look_below = look,
     .resize_file = resize_file,
     .attach = attach,
     .find = find,
@@ -447,4 +483,6 @@ const struct engine_driver engines_fake = {
     .is_merged = is_merged,
     .serve = serve,
     .unserve = unserve,
+    .copy = copy_image,
+    .forget_copy = forget_copy,
 };

@@ -24,6 +24,7 @@ struct merger;
 struct exporter;
 struct vault;
 struct scheduler;
+struct importer;
 
 struct control {
     struct store *store;
@@ -36,6 +37,7 @@ struct control {
     struct events *events;
     uint64_t users_looked, users_looked_old; /* seconds since the boot */
     struct merger *merger;                   /* NULL: nothing is merged in the background */
+    struct importer *importer;               /* the same of images */
     struct exporter *exporter;               /* NULL: exports are mended when asked for */
     struct vault *vault;
     struct scheduler *scheduler; /* NULL: no snapshots are taken by the clock */
@@ -65,7 +67,7 @@ extern const struct operation pool_create_operation, pool_delete_operation, volu
     volume_resize_operation, volume_attach_operation, volume_detach_operation,
     snapshot_create_operation, volume_revert_operation, merge_operation, purge_operation,
     export_serve_operation, export_delete_operation, layer_drop_operation, group_snapshot_operation,
-    group_member_operation, group_revert_operation;
+    group_member_operation, group_revert_operation, volume_import_operation;
 
 /* ---- op_merge.c, merger.c ---- */
 
@@ -94,6 +96,20 @@ void merger_describe(struct control *control, json_t *intent);
 HWS_MUST_CHECK int merger_cancel(struct control *control, const char *volume,
                                  struct hws_error *err);
 bool merger_is_cancelled(struct control *control, const char *volume);
+
+/* ---- op_import.c, importer.c ---- */
+
+/** Goes on with one import that waits: as journal_work(). */
+HWS_MUST_CHECK int import_one(struct control *control, const struct merge_watch *watch,
+                              json_t *put_off, struct hws_error *err);
+/** Takes the import with that id back, running or not. */
+HWS_MUST_CHECK int import_cancel(struct control *control, const char *job, struct hws_error *err);
+
+/** As of the merger. After a failure importer_stop() is due, too. */
+HWS_MUST_CHECK int importer_start(struct control *control, struct hws_error *err);
+void importer_stop(struct control *control);
+void importer_wake(struct control *control);
+void importer_describe(struct control *control, json_t *intent);
 
 /* ---- jobs.c ---- */
 
@@ -143,6 +159,8 @@ char *layer_path(const struct pool *pool, const struct layer *layer);
 /** Folders in which the chain of a pool's volume may lie, NULL-terminated. free() the array and its
  * texts with layer_allow_free(). */
 char **layer_allow(const struct pool *pool);
+/** Where the image roots begin in that: what an image of somebody else may name. */
+#define LAYER_ALLOW_ROOTS 1
 void layer_allow_free(char **allow);
 
 /**

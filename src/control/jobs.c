@@ -59,6 +59,7 @@ static void describe(struct control *control, json_t *intent)
 {
     json_object_del(intent, "params");
     merger_describe(control, intent);
+    importer_describe(control, intent);
 }
 
 int control_job_list(struct control *control, json_t **ret, struct hws_error *err)
@@ -98,10 +99,11 @@ int control_job_cancel(struct control *control, const char *id, json_t **ret, st
     const char *object = json_string_value(json_object_get(job, "object"));
     if (json_object_get(job, "ended"))
         return hws_fail(err, EINVAL, "the job has ended");
-    if (!operation || !object || strcmp(operation, merge_operation.name) != 0)
+    bool import = operation && !strcmp(operation, volume_import_operation.name);
+    if (!operation || !object || (!import && strcmp(operation, merge_operation.name) != 0))
         return hws_fail(err, EINVAL, "operations of this kind (%s) are not cancelled",
                         operation ? operation : "?");
-    r = merger_cancel(control, object, err);
+    r = import ? import_cancel(control, id, err) : merger_cancel(control, object, err);
     if (r == 0)
         *ret = json_incref(job);
     return r;

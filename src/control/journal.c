@@ -14,7 +14,7 @@ static const struct operation *const operations[] = {
     &snapshot_create_operation, &volume_revert_operation, &merge_operation,
     &purge_operation,           &export_serve_operation,  &export_delete_operation,
     &layer_drop_operation,      &group_member_operation,  &group_snapshot_operation,
-    &group_revert_operation,
+    &group_revert_operation,    &volume_import_operation,
 };
 
 const char *op_text(const struct op *op, const char *name)
@@ -234,6 +234,83 @@ void journal_finish(struct control *control, const char *object)
     json_decref(op.result);
 }
 
+static int find_work(struct control *control, const struct operation *type, const json_t *put_off,
+                     json_t **ret, struct hws_error *err)
+{
+    struct store_query query = {.kind = KIND};
+    auto_json *list = NULL;
+    size_t i;
+    json_t *intent;
+    int r = control->store->driver->list(control->store, &query, &list, err);
+    json_array_foreach(list, i, intent)
+    {
+        const char *name = json_string_value(json_object_get(intent, "operation"));
+        const char *id = json_string_value(json_object_get(intent, "id"));
+        if (*ret || !name || !id || strcmp(name, type->name) != 0 || json_object_get(put_off, id) ||
+            locks_is_held(&control->locks, json_string_value(json_object_get(intent, "object"))))
+            continue;
+        *ret = json_incref(intent);
+    }
+    return r;
+}
+
+int journal_work(struct control *control, const struct operation *type,
+                 const struct merge_watch *watch, json_t *put_off, struct hws_error *err)
+{
+    auto_json *intent = NULL;
+    struct op op;
+    int r = find_work(control, type, put_off, &intent, err);
+    if (r < 0 || !intent)
+        return r;
+    r = load(control, intent, &op);
+    if (r < 0)
+        return hws_fail(err, EUCLEAN, "the journal cannot be read");
+    op.watch = watch;
+    if (!recover_one(&op))
+        json_object_set_new(put_off, op.id, json_true());
+    json_decref(op.params);
+    json_decref(op.result);
+    return 1;
+}
+
+int journal_mark(struct control *control, const char *id, const char *member, struct hws_error *err)
+{
+    auto_batch batch = {0};
+    json_t *intent = NULL;
+    control_lock_model(control);
+    int r = control->store->driver->get(control->store, KIND, id, &intent, err);
+    if (r == 0) {
+        json_object_set_new(json_object_get(intent, "params"), member, json_true());
+        batch_raw(&batch, KIND, id, json_string_value(json_object_get(intent, "object")), intent,
+                  false);
+        r = batch_commit(&batch, control, err);
+    }
+    control_unlock_model(control);
+    return r;
+}
+
+bool journal_is_background(const char *name)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(operations); i++)
+        if (!strcmp(operations[i]->name, name))
+            return operations[i]->background;
+    return false;
+}
+
+void journal_background(struct control *control, const char *object, char id[ID_BYTES])
+{
+    auto_json *intent = NULL;
+    struct op op;
+    id[0] = '\0';
+    if (control->store->driver->find(control->store, KIND, object, &intent, NULL) < 0 ||
+        load(control, intent, &op) < 0)
+        return;
+    if (op.type->background)
+        snprintf(id, ID_BYTES, "%s", op.id);
+    json_decref(op.params);
+    json_decref(op.result);
+}
+
 /* @ret_done how many are finished now. */
 static unsigned recover_listed(struct control *control, unsigned *ret_done)
 {
@@ -256,7 +333,7 @@ static unsigned recover_listed(struct control *control, unsigned *ret_done)
             left++;
             continue;
         }
-        bool done = !op.type->follows && recover_one(&op);
+        bool done = !op.type->follows && !op.type->background && recover_one(&op);
         left += !done;
         *ret_done += done;
         json_decref(op.params);

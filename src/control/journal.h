@@ -29,7 +29,7 @@ struct op {
     char object[ID_BYTES];           /* that it works on; locked */
     json_t *params;                  /* what the steps need; written with the intent */
     json_t *result;                  /* for the caller alone */
-    const struct merge_watch *watch; /* merges alone; NULL: nobody */
+    const struct merge_watch *watch; /* of work in the background; NULL: nobody */
     bool failed;                     /* a step has failed in this run */
 };
 
@@ -54,6 +54,8 @@ struct operation {
     int (*undone)(struct op *op, struct batch *batch, struct hws_error *err);
     /** It only marks its object as worked on by another operation, which ends it. */
     bool follows;
+    /** Takes long: a thread of its own runs it (journal_work()), and nobody waits for it. */
+    bool background;
 };
 
 /** The direction of an operation that is never completed. */
@@ -83,6 +85,25 @@ HWS_MUST_CHECK int journal_drop(struct control *control, const char *object, str
 
 /** Runs what was added for @object, which need not be locked. What fails is tried again later. */
 void journal_finish(struct control *control, const char *object);
+
+/**
+ * Runs an operation in the background that waits: one of @type whose object is not locked, and
+ * whose id is not a member of @put_off. What cannot be finished now is added there. @return 1 where
+ * one was run, 0 where none waits, or -errno.
+ */
+HWS_MUST_CHECK int journal_work(struct control *control, const struct operation *type,
+                                const struct merge_watch *watch, json_t *put_off,
+                                struct hws_error *err);
+
+/** Sets a member of the parameters of an operation that is not finished. -ENOENT: it is. */
+HWS_MUST_CHECK int journal_mark(struct control *control, const char *id, const char *member,
+                                struct hws_error *err);
+
+/** Whether operations called @name are run in the background. */
+bool journal_is_background(const char *name);
+
+/** The id of the operation in the background that works on the object; "" where none does. */
+void journal_background(struct control *control, const char *object, char id[ID_BYTES]);
 
 /** Whether the object has an operation that is not finished: -EBUSY. */
 HWS_MUST_CHECK int journal_check(struct control *control, const char *object,

@@ -88,6 +88,14 @@ void locks_release(struct locks *locks, const char *id)
     pthread_mutex_unlock(&locks->mutex);
 }
 
+bool locks_is_held(struct locks *locks, const char *id)
+{
+    pthread_mutex_lock(&locks->mutex);
+    bool held = find(locks, id) < locks->count;
+    pthread_mutex_unlock(&locks->mutex);
+    return held;
+}
+
 bool locks_wanted(struct locks *locks, const char *id)
 {
     bool wanted = false;

@@ -34,6 +34,9 @@ HWS_MUST_CHECK int locks_take(struct locks *locks, const char *id, unsigned time
                               struct hws_error *err);
 void locks_release(struct locks *locks, const char *id);
 
+/** Whether @id is taken, at this moment. */
+bool locks_is_held(struct locks *locks, const char *id);
+
 /** Whether somebody waits for @id: what its holder does in the background makes way then. */
 bool locks_wanted(struct locks *locks, const char *id);
 

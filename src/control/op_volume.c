@@ -12,10 +12,10 @@
 
 /** What a request asks for, with what its class adds. */
 struct request {
-    char *name, *pool, *class, *format, *fs, *image, *clone;
+    char *name, *pool, *class, *format, *fs, *image, *image_format, *clone;
     uint64_t size_bytes, cluster_bytes;
     struct making making;
-    bool protected;
+    bool protected, import;
     json_t *labels;
 };
 
@@ -31,6 +31,10 @@ const struct record_field request_volume_create[] = {
     MAKING_FIELDS(request),
     {"image", RECORD_TEXT, offsetof(struct request, image), "path of an image to take in place",
      .max = 4095},
+    {"import", RECORD_BOOL, offsetof(struct request, import),
+     "copy the image in the background, and leave it alone"},
+    {"image-format", RECORD_TEXT, offsetof(struct request, image_format),
+     "of the image that is imported", .max = 15},
     {"clone", RECORD_TEXT, offsetof(struct request, clone), "VOLUME or VOLUME@SNAPSHOT"},
     {"protected", RECORD_BOOL, offsetof(struct request, protected), "cannot be deleted"},
     {"labels", RECORD_LABELS, offsetof(struct request, labels), "texts of the user's own"},
@@ -131,8 +135,8 @@ static int take_text(char **field, const char *text)
 static int inherit(struct request *request, const struct class *class, struct hws_error *err)
 {
     unsigned which = 0;
-    if (!strcmp(request->fs, class->fs ? class->fs : FS_DEFAULT))
-        which |= MAKING_OF_MKFS | MAKING_OF_MOUNT;
+    if (request->fs && !strcmp(request->fs, class->fs ? class->fs : FS_DEFAULT))
+        which |= request->import ? MAKING_OF_MOUNT : MAKING_OF_MKFS | MAKING_OF_MOUNT;
     if (!strcmp(request->format, class->format ? class->format : FORMAT_DEFAULT))
         which |= MAKING_OF_IMAGE | MAKING_OF_FORMAT;
     return making_inherit(&request->making, &class->making, which, err);
@@ -150,17 +154,19 @@ static int apply_class(struct control *control, struct request *request, struct 
     if (r < 0)
         return r;
     bool fresh = !request->image && !request->clone;
+    bool made = fresh || request->import; /* an image of our own */
     if (fresh && !request->size_bytes)
         request->size_bytes = class->size_bytes ? class->size_bytes : SIZE_DEFAULT;
-    if (!request->cluster_bytes && !(request->format && !strcmp(request->format, "raw")))
-        request->cluster_bytes = class->cluster_bytes;
-    if (fresh &&
-        (take_text(&request->format, class->format) < 0 ||
-         take_text(&request->format, FORMAT_DEFAULT) < 0 ||
-         take_text(&request->fs, class->fs) < 0 || take_text(&request->fs, FS_DEFAULT) < 0))
+    if ((made && (take_text(&request->format, class->format) < 0 ||
+                  take_text(&request->format, FORMAT_DEFAULT) < 0)) ||
+        (fresh &&
+         (take_text(&request->fs, class->fs) < 0 || take_text(&request->fs, FS_DEFAULT) < 0)))
         return hws_fail(err, ENOMEM, "out of memory");
-    return fresh ? inherit(request, class, err)
-                 : making_inherit(&request->making, &class->making, 0, err);
+    bool raw = request->format && !strcmp(request->format, "raw");
+    if ((made || request->clone) && !request->cluster_bytes && !raw)
+        request->cluster_bytes = class->cluster_bytes;
+    return made ? inherit(request, class, err)
+                : making_inherit(&request->making, &class->making, 0, err);
 }
 
 /* What the tools that make file systems refuse, told before there is a volume. */
@@ -177,25 +183,55 @@ static int check_fs_size(const char *fs, uint64_t size, struct hws_error *err)
     return 0;
 }
 
-static int check_fresh(struct request *request, struct hws_error *err)
+static int check_format(const struct request *request, struct hws_error *err)
 {
     const char *const *known = format_choices;
     while (*known && strcmp(*known, request->format) != 0)
         known++;
-    if (!*known)
-        return hws_fail(err, EINVAL, "format is '%s'; new volumes can be qcow2 or raw",
-                        request->format);
+    return *known ? 0
+                  : hws_fail(err, EINVAL, "format is '%s'; new volumes can be qcow2 or raw",
+                             request->format);
+}
+
+static int check_fresh(struct request *request, struct hws_error *err)
+{
+    int r = check_format(request, err);
+    if (r < 0)
+        return r;
     request->size_bytes = align_up(request->size_bytes, SIZE_MULTIPLE);
-    int r = check_fs_size(request->fs, request->size_bytes, err);
+    r = check_fs_size(request->fs, request->size_bytes, err);
     return r == 0 ? policy_check_making(&request->making, request->format, request->cluster_bytes,
                                         request->fs, err)
                   : r;
 }
 
-static int look_at_image(const struct pool *pool, struct control *control, struct request *request,
-                         struct hws_error *err)
+/* Looks into the image that the request names, which may name others of the image roots alone. */
+static int look_at_image(struct control *control, const struct pool *pool, struct request *request,
+                         char **format, uint64_t *ret_size, struct hws_error *err)
 {
-    char format[16] = "", *real = NULL;
+    char found[16] = "", *real = NULL;
+    int r = pool_allow_image(pool, request->image, &real, err);
+    if (r < 0)
+        return r;
+    free(request->image);
+    request->image = real;
+    char **allow = layer_allow(pool);
+    if (!allow)
+        return hws_fail(err, ENOMEM, "out of memory");
+    snprintf(found, sizeof(found), "%s", *format ? *format : "");
+    r = control->engines->look_below(real, (const char *const *)allow + LAYER_ALLOW_ROOTS, found,
+                                     ret_size, err);
+    layer_allow_free(allow);
+    if (r < 0)
+        return r;
+    if (!found[0])
+        return hws_fail(err, EINVAL, "%.300s: its format is not known; say it", real);
+    return record_set_text(format, found) < 0 ? hws_fail(err, ENOMEM, "out of memory") : 0;
+}
+
+static int check_in_place(struct control *control, const struct pool *pool, struct request *request,
+                          struct hws_error *err)
+{
     if (request->size_bytes || request->cluster_bytes)
         return hws_fail(err, EINVAL,
                         "an image in place has the size and clusters that it has; "
@@ -204,24 +240,32 @@ static int look_at_image(const struct pool *pool, struct control *control, struc
     if (r == 0)
         r = policy_check_mount(request->fs ? request->fs : "other", request->making.mount_options,
                                err);
+    return r == 0
+               ? look_at_image(control, pool, request, &request->format, &request->size_bytes, err)
+               : r;
+}
+
+/* @ret_more whether the volume is larger than the image. */
+static int check_import(struct control *control, const struct pool *pool, struct request *request,
+                        bool *ret_more, struct hws_error *err)
+{
+    uint64_t size;
+    int r = check_format(request, err);
     if (r == 0)
-        r = pool_allow_image(pool, request->image, &real, err);
+        r = making_refuse(&request->making, MAKING_OF_MKFS, "an image that is imported", err);
+    if (r == 0)
+        r = policy_check_making(&request->making, request->format, request->cluster_bytes,
+                                request->fs ? request->fs : "other", err);
+    if (r == 0)
+        r = look_at_image(control, pool, request, &request->image_format, &size, err);
     if (r < 0)
         return r;
-    free(request->image);
-    request->image = real;
-    char **allow = layer_allow(pool);
-    if (!allow)
-        return hws_fail(err, ENOMEM, "out of memory");
-    snprintf(format, sizeof(format), "%s", request->format ? request->format : "");
-    r = control->engines->look(real, (const char *const *)allow, format, &request->size_bytes, err);
-    layer_allow_free(allow);
-    if (r < 0)
-        return r;
-    if (!format[0])
-        return hws_fail(err, EINVAL, "%.300s: its format is not known; say it", real);
-    return record_set_text(&request->format, format) < 0 ? hws_fail(err, ENOMEM, "out of memory")
-                                                         : 0;
+    if (request->size_bytes && request->size_bytes < size)
+        return hws_fail(err, EINVAL, "size is less than that of the image, %llu",
+                        (unsigned long long)size);
+    *ret_more = request->size_bytes > size;
+    request->size_bytes = align_up(MAX(size, request->size_bytes), 512);
+    return 0;
 }
 
 /* ---- making one ---- */
@@ -247,9 +291,10 @@ static int fill(struct volume *volume, struct request *request, const struct poo
     return 0;
 }
 
-/* The model is locked, and released. */
+/* The model is locked, and released. @import NULL: the image is made here and now. */
 static int begin(struct control *control, const struct pool *pool, struct volume *volume,
-                 struct layer *layer, const struct layer *parent, struct hws_error *err)
+                 struct layer *layer, const struct layer *parent, const struct request *import,
+                 struct hws_error *err)
 {
     auto_batch batch = {0};
     auto_pool now = {0};
@@ -284,6 +329,15 @@ static int begin(struct control *control, const struct pool *pool, struct volume
         making->lazy_refcounts, "extended-l2", making->extended_l2);
     batch_add(&batch, &volume_type, volume);
     batch_add(&batch, &layer_type, layer);
+    if (import) {
+        json_object_set_new(params, "source", json_string(import->image));
+        json_object_set_new(params, "source-format", json_string(import->image_format));
+        json_object_set_new(params, "started", json_integer((json_int_t)time(NULL)));
+        journal_add(&batch, &volume_import_operation, volume->id, params);
+        r = batch_commit(&batch, control, err);
+        control_unlock_model(control);
+        return r;
+    }
     return journal_run(control, &volume_create_operation, volume->id, params, &batch, NULL, err);
 }
 
@@ -299,17 +353,19 @@ static int explain_taken(struct control *control, const struct volume *volume,
 }
 
 static int make(struct control *control, const struct pool *pool, struct volume *volume,
-                struct layer *layer, const struct layer *parent, json_t **ret,
-                struct hws_error *err)
+                struct layer *layer, const struct layer *parent, const struct request *import,
+                json_t **ret, struct hws_error *err)
 {
     int r = locks_take(&control->locks, volume->id, OBJECT_WAIT_MS, err);
     if (r < 0)
         return r;
     control_lock_model(control);
-    r = begin(control, pool, volume, layer, parent, err);
+    r = begin(control, pool, volume, layer, parent, import, err);
     if (r == -EEXIST)
         r = explain_taken(control, volume, layer, err);
     locks_release(&control->locks, volume->id);
+    if (r == 0 && import)
+        importer_wake(control);
     return r < 0 ? r : control_volume_show(control, volume->id, ret, err);
 }
 
@@ -319,21 +375,26 @@ static int create_here(struct control *control, struct request *request, const s
     auto_pool pool = {0};
     auto_volume volume = {0};
     auto_layer layer = {0};
+    bool more = false;
     int r = find_pool(control, request->pool, &pool, err);
     if (r == 0)
         r = pool_check(&pool, err);
     if (r == 0)
-        r = request->image ? look_at_image(&pool, control, request, err)
-                           : check_fresh(request, err);
+        r = request->import  ? check_import(control, &pool, request, &more, err)
+            : request->image ? check_in_place(control, &pool, request, err)
+                             : check_fresh(request, err);
     if (r == 0)
         r = layer_make(&pool, NULL, request->format, request->size_bytes, &layer, err);
     if (r == 0)
         r = fill(&volume, request, &pool, class, err);
     if (r < 0)
         return r;
+    volume.formatted = request->image != NULL;
+    volume.grow = more && volume.fs && strcmp(volume.fs, "none") != 0;
+    if (request->import)
+        return make(control, &pool, &volume, &layer, NULL, request, ret, err);
     layer.path = steal_ptr(&request->image);
-    volume.formatted = layer.path != NULL;
-    return make(control, &pool, &volume, &layer, NULL, ret, err);
+    return make(control, &pool, &volume, &layer, NULL, NULL, ret, err);
 }
 
 /* ---- clones ---- */
@@ -411,7 +472,7 @@ static int clone_snapshot(struct control *control, struct request *request,
         return r;
     const struct origin origin = {source, snapshot.size_bytes, snapshot.formatted, snapshot.id};
     r = fill_clone(request, class, &origin, &pool, &parent, &volume, &layer, err);
-    return r == 0 ? make(control, &pool, &volume, &layer, &parent, ret, err) : r;
+    return r == 0 ? make(control, &pool, &volume, &layer, &parent, NULL, ret, err) : r;
 }
 
 static int clone_volume(struct control *control, struct request *request, const struct class *class,
@@ -459,6 +520,11 @@ int control_volume_create(struct control *control, const json_t *given, json_t *
         r = name_check("volume", request.name, err);
     if (r == 0 && request.image && request.clone)
         r = hws_fail(err, EINVAL, "a volume is an image in place or a clone, not both");
+    if (r == 0 && request.import && !request.image)
+        r = hws_fail(err, EINVAL, "there is no image that could be imported");
+    if (r == 0 && request.image_format && !request.import)
+        r = hws_fail(err, EINVAL,
+                     "image-format is of an image that is imported; 'format' is of one in place");
     if (r == 0)
         r = apply_class(control, &request, &class, err);
     if (r < 0)

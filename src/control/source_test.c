@@ -7,6 +7,8 @@
 #include "control/policy.h"
 #include "control/test_world.h"
 
+#include <sys/wait.h>
+
 /* ---- options ---- */
 
 static int class_create(struct control *control, const char *text)
@@ -213,12 +215,253 @@ static void old_records_read_as_the_default(void **state)
     json_decref(old);
 }
 
+/* ---- imports ---- */
+
+static int run_import_request(struct control *control, const char *more)
+{
+    json_t *body = request(more);
+    json_object_set_new(body, "name", json_string("v"));
+    json_object_set_new(body, "image", json_string(in_top("roots/image")));
+    json_object_set_new(body, "import", json_true());
+    int r = CALL(control_volume_create, control, body);
+    json_decref(body);
+    return r;
+}
+
+/* @return how many were put off. */
+static size_t import_all(struct control *control)
+{
+    json_t *put_off = json_object();
+    while (import_one(control, NULL, put_off, &error) > 0)
+        ;
+    size_t left = json_object_size(put_off);
+    json_decref(put_off);
+    return left;
+}
+
+static int run_import(struct control *control)
+{
+    int r = run_import_request(control, "{}");
+    return r == 0 ? (int)import_all(control) : r;
+}
+
+static unsigned passed, last;
+
+static void die_at(void *arg, const char *where)
+{
+    if (++passed == last)
+        _exit(42);
+}
+
+/* @return whether it died at that point of @run, after the catalog was opened. */
+static bool dies_in(int (*run)(struct control *control), unsigned at)
+{
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        last = 0;
+        struct control *control = open_control(die_at);
+        passed = 0;
+        last = at;
+        _exit(run(control) == 0 ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && (WEXITSTATUS(status) == 42 || WEXITSTATUS(status) == 0));
+    return WEXITSTATUS(status) == 42;
+}
+
+static json_t *only_job(struct control *control)
+{
+    json_t *list = NULL;
+    must(control_job_list(control, &list, &error));
+    json_t *job = json_incref(json_array_get(json_object_get(list, "items"), 0));
+    json_decref(list);
+    return job;
+}
+
+static const char *last_state(struct control *control)
+{
+    static char state[32];
+    const struct control_page page = {.limit = 1000};
+    json_t *list = NULL;
+    must(control_job_history(control, &page, &list, &error));
+    const json_t *items = json_object_get(list, "items");
+    snprintf(state, sizeof(state), "%s",
+             text_of(json_array_get(items, json_array_size(items) - 1), "state"));
+    json_decref(list);
+    return state;
+}
+
+static void an_import_goes_on_after_a_kill_at_any_point(void **state)
+{
+    unsigned at = 1;
+    for (bool killed = true; killed; at++) {
+        assert_true(at < 100);
+        clean();
+        struct control *control = open_control(NULL);
+        need_image(control);
+        control_close(control);
+        killed = dies_in(run_import, at);
+        control = open_control(NULL);
+        assert_int_equal(import_all(control), 0);
+        check_all(control);
+        int r = run_import_request(control, "{}");
+        assert_true(r == 0 || r == -EEXIST);
+        assert_int_equal(import_all(control), 0);
+        check_all(control);
+        json_t *volume = show(control, "v");
+        assert_string_equal(text_of(volume, "state"), "available");
+        json_decref(volume);
+        must(control_volume_delete(control, "v", &error));
+        check_all(control);
+        control_close(control);
+    }
+    assert_true(at > 8);
+}
+
+static int run_cancel(struct control *control)
+{
+    json_t *job = only_job(control);
+    int r = CALL(control_job_cancel, control, text_of(job, "id"));
+    json_decref(job);
+    return r == 0 ? (int)import_all(control) : r;
+}
+
+static void a_cancelled_import_is_gone_after_a_kill_at_any_point(void **state)
+{
+    unsigned at = 1;
+    for (bool killed = true; killed; at++) {
+        clean();
+        struct control *control = open_control(NULL);
+        need_image(control);
+        must(run_import_request(control, "{}"));
+        control_close(control);
+        killed = dies_in(run_cancel, at);
+        control = open_control(NULL);
+        json_t *job = only_job(control);
+        if (job && at == 1) /* before it was written down */
+            must(run_cancel(control));
+        json_decref(job);
+        assert_int_equal(import_all(control), 0);
+        check_all(control);
+        json_t *volume = NULL;
+        assert_int_equal(control_volume_show(control, "v", &volume, &error), -ENOENT);
+        assert_string_equal(last_state(control), "cancelled");
+        control_close(control);
+    }
+    assert_true(at > 4);
+}
+
+static bool stop_now(void *arg, const char *volume, uint64_t done_bytes, uint64_t total_bytes)
+{
+    return ++*(unsigned *)arg > 0;
+}
+
+static void an_import_that_fails_leaves_nothing_but_its_reason(void **state)
+{
+    clean();
+    struct control *control = open_control(NULL);
+    need_image(control);
+    assert_int_equal(run_import_request(control, "{\"size\": 4096}"), -EINVAL);
+    assert_int_equal(run_import_request(control, "{\"format\": \"vmdk\"}"), -EINVAL);
+    assert_int_equal(run_import_request(control, "{\"mkfs-options\": [\"-j\"]}"), -EINVAL);
+    assert_int_equal(run_import_request(control, "{\"clone\": \"x\"}"), -EINVAL);
+    assert_int_equal(volume_create(control, "{\"name\": \"v\", \"import\": true}"), -EINVAL);
+    assert_int_equal(volume_create(control, "{\"name\": \"v\", \"image-format\": \"raw\"}"),
+                     -EINVAL);
+    fake_engines_fail("copy", ENOSPC);
+    must(run_import(control));
+    check_all(control);
+    const struct control_page page = {0};
+    json_t *list = NULL, *volume = NULL;
+    must(control_job_history(control, &page, &list, &error));
+    const json_t *job = json_array_get(json_object_get(list, "items"), 0);
+    assert_string_equal(text_of(job, "state"), "failed");
+    assert_string_equal(text_of(job, "operation"), "volume-import");
+    assert_string_equal(text_of(job, "error"), "copy was told to fail");
+    json_decref(list);
+    assert_int_equal(control_volume_show(control, "v", &volume, &error), -ENOENT);
+    /* Its image is gone before it begins. */
+    must(run_import_request(control, "{}"));
+    assert_int_equal(unlink(in_top("roots/image")), 0);
+    assert_int_equal(import_all(control), 0);
+    assert_string_equal(last_state(control), "failed");
+    check_all(control);
+    control_close(control);
+}
+
+static void an_import_waits_for_its_pool_and_for_the_next_start(void **state)
+{
+    clean();
+    struct control *control = open_control(NULL);
+    need_image(control);
+    must(run_import_request(control, "{\"size\": \"1M\", \"fs\": \"ext4\"}"));
+    /* Meanwhile it is nobody's, and the pool stays. */
+    assert_int_equal(with(control_volume_attach, control, "v", "{}"), -EBUSY);
+    assert_int_equal(control_volume_delete(control, "v", &error), -EBUSY);
+    assert_int_equal(control_pool_delete(control, "pool", &error), -EBUSY);
+    json_t *volume = show(control, "v"), *job = only_job(control);
+    assert_string_equal(text_of(volume, "state"), "creating");
+    assert_string_equal(text_of(volume, "job"), text_of(job, "id"));
+    assert_string_equal(text_of(job, "state"), "waiting");
+    json_decref(volume);
+    /* hawserd ends in the middle. */
+    unsigned asked = 0;
+    const struct merge_watch ending = {.progress = stop_now, .arg = &asked};
+    json_t *put_off = json_object();
+    assert_int_equal(import_one(control, &ending, put_off, &error), 1);
+    assert_int_equal(json_object_size(put_off), 1);
+    json_decref(put_off);
+    assert_true(asked > 0);
+    /* Its pool goes away, and comes back. */
+    assert_int_equal(rename(in_top("pool"), in_top("away")), 0);
+    assert_int_equal(import_all(control), 1);
+    assert_int_equal(rename(in_top("away"), in_top("pool")), 0);
+    control_close(control);
+    control = open_control(NULL);
+    assert_int_equal(import_all(control), 0);
+    check_all(control);
+    volume = show(control, "v");
+    assert_string_equal(text_of(volume, "state"), "available");
+    assert_true(json_is_true(json_object_get(volume, "grow")));
+    assert_int_equal(json_integer_value(json_object_get(volume, "size")), 1048576);
+    assert_int_equal(CALL(control_job_cancel, control, text_of(job, "id")), -EINVAL);
+    json_decref(volume);
+    json_decref(job);
+    control_close(control);
+}
+
+static void threads_import_what_is_asked(void **state)
+{
+    clean();
+    struct control *control = open_background(NULL);
+    need_image(control);
+    must(run_import_request(control, "{}"));
+    for (unsigned i = 0; i < 1000; i++) {
+        json_t *volume = show(control, "v");
+        bool there = !strcmp(text_of(volume, "state"), "available");
+        json_decref(volume);
+        if (there)
+            break;
+        assert_true(i < 999);
+        usleep(10000);
+    }
+    check_all(control);
+    control_close(control);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_volume_has_what_it_says_then_its_class_then_the_usual),
         cmocka_unit_test(pools_and_classes_change_as_told),
         cmocka_unit_test(old_records_read_as_the_default),
+        cmocka_unit_test(an_import_goes_on_after_a_kill_at_any_point),
+        cmocka_unit_test(a_cancelled_import_is_gone_after_a_kill_at_any_point),
+        cmocka_unit_test(an_import_that_fails_leaves_nothing_but_its_reason),
+        cmocka_unit_test(an_import_waits_for_its_pool_and_for_the_next_start),
+        cmocka_unit_test(threads_import_what_is_asked),
         cmocka_unit_test(options_that_could_do_harm_are_refused),
     };
     return cmocka_run_group_tests_name("control-source", tests, world_make, world_remove);

@@ -11,8 +11,9 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define OUTPUT_MAX ((size_t)1 * MiB)
-#define ERRORS_MAX 1024
+#define OUTPUT_MAX     ((size_t)1 * MiB)
+#define ERRORS_MAX     1024
+#define LINE_MAX_BYTES 1024
 /** How often is asked whether a program is to be stopped, and how long it then has. */
 #define WATCH_MS 50
 #define STOP_MS  10000
@@ -56,36 +57,52 @@ static bool take(struct channel *c)
     return true;
 }
 
-/* What the caller wants to know of, while a program runs. */
 struct watch {
-    bool (*stop)(void *arg);
-    void *arg;
+    const struct tool_watch *told;
     pid_t pid;
     bool stopped;
 };
+
+/* Gives the whole lines in @c away, and keeps the rest. */
+static void tell_lines(struct channel *c, const struct tool_watch *told)
+{
+    char *at = c->text, *end;
+    if (!told->line || !at)
+        return;
+    for (; (end = strchr(at, '\n')); at = end + 1) {
+        *end = '\0';
+        told->line(told->arg, at);
+    }
+    c->used -= (size_t)(at - c->text);
+    memmove(c->text, at, c->used + 1);
+    if (c->used >= c->max) /* no line of ours */
+        c->used = 0;
+}
 
 /* @return false where the time ran out. */
 static bool collect(struct channel channels[2], struct watch *watch, uint64_t end_ms)
 {
     bool open[2] = {true, true};
+    const struct tool_watch *told = watch->told;
     while (open[0] || open[1]) {
         struct pollfd wait[2] = {{.fd = open[0] ? channels[0].fd : -1, .events = POLLIN},
                                  {.fd = open[1] ? channels[1].fd : -1, .events = POLLIN}};
         uint64_t now = now_ms();
         if (now >= end_ms)
             return false;
-        if (watch->stop && !watch->stopped && watch->stop(watch->arg)) {
+        if (told->stop && !watch->stopped && told->stop(told->arg)) {
             /* It ends by itself, in its own good order; or else is killed. */
             watch->stopped = true;
             kill(watch->pid, SIGTERM);
             end_ms = MIN(end_ms, now + STOP_MS);
         }
-        uint64_t slice = watch->stop ? WATCH_MS : 60000;
+        uint64_t slice = told->stop ? WATCH_MS : 60000;
         if (poll(wait, 2, (int)MIN(end_ms - now, slice)) < 0 && errno != EINTR)
             return false;
         for (unsigned i = 0; i < 2; i++)
             if (open[i] && wait[i].revents)
                 open[i] = take(&channels[i]);
+        tell_lines(&channels[0], told);
     }
     return true;
 }
@@ -127,13 +144,8 @@ static int explain(const char *program, struct channel *errors, int status, stru
                : hws_fail(err, EIO, "%s was killed", program);
 }
 
-int tool_run(char *const arguments[], unsigned timeout_ms, char **ret_output, struct hws_error *err)
-{
-    return tool_run_watched(arguments, timeout_ms, NULL, NULL, ret_output, err);
-}
-
-int tool_run_watched(char *const arguments[], unsigned timeout_ms, bool (*stop)(void *arg),
-                     void *arg, char **ret_output, struct hws_error *err)
+static int run(char *const arguments[], unsigned timeout_ms, const struct tool_watch *told,
+               char **ret_output, struct hws_error *err)
 {
     int output[2], errors[2], status = 0;
     pid_t pid;
@@ -148,9 +160,9 @@ int tool_run_watched(char *const arguments[], unsigned timeout_ms, bool (*stop)(
         return hws_fail_errno(err, -r, "cannot run %s (is it installed?)", arguments[0]);
     close(steal_fd(&out_write));
     close(steal_fd(&err_write));
-    struct channel channels[2] = {{.fd = out_read, .max = OUTPUT_MAX},
+    struct channel channels[2] = {{.fd = out_read, .max = told->line ? LINE_MAX_BYTES : OUTPUT_MAX},
                                   {.fd = err_read, .max = ERRORS_MAX}};
-    struct watch watch = {.stop = stop, .arg = arg, .pid = pid};
+    struct watch watch = {.told = told, .pid = pid};
     bool in_time = collect(channels, &watch, now_ms() + timeout_ms);
     if (!in_time)
         kill(pid, SIGKILL);
@@ -169,6 +181,18 @@ int tool_run_watched(char *const arguments[], unsigned timeout_ms, bool (*stop)(
     else
         free(channels[0].text);
     return r;
+}
+
+int tool_run(char *const arguments[], unsigned timeout_ms, char **ret_output, struct hws_error *err)
+{
+    const struct tool_watch nobody = {0};
+    return run(arguments, timeout_ms, &nobody, ret_output, err);
+}
+
+int tool_run_watched(char *const arguments[], unsigned timeout_ms, const struct tool_watch *watch,
+                     struct hws_error *err)
+{
+    return run(arguments, timeout_ms, watch, NULL, err);
 }
 
 void tool_reap(void)

@@ -18,10 +18,18 @@
 HWS_MUST_CHECK int tool_run(char *const arguments[], unsigned timeout_ms, char **ret_output,
                             struct hws_error *err);
 
-/** The same, and asks @stop every now and then whether to end the program: -ECANCELED. */
+/** What the caller wants to know of, while a program runs. */
+struct tool_watch {
+    /** Every now and then: whether to end the program, which gets SIGTERM. NULL: never. */
+    bool (*stop)(void *arg);
+    /** A line of its output, without its end; longer than 1 KiB it is cut. NULL: not wanted. */
+    void (*line)(void *arg, const char *line);
+    void *arg;
+};
+
+/** The same, watched. -ECANCELED where it was stopped. */
 HWS_MUST_CHECK int tool_run_watched(char *const arguments[], unsigned timeout_ms,
-                                    bool (*stop)(void *arg), void *arg, char **ret_output,
-                                    struct hws_error *err);
+                                    const struct tool_watch *watch, struct hws_error *err);
 
 /** Reaps children that nobody waits for: engines that this process started, and that ended. */
 void tool_reap(void);

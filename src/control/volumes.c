@@ -6,6 +6,14 @@
 #include "control/internal.h"
 #include "control/policy.h"
 
+static int check_import(struct control *control, const struct volume *volume, struct hws_error *err)
+{
+    char job[ID_BYTES];
+    journal_background(control, volume->id, job);
+    return *job ? hws_fail(err, EBUSY, "volume '%s' is being imported by job %s", volume->name, job)
+                : 0;
+}
+
 int volume_take(struct control *control, const char *reference, struct volume *ret,
                 struct hws_error *err)
 {
@@ -14,7 +22,11 @@ int volume_take(struct control *control, const char *reference, struct volume *r
     if (r < 0)
         return r;
     snprintf(id, sizeof(id), "%s", ret->id);
+    if (strcmp(ret->state, STATE_AVAILABLE) != 0)
+        r = check_import(control, ret, err); /* nobody waits for that */
     record_free(volume_type.fields, ret);
+    if (r < 0)
+        return r;
     r = locks_take(&control->locks, id, OBJECT_WAIT_MS, err);
     if (r < 0)
         return hws_wrap(err, r, "volume '%.140s'", reference);
@@ -62,6 +74,12 @@ int volume_describe(struct control *control, json_t *item, struct hws_error *err
     json_object_set_new(item, "snapshots", json_integer(snapshots));
     json_object_del(item, "deleted"); /* of those in the trash */
     json_object_del(item, "expires");
+    const char *state = json_string_value(json_object_get(item, "state"));
+    char job[ID_BYTES] = "";
+    if (state && strcmp(state, STATE_AVAILABLE) != 0)
+        journal_background(control, id, job);
+    if (*job)
+        json_object_set_new(item, "job", json_string(job));
     return r;
 }
 

@@ -123,7 +123,7 @@ def test_an_image_is_taken_in_place_and_stays():
     with Daemon() as d:
         d.pool(**{"image-roots": [f"{here}/roots"]})
         take = lambda name, **more: {"name": name, **more}
-        assert d.refused("POST", "/v1/volumes", take("x", image=f"{here}/roots/b.img")) == "internal"  # raw must be said
+        assert d.refused("POST", "/v1/volumes", take("x", image=f"{here}/roots/b.img")) == "invalid"  # raw must be said
         assert d.refused("POST", "/v1/volumes", take("x", image=f"{here}/outside.qcow2")) == "forbidden"
         assert d.refused("POST", "/v1/volumes", take("x", image=f"{here}/roots/link.qcow2")) == "forbidden"
         assert d.refused("POST", "/v1/volumes", take("x", image=f"{here}/roots/../outside.qcow2")) == "forbidden"

@@ -2,10 +2,12 @@
 ones too), pools that fill up or go away."""
 import json
 import os
+import random
 import subprocess
+import time
 
 from daemon import Daemon, mountpoint, write
-from lib import main, need_devices, need_tool, run
+from lib import HAWSER, main, need_devices, need_tool, run
 
 FILE_SYSTEMS = {"ext4": "32M", "xfs": "320M", "btrfs": "160M"}
 
@@ -90,6 +92,195 @@ def test_file_systems_are_made_mounted_cloned_and_grown():
             for name in ("c", "large", "v@s", "v"):
                 d.delete("/v1/volumes/" + name.replace("@", "/snapshots/"))
             d.delete(f"/v1/classes/{fs}")
+
+
+# ---- imports ----
+
+
+def patterned(path, size, seed=1):
+    """A raw image with data in some places."""
+    draw = random.Random(seed)
+    with open(path, "wb") as file:
+        file.truncate(size)
+        for at in range(0, size, 8 << 20):
+            file.seek(at)
+            file.write(draw.randbytes(1 << 20))
+
+
+def convert(source, target, fmt, *words):
+    run("qemu-img", "convert", "-f", "raw", "-O", fmt, *words, source, target)
+
+
+def job_of(d, volume):
+    return d.get(f"/v1/volumes/{volume}").get("job")
+
+
+def wait_for(d, volume, seconds=90):
+    """@return the volume that was imported, or the job that failed."""
+    job, deadline = job_of(d, volume), time.monotonic() + seconds
+    while job:
+        now = d.get(f"/v1/jobs/{job}")
+        if "ended" in now:
+            return d.get(f"/v1/volumes/{volume}") if now["state"] == "concluded" else now
+        assert time.monotonic() < deadline, now
+        time.sleep(0.05)
+    return d.get(f"/v1/volumes/{volume}")
+
+
+def check_content(d, volume, raw):
+    """The volume reads as the raw image, and zeroes behind it."""
+    device = d.post(f"/v1/volumes/{volume}/attach", mode="device", user="a")["device"]
+    with open(device, "rb") as disk, open(raw, "rb") as file:
+        while block := file.read(1 << 20):
+            assert disk.read(len(block)) == block
+        assert not any(disk.read())
+    detach(d, volume)
+
+
+def slow(rate):
+    """hawserd's option for a `hawser` that converts and rebases no faster."""
+    with open("slow", "w") as file:
+        file.write(f'#!/bin/sh\ncase $1 in convert) shift; exec {HAWSER} convert --rate={rate} "$@";; esac\n'
+                   f'exec {HAWSER} "$@"\n')
+    os.chmod("slow", 0o755)
+    return f"--program={os.path.abspath('slow')}"
+
+
+def root():
+    os.makedirs("roots", exist_ok=True)
+    return {"image-roots": [os.path.abspath("roots")]}
+
+
+def test_images_of_all_formats_are_imported():
+    need_devices()
+    need_tool("qemu-img")
+    with Daemon() as d:
+        d.pool(**root())
+        roots = os.path.abspath("roots")
+        patterned("raw", 40 << 20)
+        convert("raw", "roots/plain.qcow2", "qcow2")
+        convert("raw", "roots/packed.qcow2", "qcow2", "-c", "-o", "cluster_size=16k")
+        convert("raw", "roots/old.qcow2", "qcow2", "-o", "compat=0.10")
+        run("cp", "raw", "roots/a.raw")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "plain.qcow2", "-F", "qcow2", "roots/over.qcow2")
+        for name, more in (("plain.qcow2", {}), ("packed.qcow2", {"format": "raw"}), ("over.qcow2", {"size": "48M"}),
+                           ("old.qcow2", {"image-format": "qcow2", "cluster-size": 65536, "extended-l2": "off"}),
+                           ("a.raw", {"image-format": "raw"})):
+            before = os.stat(f"roots/{name}").st_mtime_ns
+            v = d.post("/v1/volumes", name="v", image=f"{roots}/{name}", **{"import": True}, **more)
+            assert v["state"] in ("creating", "available") and v["size"] == (48 if "size" in more else 40) << 20, v
+            v = wait_for(d, "v")
+            assert v["state"] == "available" and v["format"] == more.get("format", "qcow2") and "job" not in v, v
+            assert len(d.images()) == 1 and os.stat(f"roots/{name}").st_mtime_ns == before
+            image = f"pool/images/{d.images()[0]}"
+            if v["format"] == "qcow2":
+                run("qemu-img", "check", "-q", image)
+            info = json.loads(run("qemu-img", "info", "--output=json", image))
+            assert info["format"] == v["format"] and "backing-filename" not in info, info
+            if name == "old.qcow2":
+                assert info["cluster-size"] == 65536, info
+            check_content(d, "v", "raw")
+            d.delete("/v1/volumes/v")
+        jobs = d.get("/v1/jobs?state=ended")["items"]
+        assert len(jobs) == 5 and all(j["operation"] == "volume-import" and j["state"] == "concluded" for j in jobs), jobs
+        assert jobs[0]["done"] == jobs[0]["total"] == 40 << 20, jobs[0]
+
+
+def test_images_that_cannot_be_imported_are_refused_by_name():
+    need_devices()
+    need_tool("qemu-img")
+    with Daemon() as d:
+        d.pool(**root())
+        roots = os.path.abspath("roots")
+        patterned("outside.raw", 1 << 20)
+        take = lambda name, **more: d.ask("POST", "/v1/volumes", {"name": "v", "image": f"{roots}/{name}", "import": True,
+                                                                  **more})
+        for fmt in ("vmdk", "vdi", "vhdx", "vpc", "qcow", "qed", "parallels"):
+            run("qemu-img", "create", "-q", "-f", fmt, f"roots/x.{fmt}", "8M")
+            status, answer = take(f"x.{fmt}")
+            assert status >= 400 and fmt.rstrip("0") in answer["error"]["message"], answer
+        # Not what is outside, in whatever way it is named.
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", os.path.abspath("outside.raw"), "-F", "raw", "roots/back.qcow2")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "../outside.raw", "-F", "raw", "roots/up.qcow2")
+        os.symlink("../outside.raw", "roots/link.raw")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "link.raw", "-F", "raw", "roots/bylink.qcow2")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=roots/d.raw,data_file_raw=on", "roots/data.qcow2", "1M")
+        with open("roots/data.qcow2", "r+b") as file:  # the name of the data file, of the same length
+            head = file.read(4096)
+            at = head.index(b"roots/d.raw")
+            file.seek(at)
+            file.write(b"/etc/shadow")
+        d.post("/v1/volumes", name="other", size="1M")
+        theirs = os.path.abspath(f"pool/images/{d.images()[0]}")
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", theirs, "-F", "qcow2", "roots/theirs.qcow2", "1M")
+        for name in ("back", "up", "bylink", "data", "theirs"):
+            status, answer = take(f"{name}.qcow2")
+            assert status >= 400 and answer["error"]["message"], (name, answer)
+            status, answer = d.ask("POST", "/v1/volumes", {"name": "v", "image": f"{roots}/{name}.qcow2"})
+            assert status >= 400, ("in place", name, answer)
+        for path in ("link.raw", "../outside.raw", "/etc/passwd"):
+            assert d.refused("POST", "/v1/volumes", {"name": "v", "image": os.path.join(roots, path), "import": True,
+                                                     "image-format": "raw"}) == "forbidden", path
+        patterned("roots/a.raw", 1 << 20)
+        assert "say so" in take("a.raw")[1]["error"]["message"]  # raw must be said
+        assert take("a.raw", **{"image-format": "raw", "size": "512k"})[0] == 400
+        assert take("none.raw", **{"image-format": "raw"})[0] == 404
+        with open("roots/short.qcow2", "wb") as file:
+            file.write(b"QFI\xfb\0\0\0\3")
+        assert take("short.qcow2")[0] >= 400
+        os.mkfifo("roots/pipe")
+        assert take("pipe", **{"image-format": "raw"})[0] >= 400
+        assert take("", **{"image-format": "raw"})[0] >= 400
+        assert len(d.images()) == 1 and [v["name"] for v in d.get("/v1/volumes")["items"]] == ["other"]
+
+
+def test_an_import_tells_its_progress_is_cancelled_killed_and_goes_on():
+    need_devices()
+    patterned("raw", 320 << 20)
+    with Daemon(slow("8M")) as d:
+        d.pool(**root())
+        os.rename("raw", "roots/a.raw")
+        take = {"image": os.path.abspath("roots/a.raw"), "import": True, "image-format": "raw"}
+        begin = lambda name: d.call("POST", "/v1/volumes", {"name": name, **take})["job"]
+
+        def under_way(job, done):
+            deadline = time.monotonic() + 60
+            while (now := d.get(f"/v1/jobs/{job}")).get("done", 0) < done:
+                assert time.monotonic() < deadline and now["state"] in ("waiting", "running"), now
+                time.sleep(0.05)
+            assert now["total"] == 320 << 20 and now["object"], now
+            return now["done"]
+
+        first, second = begin("v"), begin("w")
+        under_way(first, 1 << 20)
+        assert d.refused("POST", "/v1/volumes/v/attach", {"user": "a"}) == "busy"
+        assert d.refused("DELETE", "/v1/volumes/v") == "busy" and d.refused("DELETE", "/v1/pools/pool") == "busy"
+        under_way(second, 1 << 20)  # both at once
+        d.post(f"/v1/jobs/{first}/cancel")
+        deadline = time.monotonic() + 30
+        while d.get(f"/v1/jobs/{first}").get("state") != "cancelled":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert d.refused("GET", "/v1/volumes/v") == "not-found"
+        assert all(name.startswith(layer(d, "w")) for name in d.images()), d.images()
+        for end in (d.kill, d.stop, d.kill):
+            under_way(second, 1)
+            time.sleep(1.6)  # it notes how far it is every second
+            end()
+            d.start()
+        # What was copied then need not be copied again.
+        assert under_way(second, 1) >= 16 << 20, d.get(f"/v1/jobs/{second}")
+        d.stop()
+        d.words = [word for word in d.words if not word.endswith("/slow")]
+        d.start()
+        assert wait_for(d, "w")["state"] == "available"
+        run("qemu-img", "check", "-q", f"pool/images/{d.images()[0]}")
+        check_content(d, "w", "roots/a.raw")
+        assert len(d.images()) == 1 and d.get("/v1/jobs")["items"] == []
+
+
+def layer(d, volume):
+    return d.get(f"/v1/volumes/{volume}")["layer"]
 
 
 if __name__ == "__main__":

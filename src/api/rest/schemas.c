@@ -16,6 +16,7 @@ static const struct rest_member pool_more[] = {
 static const struct rest_member volume_more[] = {
     {"snapshots", "integer", "how many it has"},
     {"attachment", "Attachment", "absent where it is not in use"},
+    {"job", "string", "id of the job that imports it"},
     {NULL},
 };
 

@@ -1,0 +1,146 @@
+/*
+ * Copying images: `hawser convert` as a process of its own, which ends with this one. It keeps a
+ * journal of its own beside the unfinished copy, so that the next goes on where it was.
+ *
+ * The image may be hostile: the process can get no rights that it does not have, has few of those
+ * of its user, and opens only what lies in the folders that are allowed.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#include "control/engines.h"
+#include "control/internal.h"
+#include "control/tool.h"
+
+#define LONG_TIMEOUT_MS (7 * 24 * 3600 * 1000u)
+/** A copy that went on without its hawserd ends at once, but not before the next one looks. */
+#define TRIES    20
+#define AGAIN_US 250000
+/** What fails later has worked for a while, and is no leftover. */
+#define EARLY_S 2
+
+/** What a copy may of what root may: open files whoever's they are, and give the new one away. */
+#define RIGHTS "-all,+dac_override,+dac_read_search,+fowner,+chown"
+
+unsigned engines_add_allow(char **arguments, unsigned used, const char *const *allow)
+{
+    for (; allow && *allow && used < ENGINES_ARGUMENTS_MAX - 24; allow++) {
+        arguments[used++] = (char *)"--allow";
+        arguments[used++] = (char *)*allow;
+    }
+    return used;
+}
+
+/* ---- long work ---- */
+
+struct progress {
+    bool (*tell)(void *arg, uint64_t done_bytes, uint64_t total_bytes);
+    void *arg;
+    uint64_t done_bytes, total_bytes;
+};
+
+static bool is_to_stop(void *arg)
+{
+    const struct progress *progress = arg;
+    return progress->tell &&
+           progress->tell(progress->arg, progress->done_bytes, progress->total_bytes);
+}
+
+static void take_line(void *arg, const char *line)
+{
+    struct progress *progress = arg;
+    unsigned long long done, total;
+    if (sscanf(line, "{\"done\": %llu, \"total\": %llu}", &done, &total) != 2)
+        return;
+    progress->done_bytes = done;
+    progress->total_bytes = total;
+}
+
+int engines_run_long(char *const arguments[],
+                     bool (*progress)(void *arg, uint64_t done_bytes, uint64_t total_bytes),
+                     void *arg, struct hws_error *err)
+{
+    struct progress now = {.tell = progress, .arg = arg};
+    const struct tool_watch watch = {.stop = is_to_stop, .line = take_line, .arg = &now};
+    int r = tool_run_watched(arguments, LONG_TIMEOUT_MS, &watch, err);
+    (void)is_to_stop(&now); /* the last line may have come after the last question */
+    return r;
+}
+
+/* ---- copies ---- */
+
+static int copy_once(const struct engine_copy *copy, struct hws_error *err)
+{
+    const struct engine_image *image = &copy->image;
+    char *arguments[ENGINES_ARGUMENTS_MAX] = {
+        (char *)"setpriv",
+        (char *)"--pdeathsig",
+        (char *)"KILL",
+        (char *)"--no-new-privs",
+        (char *)"--bounding-set",
+        (char *)RIGHTS,
+        (char *)engines_program(),
+        (char *)"convert",
+        (char *)"-q",
+        (char *)"--resume",
+        (char *)"--progress-json",
+        (char *)"-f",
+        (char *)copy->source_format,
+        (char *)"-O",
+        (char *)image->format,
+    };
+    char size[32];
+    struct engine_options options;
+    unsigned used = 15;
+    int r = engines_options(image, &options, err);
+    if (r < 0)
+        return r;
+    used = engines_add_allow(arguments, used, copy->allow);
+    for (unsigned i = 0; i < options.count; i++) {
+        arguments[used++] = (char *)"-o";
+        arguments[used++] = options.text[i];
+    }
+    snprintf(size, sizeof(size), "%llu", (unsigned long long)image->size_bytes);
+    arguments[used++] = (char *)"--size";
+    arguments[used++] = size;
+    arguments[used++] = (char *)copy->source;
+    arguments[used++] = (char *)image->path;
+    return engines_run_long(arguments, copy->progress, copy->arg, err);
+}
+
+static bool is_left_over(const char *text)
+{
+    return strstr(text, "is using");
+}
+
+int engines_copy(const struct engine_copy *copy, struct hws_error *err)
+{
+    int r = -EIO;
+    for (unsigned i = 0; r == -EIO && i < TRIES; i++) {
+        struct hws_error why = {0};
+        if (access(copy->image.path, F_OK) == 0)
+            return folder_sync(copy->image.path, err);
+        time_t began = time(NULL);
+        r = copy_once(copy, &why);
+        if (r < 0)
+            hws_fail(err, -r, "%s", why.text);
+        if (r == -EIO && (time(NULL) - began > EARLY_S || !is_left_over(why.text)))
+            return r;
+        if (r == -EIO)
+            usleep(AGAIN_US);
+    }
+    return r == 0 ? folder_sync(copy->image.path, err) : r;
+}
+
+int engines_forget_copy(const char *path, struct hws_error *err)
+{
+    static const char *const suffixes[] = {"", ".convert-partial", ".convert-journal",
+                                           ".convert-journal.new"};
+    int r = 0;
+    for (unsigned i = 0; r == 0 && i < ARRAY_LEN(suffixes); i++) {
+        autofree char *name = NULL;
+        if (asprintf(&name, "%s%s", path, suffixes[i]) < 0)
+            return hws_fail(err, ENOMEM, "out of memory");
+        r = file_unlink(name, err);
+    }
+    return r;
+}
