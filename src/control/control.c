@@ -183,21 +183,29 @@ static const char *key_of(const struct object_type *type, json_t *item)
     return json_string_value(json_object_get(item, field));
 }
 
+int control_page_check(const struct control_page *page, struct hws_error *err)
+{
+    return page->limit <= CONTROL_PAGE_MAX ? 0
+                                           : hws_fail(err, EINVAL, "limit is %u; it can be 1 to %d",
+                                                      page->limit, CONTROL_PAGE_MAX);
+}
+
 int control_page(struct control *control, const struct object_type *type, const char *owner,
                  const struct control_page *page, const char *prefix, page_edit *edit, json_t **ret,
                  struct hws_error *err)
 {
     autofree char *after = NULL;
-    unsigned limit = page->limit ? page->limit : 100;
+    unsigned limit = page->limit ? page->limit : CONTROL_PAGE_DEFAULT;
     size_t i;
     json_t *item, *list = NULL;
-    if (limit > CONTROL_PAGE_MAX)
-        return hws_fail(err, EINVAL, "limit is %u; it can be 1 to %d", limit, CONTROL_PAGE_MAX);
+    int r = control_page_check(page, err);
+    if (r < 0)
+        return r;
     if (page->after && asprintf(&after, "%s%s", prefix, page->after) < 0)
         return hws_fail(err, ENOMEM, "out of memory");
     struct store_query query = {
         .kind = type->kind, .owner = owner, .after = after, .limit = limit + 1};
-    int r = control->store->driver->list(control->store, &query, &list, err);
+    r = control->store->driver->list(control->store, &query, &list, err);
     if (r < 0)
         return r;
     json_t *next = NULL;

@@ -51,14 +51,15 @@ void control_close(struct control *control);
 /** To be called every second or so: tries again what could not be finished. */
 void control_tick(struct control *control);
 
-#define CONTROL_PAGE_MAX 1000
+#define CONTROL_PAGE_MAX     1000
+#define CONTROL_PAGE_DEFAULT 100
 /** Ended jobs that are remembered. */
 #define JOBS_KEPT 1000
 
 /** What of a list is wanted. */
 struct control_page {
     const char *after; /* NULL: from the beginning; else "next" of the page before */
-    unsigned limit;    /* 0: 100; at most CONTROL_PAGE_MAX */
+    unsigned limit;    /* 0: CONTROL_PAGE_DEFAULT; at most CONTROL_PAGE_MAX */
 };
 
 /* Lists: {"items": [...], "next": TEXT or absent}. */
@@ -105,6 +106,10 @@ HWS_MUST_CHECK int control_volume_show(struct control *control, const char *volu
                                        struct hws_error *err);
 HWS_MUST_CHECK int control_volume_list(struct control *control, const struct control_page *page,
                                        json_t **ret, struct hws_error *err);
+/** The same as JSON text, quickly: @ret free(). */
+HWS_MUST_CHECK int control_volume_list_text(struct control *control,
+                                            const struct control_page *page, char **ret,
+                                            struct hws_error *err);
 /** {"name", "protected", "labels", "mount-options", "trash-retention"}: what is there is changed.
  */
 HWS_MUST_CHECK int control_volume_change(struct control *control, const char *volume,

@@ -11,6 +11,7 @@
 #include "engine/client.h"
 #include "hawser/image.h"
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -161,8 +162,18 @@ static int resize_file(const char *path, const char *format, const char *const *
 
 /* ---- engines ---- */
 
+/* By its folder alone: where there is none, all other attachments would be looked through. */
 static int find_attachment(const char *id, struct attachment **ret, struct hws_error *err)
 {
+    char root[PATH_MAX];
+    autofree char *folder = NULL;
+    struct stat st;
+    if (asprintf(&folder, "%s/%s", attachment_root(root, sizeof(root)), id) < 0) {
+        folder = NULL;
+        return hws_fail(err, ENOMEM, "out of memory");
+    }
+    if (lstat(folder, &st) < 0 && errno == ENOENT)
+        return hws_fail(err, ENOENT, "nothing is attached as '%s'", id);
     int r = attachment_find(id, ret, err);
     if (r == 0 && strcmp((*ret)->name, id) != 0) {
         *ret = attachment_free(*ret);

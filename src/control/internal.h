@@ -293,6 +293,9 @@ HWS_MUST_CHECK int control_page(struct control *control, const struct object_typ
                                 const char *prefix, page_edit *edit, json_t **ret,
                                 struct hws_error *err);
 
+/** -EINVAL where a page is asked to be larger than may be. */
+HWS_MUST_CHECK int control_page_check(const struct control_page *page, struct hws_error *err);
+
 /** Adds to a volume's JSON what callers want to know beside it. */
 HWS_MUST_CHECK int volume_describe(struct control *control, json_t *item, struct hws_error *err);
 

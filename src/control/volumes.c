@@ -105,6 +105,28 @@ int control_volume_list(struct control *control, const struct control_page *page
     return control_page(control, &volume_type, NULL, page, "", volume_describe, ret, err);
 }
 
+/* Long lists are sent as they are stored: nothing of them is read here. */
+int control_volume_list_text(struct control *control, const struct control_page *page, char **ret,
+                             struct hws_error *err)
+{
+    static const struct store_beside beside = {"attachment", "attachment", "snapshots", "snapshot"};
+    const struct store_query query = {.kind = volume_type.kind,
+                                      .after = page->after,
+                                      .limit = page->limit ? page->limit : CONTROL_PAGE_DEFAULT};
+    auto_json *next = NULL;
+    autofree char *items = NULL, *quoted = NULL;
+    int r = control_page_check(page, err);
+    if (r == 0)
+        r = control->store->driver->text(control->store, &query, &beside, &items, &next, err);
+    if (r < 0)
+        return r;
+    quoted = next ? json_dumps(next, JSON_ENCODE_ANY) : NULL;
+    if ((next && !quoted) || asprintf(ret, "{\"items\":%s%s%s}", items, next ? ",\"next\":" : "",
+                                      quoted ? quoted : "") < 0)
+        return hws_fail(err, ENOMEM, "out of memory");
+    return 0;
+}
+
 const struct record_field request_volume_change[] = {
     {"name", RECORD_TEXT, offsetof(struct volume, name), "unique name"},
     {"protected", RECORD_BOOL, offsetof(struct volume, protected), "cannot be deleted"},

@@ -187,10 +187,10 @@ static int read_body(const struct http_request *request, json_t **ret, struct hw
     return 0;
 }
 
-/* Takes over @result. What is no JSON comes as one text. */
+/* Takes over @result. What is no JSON comes as one text, and so do long lists. */
 static void answer(const struct rest_route *route, json_t *result, struct http_reply *reply)
 {
-    if (!route->type) {
+    if (!json_is_string(result)) {
         http_reply_json(reply, route->status, result);
         return;
     }

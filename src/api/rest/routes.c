@@ -59,7 +59,10 @@ CALL(class_delete)
 
 CALL(volume_list)
 {
-    return control_volume_list(c->control, &c->page, ret, err);
+    autofree char *text = NULL;
+    int r = control_volume_list_text(c->control, &c->page, &text, err);
+    *ret = r == 0 ? json_string_nocheck(text) : NULL;
+    return r == 0 && !*ret ? hws_fail(err, ENOMEM, "out of memory") : r;
 }
 
 CALL(volume_create)

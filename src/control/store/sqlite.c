@@ -17,7 +17,21 @@
 
 #define BUSY_TIMEOUT_MS 5000
 
-enum { PUT, INSERT, REMOVE, GET, FIND, LIST, LIST_OWNED, COUNT, COUNT_OWNED, STATEMENTS };
+enum {
+    PUT,
+    INSERT,
+    REMOVE,
+    GET,
+    FIND,
+    LIST,
+    LIST_OWNED,
+    PAGE,
+    PAGE_OWNED,
+    TEXT,
+    COUNT,
+    COUNT_OWNED,
+    STATEMENTS
+};
 
 static const char *const texts[STATEMENTS] = {
     [PUT] = "INSERT INTO object (kind, id, name, owner, value) VALUES (?1, ?2, ?3, ?4, ?5) "
@@ -26,10 +40,16 @@ static const char *const texts[STATEMENTS] = {
     [REMOVE] = "DELETE FROM object WHERE kind = ?1 AND id = ?2",
     [GET] = "SELECT value FROM object WHERE kind = ?1 AND id = ?2",
     [FIND] = "SELECT value FROM object WHERE kind = ?1 AND name = ?2",
-    [LIST] = "SELECT value FROM object WHERE kind = ?1 AND (?2 = '' OR name > ?2) "
-             "ORDER BY name, id LIMIT ?3",
-    [LIST_OWNED] = "SELECT value FROM object WHERE kind = ?1 AND owner = ?4 AND "
-                   "(?2 = '' OR name > ?2) ORDER BY name, id LIMIT ?3",
+    /* That names lie behind something is what lets SQLite use the index of names, and not sort. */
+    [LIST] = "SELECT value FROM object WHERE kind = ?1 ORDER BY name, id",
+    [LIST_OWNED] = "SELECT value FROM object WHERE kind = ?1 AND owner = ?4 ORDER BY name, id",
+    [PAGE] = "SELECT value FROM object WHERE kind = ?1 AND name > ?2 ORDER BY name LIMIT ?3",
+    [PAGE_OWNED] = "SELECT value FROM object WHERE kind = ?1 AND owner = ?4 AND name > ?2 "
+                   "ORDER BY name, id LIMIT ?3",
+    [TEXT] = "SELECT value, name, "
+             "(SELECT value FROM object WHERE kind = ?4 AND id = o.id), "
+             "(SELECT count(*) FROM object WHERE kind = ?5 AND owner = o.id) "
+             "FROM object AS o WHERE kind = ?1 AND name > ?2 ORDER BY name LIMIT ?3",
     [COUNT] = "SELECT count(*) FROM object WHERE kind = ?1",
     [COUNT_OWNED] = "SELECT count(*) FROM object WHERE kind = ?1 AND owner = ?2",
 };
@@ -158,16 +178,24 @@ static int sqlite_find(struct store *store, const char *kind, const char *name, 
     return get_one(store, FIND, kind, name, ret, err);
 }
 
+static void bind_page(sqlite3_stmt *statement, const struct store_query *query)
+{
+    bind(statement, 2, query->after ? query->after : "");
+    sqlite3_bind_int64(statement, 3, query->limit ? (sqlite3_int64)query->limit : -1);
+}
+
 static int sqlite_list(struct store *store, const struct store_query *query, json_t **ret,
                        struct hws_error *err)
 {
     struct sqlite_store *s = of(store);
     json_t *list = json_array(), *value;
     pthread_mutex_lock(&s->mutex);
-    sqlite3_stmt *statement = s->statement[query->owner ? LIST_OWNED : LIST];
+    bool all = !query->after && !query->limit;
+    sqlite3_stmt *statement =
+        s->statement[all ? (query->owner ? LIST_OWNED : LIST) : (query->owner ? PAGE_OWNED : PAGE)];
     bind(statement, 1, query->kind);
-    bind(statement, 2, query->after ? query->after : "");
-    sqlite3_bind_int64(statement, 3, query->limit ? (sqlite3_int64)query->limit : -1);
+    if (!all)
+        bind_page(statement, query);
     if (query->owner)
         bind(statement, 4, query->owner);
     int step, r = list ? 0 : hws_fail(err, ENOMEM, "out of memory");
@@ -182,6 +210,80 @@ static int sqlite_list(struct store *store, const struct store_query *query, jso
         json_decref(list);
     else
         *ret = list;
+    return r;
+}
+
+/* ---- lists as text ---- */
+
+static void put_text(FILE *out, sqlite3_stmt *statement, int column, int less)
+{
+    int length = sqlite3_column_bytes(statement, column) - less;
+    fwrite_unlocked(sqlite3_column_text(statement, column), 1, (size_t)MAX(length, 0), out);
+}
+
+/* Values are objects that have an id: what is added goes behind their last member. */
+static void put_object(FILE *out, sqlite3_stmt *statement, const struct store_beside *beside)
+{
+    put_text(out, statement, 0, 1);
+    if (sqlite3_column_type(statement, 2) != SQLITE_NULL) {
+        fprintf(out, ",\"%s\":", beside->one);
+        put_text(out, statement, 2, 0);
+    }
+    if (beside->count)
+        fprintf(out, ",\"%s\":%d", beside->count, sqlite3_column_int(statement, 3));
+    fputc_unlocked('}', out);
+}
+
+static int put_objects(struct sqlite_store *s, sqlite3_stmt *statement,
+                       const struct store_query *query, const struct store_beside *beside,
+                       FILE *out, json_t **ret_next, struct hws_error *err)
+{
+    autofree char *last = NULL;
+    int step = SQLITE_DONE;
+    fputc_unlocked('[', out);
+    for (unsigned i = 0; (step = sqlite3_step(statement)) == SQLITE_ROW; i++) {
+        if (i == query->limit) {
+            *ret_next = json_string(last);
+            break;
+        }
+        if (i > 0)
+            fputc_unlocked(',', out);
+        put_object(out, statement, beside);
+        if (i + 1 == query->limit)
+            last = strdup((const char *)sqlite3_column_text(statement, 1));
+    }
+    fputc_unlocked(']', out);
+    return step == SQLITE_DONE || step == SQLITE_ROW ? 0 : fail(s, err);
+}
+
+static int sqlite_text(struct store *store, const struct store_query *query,
+                       const struct store_beside *beside, char **ret_text, json_t **ret_next,
+                       struct hws_error *err)
+{
+    struct sqlite_store *s = of(store);
+    struct store_query more = *query; /* one, to know whether more follow */
+    size_t length;
+    FILE *out = open_memstream(ret_text, &length);
+    assert(query->limit > 0 && !query->owner);
+    *ret_next = NULL;
+    if (!out)
+        return hws_fail(err, ENOMEM, "out of memory");
+    more.limit++;
+    pthread_mutex_lock(&s->mutex);
+    sqlite3_stmt *statement = s->statement[TEXT];
+    bind(statement, 1, query->kind);
+    bind_page(statement, &more);
+    bind(statement, 4, beside->one_kind);
+    bind(statement, 5, beside->count_kind);
+    int r = put_objects(s, statement, query, beside, out, ret_next, err);
+    done(statement);
+    pthread_mutex_unlock(&s->mutex);
+    if (fclose(out) != 0 && r == 0)
+        r = hws_fail(err, ENOMEM, "out of memory");
+    if (r < 0) {
+        free(*ret_text);
+        json_decref(*ret_next);
+    }
     return r;
 }
 
@@ -277,5 +379,6 @@ const struct store_driver store_sqlite = {
     .get = sqlite_get,
     .find = sqlite_find,
     .list = sqlite_list,
+    .text = sqlite_text,
     .count = sqlite_count,
 };

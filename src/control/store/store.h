@@ -29,7 +29,13 @@ struct store_query {
     const char *kind;
     const char *owner; /* NULL: of all owners */
     const char *after; /* names behind this one; NULL: from the first */
-    unsigned limit;    /* 0: all */
+    unsigned limit;    /* 0: all; what has no name is in lists of all alone */
+};
+
+/** What a text's objects get besides their own members. */
+struct store_beside {
+    const char *one, *one_kind;     /* a member: the object of that kind with the same id, if any */
+    const char *count, *count_kind; /* a member: how many of that kind have it as their owner */
 };
 
 struct store;
@@ -56,6 +62,13 @@ struct store_driver {
 
     /** @ret a new array of values. */
     int (*list)(struct store *store, const struct store_query *query, json_t **ret,
+                struct hws_error *err);
+    /**
+     * The same as text, as it is stored, for long lists: "[{...},{...}]". @query must have a limit.
+     * @ret_text free(); @ret_next a new text where more follow, the name of the last object here.
+     */
+    int (*text)(struct store *store, const struct store_query *query,
+                const struct store_beside *beside, char **ret_text, json_t **ret_next,
                 struct hws_error *err);
     /** How many there are; @owner NULL: of all owners. */
     int (*count)(struct store *store, const char *kind, const char *owner, unsigned *ret,

@@ -198,6 +198,46 @@ static void migrations_go_step_by_step(void **state)
     sqlite3_close(db);
 }
 
+/* As text a list is what it is as JSON, with what stands beside; names are in order. */
+static void lists_come_as_text(void **state)
+{
+    static const struct store_beside beside = {"with", "twin", "owned", "part"};
+    static const struct {
+        const char *after;
+        unsigned limit;
+        const char *text, *next;
+    } cases[] = {
+        {NULL, 9,
+         "[{\"id\":\"1\",\"name\":\"a\",\"owned\":0},"
+         "{\"id\":\"0\",\"name\":\"b\",\"with\":{\"id\":\"0\"},\"owned\":2},"
+         "{\"id\":\"2\",\"name\":\"c\",\"owned\":0}]",
+         NULL},
+        {NULL, 1, "[{\"id\":\"1\",\"name\":\"a\",\"owned\":0}]", "a"},
+        {"b", 1, "[{\"id\":\"2\",\"name\":\"c\",\"owned\":0}]", NULL},
+        {"c", 1, "[]", NULL},
+    };
+    assert_int_equal(put("thing", "1", "a", NULL, true), 0);
+    assert_int_equal(put("thing", "0", "b", NULL, true), 0);
+    assert_int_equal(put("thing", "2", "c", NULL, true), 0);
+    assert_int_equal(put("thing", "3", NULL, NULL, true), 0); /* in lists of all alone */
+    assert_int_equal(put("twin", "0", NULL, NULL, true), 0);
+    assert_int_equal(put("part", "p", NULL, "0", true), 0);
+    assert_int_equal(put("part", "q", NULL, "0", true), 0);
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+        const struct store_query query = {
+            .kind = "thing", .after = cases[i].after, .limit = cases[i].limit};
+        char *text;
+        json_t *next;
+        assert_int_equal(store_sqlite.text(store, &query, &beside, &text, &next, &error), 0);
+        assert_string_equal(text, cases[i].text);
+        assert_true(!next == !cases[i].next);
+        if (next)
+            assert_string_equal(json_string_value(next), cases[i].next);
+        json_decref(next);
+        free(text);
+    }
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -205,6 +245,7 @@ int main(void)
         TEST(names_are_unique_in_their_kind),
         TEST(a_transaction_is_done_or_not),
         TEST(lists_come_in_pages),
+        TEST(lists_come_as_text),
         TEST(what_was_committed_is_there_again),
         TEST(other_catalogs_are_refused),
         TEST(migrations_go_step_by_step),
