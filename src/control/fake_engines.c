@@ -233,9 +233,12 @@ static int snapshot(const char *id, const char *overlay, struct hws_error *err)
         engine_place_free(&place);
         return hws_fail(err, EEXIST, "%s is there", overlay);
     }
+    char format[16];
+    uint64_t size_bytes = 0;
+    (void)look(place.top, NULL, format, &size_bytes, NULL);
     struct engine_image image = {.path = overlay,
                                  .format = "qcow2",
-                                 .size_bytes = 1,
+                                 .size_bytes = size_bytes,
                                  .backing = place.top,
                                  .backing_format = "qcow2"};
     r = create(&image, err);
