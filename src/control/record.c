@@ -180,7 +180,8 @@ json_t *record_json(const struct record_field *fields, const void *record)
             break;
         case RECORD_UINT:
         case RECORD_SIZE:
-            value = json_integer((json_int_t) * (const uint64_t *)from);
+            if (!field->sparse || *(const uint64_t *)from)
+                value = json_integer((json_int_t) * (const uint64_t *)from);
             break;
         case RECORD_BOOL:
             value = json_boolean(*(const bool *)from);

@@ -33,6 +33,7 @@ struct record_field {
     bool required;
     uint64_t max;               /* of texts in bytes, of numbers, of members; 0: the usual */
     const char *const *choices; /* of a text; NULL: any */
+    bool sparse;                /* a number that is left out of the JSON where it is 0 */
 };
 
 /**

@@ -72,8 +72,6 @@ int volume_describe(struct control *control, json_t *item, struct hws_error *err
     if (r == 0 || r == -ENOENT)
         r = store->count(control->store, snapshot_type.kind, id, &snapshots, err);
     json_object_set_new(item, "snapshots", json_integer(snapshots));
-    json_object_del(item, "deleted"); /* of those in the trash */
-    json_object_del(item, "expires");
     const char *state = json_string_value(json_object_get(item, "state"));
     char job[ID_BYTES] = "";
     if (state && strcmp(state, STATE_AVAILABLE) != 0)
@@ -105,6 +103,16 @@ int control_volume_list(struct control *control, const struct control_page *page
     return control_page(control, &volume_type, NULL, page, "", volume_describe, ret, err);
 }
 
+/* Of what is being made more is told than the catalog holds. */
+static int list_as_text(struct control *control, const struct control_page *page, char **ret,
+                        struct hws_error *err)
+{
+    auto_json *list = NULL;
+    int r = control_volume_list(control, page, &list, err);
+    *ret = r == 0 ? json_dumps(list, JSON_COMPACT) : NULL;
+    return r == 0 && !*ret ? hws_fail(err, ENOMEM, "out of memory") : r;
+}
+
 /* Long lists are sent as they are stored: nothing of them is read here. */
 int control_volume_list_text(struct control *control, const struct control_page *page, char **ret,
                              struct hws_error *err)
@@ -120,6 +128,8 @@ int control_volume_list_text(struct control *control, const struct control_page 
         r = control->store->driver->text(control->store, &query, &beside, &items, &next, err);
     if (r < 0)
         return r;
+    if (strstr(items, "\"state\":\"" STATE_CREATING "\""))
+        return list_as_text(control, page, ret, err);
     quoted = next ? json_dumps(next, JSON_ENCODE_ANY) : NULL;
     if ((next && !quoted) || asprintf(ret, "{\"items\":%s%s%s}", items, next ? ",\"next\":" : "",
                                       quoted ? quoted : "") < 0)
