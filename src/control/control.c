@@ -95,6 +95,8 @@ static int prepare(struct control *control, const struct control_options *option
     if (r < 0)
         return r;
     r = events_start(control, err);
+    if (r == 0)
+        r = metrics_start(control, err);
     if (r < 0)
         return r;
     r = vault_open(control->folder, options->master_key, &control->vault, err);
@@ -148,6 +150,7 @@ void control_close(struct control *control)
     merger_stop(control);
     importer_stop(control);
     events_stop(control);
+    metrics_stop(control);
     vault_close(control->vault);
     if (control->store)
         control->store->driver->close(control->store);

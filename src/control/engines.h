@@ -154,6 +154,8 @@ struct engine_driver {
     int (*copy)(const struct engine_copy *copy, struct hws_error *err);
     /** Removes the image at @path and what an unfinished copy to it left. */
     int (*forget_copy)(const char *path, struct hws_error *err);
+    /** What the engine's volumes did, as it answers `stats` with histograms. May be NULL. */
+    int (*stats)(const char *id, int timeout_ms, json_t **ret, struct hws_error *err);
     /** Every second or so; may be NULL. */
     void (*tick)(void);
 };

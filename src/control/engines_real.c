@@ -376,6 +376,18 @@ static int sync_fs(const char *mountpoint, struct hws_error *err)
     return 0;
 }
 
+static int stats(const char *id, int timeout_ms, json_t **ret, struct hws_error *err)
+{
+    struct attachment *attachment;
+    int r = find_attachment(id, &attachment, err);
+    if (r < 0)
+        return r;
+    r = attachment_call_within(attachment, "stats", json_pack("{s:b}", "histograms", 1), timeout_ms,
+                               ret, err);
+    attachment_free(attachment);
+    return r;
+}
+
 const struct engine_driver engines_real = {
     .create = create,
     .look = look,
@@ -400,5 +412,6 @@ const struct engine_driver engines_real = {
     .unserve = engines_unserve,
     .copy = engines_copy,
     .forget_copy = engines_forget_copy,
+    .stats = stats,
     .tick = tool_reap,
 };

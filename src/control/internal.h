@@ -14,7 +14,9 @@
 #include "control/events.h"
 #include "control/journal.h"
 #include "control/locks.h"
+#include "control/metrics.h"
 #include "control/requests.h"
+#include <stdatomic.h>
 #include <time.h>
 
 /** How long an operation waits for another one on the same object. */
@@ -35,6 +37,7 @@ struct control {
     pthread_mutex_t model;
     time_t retried;
     struct events *events;
+    struct metrics *metrics;
     uint64_t users_looked, users_looked_old; /* seconds since the boot */
     struct merger *merger;                   /* NULL: nothing is merged in the background */
     struct importer *importer;               /* the same of images */

@@ -100,8 +100,9 @@ static void add_intent(struct batch *batch, const struct operation *type, const 
                        const char *object, json_t *params)
 {
     batch_raw(batch, KIND, id, object,
-              json_pack("{s:s, s:s, s:s, s:o, s:I}", "id", id, "operation", type->name, "object",
-                        object, "params", params, "created", (json_int_t)time(NULL)),
+              json_pack("{s:s, s:s, s:s, s:o, s:I, s:s*}", "id", id, "operation", type->name,
+                        "object", object, "params", params, "created", (json_int_t)time(NULL),
+                        "request", *log_context() ? log_context() : NULL),
               true);
 }
 

@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "engine/client.h"
+#include "base/log.h"
 #include "engine/internal.h"
 #include <poll.h>
 #include <sys/socket.h>
@@ -15,15 +16,19 @@
 #define CALL_TIMEOUT_MS  120000
 #define ANSWER_BYTES_MAX ((size_t)16 * MiB)
 
-static int connect_to(const char *path, int *ret, struct hws_error *err)
+/* An engine that hangs takes no more connections once its backlog is full: that counts, too. */
+static int connect_to(const char *path, int timeout_ms, int *ret, struct hws_error *err)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const struct timeval patience = {.tv_sec = timeout_ms / 1000,
+                                     .tv_usec = timeout_ms % 1000 * 1000};
     if (strlen(path) >= sizeof(address.sun_path))
         return hws_fail(err, ENAMETOOLONG, "socket path %s is too long", path);
     memcpy(address.sun_path, path, strlen(path));
     autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return hws_fail_errno(err, errno, "cannot make a socket");
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
     if (connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
         return hws_fail_errno(err, errno, "cannot reach the engine at %s", path);
     *ret = steal_fd(&fd);
@@ -95,14 +100,17 @@ static int take_result(json_t *answer, json_t **ret, struct hws_error *err)
 static int client_call(const char *socket_path, const char *method, json_t *params, int timeout_ms,
                        json_t **ret_result, struct hws_error *err)
 {
-    json_t *request = json_pack("{s:s, s:i, s:s, s:o}", "jsonrpc", "2.0", "id", 1, "method", method,
-                                "params", params ? params : json_object());
+    /* The request that this is done for, if any: the engine logs changes with it. */
+    const char *context = log_context();
+    json_t *request =
+        json_pack("{s:s, s:s, s:s, s:o}", "jsonrpc", "2.0", "id", *context ? context : "1",
+                  "method", method, "params", params ? params : json_object());
     autofree char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
     json_decref(request);
     if (!text)
         return hws_fail(err, EINVAL, "the request holds text that is no UTF-8");
     autofd int fd = -1;
-    int r = connect_to(socket_path, &fd, err);
+    int r = connect_to(socket_path, timeout_ms, &fd, err);
     if (r < 0)
         return r;
     size_t length = strlen(text);
@@ -147,7 +155,7 @@ pid_t attachment_engine_pid(const struct attachment *attachment)
     autofd int fd = -1;
     struct ucred peer;
     socklen_t length = sizeof(peer);
-    if (!path || connect_to(path, &fd, NULL) < 0 ||
+    if (!path || connect_to(path, CALL_TIMEOUT_MS, &fd, NULL) < 0 ||
         getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &length) < 0)
         return -1;
     return peer.pid;

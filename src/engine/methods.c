@@ -15,6 +15,7 @@
 #include "engine/nbd_services.h"
 #include "base/size.h"
 #include "engine/client.h"
+#include <ctype.h>
 
 #define BATCH_MAX 32
 
@@ -567,6 +568,18 @@ static int co_call(struct engine *engine, const struct method *method, json_t *g
     return r;
 }
 
+/* With the caller's id for it, where that is a word: hawserd's are ids of requests. */
+static void log_change(const struct method *method, const json_t *id, const struct hws_error *err)
+{
+    const char *word = json_string_value(id);
+    size_t length = word ? strlen(word) : 0;
+    for (size_t i = 0; i < length; i++)
+        if (!isalnum((unsigned char)word[i]))
+            word = NULL, length = 0;
+    log_info("%s%s%.64s%s: %s", method->name, word ? " [" : "", word ? word : "", word ? "]" : "",
+             err ? err->text : "done");
+}
+
 static json_t *co_answer_one(struct engine *engine, json_t *request)
 {
     json_t *id = json_object_get(request, "id"), *result = NULL;
@@ -585,6 +598,8 @@ static json_t *co_answer_one(struct engine *engine, json_t *request)
     struct hws_error err = {0};
     enum rpc_code code;
     int r = co_call(engine, method, json_object_get(request, "params"), &result, &code, &err);
+    if (method->changes)
+        log_change(method, id, r < 0 ? &err : NULL);
     if (!id) {
         json_decref(r < 0 ? NULL : result);
         return NULL;

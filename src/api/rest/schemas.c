@@ -65,6 +65,7 @@ static const struct rest_member job_members[] = {
     {"total", "integer", "bytes"},
     {"created", "integer", "seconds since 1970"},
     {"ended", "integer", "seconds since 1970"},
+    {"request", "string", "id of the request that began it, while it is under way"},
     {NULL},
 };
 
