@@ -100,7 +100,7 @@ static json_t *record_schema(const struct record_field *fields, bool request)
         if (!request && !strcmp(field->name, "key"))
             continue; /* by which the catalog finds it; not everywhere told */
         json_object_set_new(properties, field->name, field_schema(field, request));
-        if (field->required || (!request && field->kind != RECORD_TEXT))
+        if (field->required)
             json_array_append_new(required, json_string(field->name));
     }
     json_t *schema = json_pack("{s:s, s:o, s:o}", "type", "object", "properties", properties,
