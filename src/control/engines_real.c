@@ -147,6 +147,26 @@ static int look_below(const char *path, const char *const *allow, char *format, 
     return look_at(path, true, allow, format, ret_size, err);
 }
 
+/*
+ * A program tells why in words only. No space is told as such; where the image is whole, and as it
+ * was, it is the size that is none for it.
+ */
+static int why_not_resized(const char *path, const char *format, const char *const *allow,
+                           uint64_t wanted_bytes, struct hws_error *err)
+{
+    char found[16];
+    uint64_t size_bytes;
+    int r = -EIO;
+    snprintf(found, sizeof(found), "%s", format);
+    if (err && strstr(err->text, strerror(ENOSPC)))
+        r = -ENOSPC;
+    else if (look(path, allow, found, &size_bytes, NULL) == 0 && size_bytes < wanted_bytes)
+        r = -EINVAL;
+    if (err)
+        err->code = -r;
+    return r;
+}
+
 static int resize_file(const char *path, const char *format, const char *const *allow,
                        uint64_t size_bytes, struct hws_error *err)
 {
@@ -157,7 +177,8 @@ static int resize_file(const char *path, const char *format, const char *const *
     snprintf(size, sizeof(size), "%llu", (unsigned long long)size_bytes);
     arguments[used++] = (char *)path;
     arguments[used++] = size;
-    return tool_run(arguments, RESIZE_TIMEOUT_MS, NULL, err);
+    int r = tool_run(arguments, RESIZE_TIMEOUT_MS, NULL, err);
+    return r == -EIO ? why_not_resized(path, format, allow, size_bytes, err) : r;
 }
 
 /* ---- engines ---- */
