@@ -10,8 +10,11 @@
 #include "control/engines.h"
 #include "control/internal.h"
 #include "control/tool.h"
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 
-#define LONG_TIMEOUT_MS (7 * 24 * 3600 * 1000u)
+#define LONG_TIMEOUT_MS    (7 * 24 * 3600 * 1000u)
+#define MEASURE_TIMEOUT_MS 600000
 /** A copy that went on without its hawserd ends at once, but not before the next one looks. */
 #define TRIES    20
 #define AGAIN_US 250000
@@ -107,6 +110,43 @@ static int copy_once(const struct engine_copy *copy, struct hws_error *err)
     return engines_run_long(arguments, copy->progress, copy->arg, err);
 }
 
+/* What the copy may take and is not there is told before it fills the pool, in which others write,
+ * too. @return 0 where nobody can tell. */
+static int check_space(const struct engine_copy *copy, struct hws_error *err)
+{
+    const struct engine_image *image = &copy->image;
+    char *arguments[ENGINES_ARGUMENTS_MAX] = {
+        (char *)engines_program(),   (char *)"measure", (char *)"--output=json", (char *)"-f",
+        (char *)copy->source_format, (char *)"-O",      (char *)image->format,
+    };
+    struct engine_options options;
+    struct statvfs fs;
+    struct stat partial = {0};
+    autofree char *output = NULL, *beside = NULL, *folder = NULL;
+    if (engines_options(image, &options, NULL) < 0)
+        return 0; /* the copy tells */
+    unsigned used = engines_add_allow(arguments, 7, copy->allow);
+    for (unsigned i = 0; i < options.count; i++) {
+        arguments[used++] = (char *)"-o";
+        arguments[used++] = options.text[i];
+    }
+    arguments[used++] = (char *)copy->source;
+    if (asprintf(&beside, "%s.convert-partial", image->path) < 0)
+        beside = NULL;
+    folder = strndup(image->path, (size_t)(strrchr(image->path, '/') - image->path));
+    if (!beside || !folder || statvfs(folder, &fs) < 0 ||
+        tool_run(arguments, MEASURE_TIMEOUT_MS, &output, NULL) < 0)
+        return 0;
+    (void)!stat(beside, &partial); /* of an earlier try */
+    auto_json *told = json_loads(output ? output : "", 0, NULL);
+    uint64_t needed = (uint64_t)json_integer_value(json_object_get(told, "required"));
+    uint64_t there = (uint64_t)fs.f_bavail * fs.f_frsize + (uint64_t)partial.st_blocks * 512;
+    return needed <= there
+               ? 0
+               : hws_fail(err, ENOSPC, "the copy may take %llu bytes, and the pool has %llu",
+                          (unsigned long long)needed, (unsigned long long)there);
+}
+
 static bool is_left_over(const char *text)
 {
     return strstr(text, "is using");
@@ -114,7 +154,10 @@ static bool is_left_over(const char *text)
 
 int engines_copy(const struct engine_copy *copy, struct hws_error *err)
 {
-    int r = -EIO;
+    int r = access(copy->image.path, F_OK) == 0 ? 0 : check_space(copy, err);
+    if (r < 0)
+        return r;
+    r = -EIO;
     for (unsigned i = 0; r == -EIO && i < TRIES; i++) {
         struct hws_error why = {0};
         if (access(copy->image.path, F_OK) == 0)

@@ -125,6 +125,10 @@ HWS_MUST_CHECK int job_note(struct op *op, const char *state, struct batch *batc
 /** -EIO where the pool's folder is not there, or is another's. */
 HWS_MUST_CHECK int pool_check(const struct pool *pool, struct hws_error *err);
 
+/** Reads the pool of a volume, and checks it. */
+HWS_MUST_CHECK int pool_of(struct control *control, const struct volume *volume, struct pool *ret,
+                           struct hws_error *err);
+
 /** -ENOSPC where @more bytes of volumes are more than the pool may hold. The model is locked. */
 HWS_MUST_CHECK int pool_admit(struct control *control, const struct pool *pool, uint64_t more,
                               struct hws_error *err);

@@ -217,9 +217,11 @@ static bool recover_one(struct op *op)
     if (!gone && r == 0)
         log_info("operation %s (%s) on %s was %s", op->id, op->type->name, op->object,
                  forwards ? "completed" : "taken back");
+    /* What is done in the background is tried often, and its job tells. */
     if (r < 0)
-        log_warning("operation %s (%s) on %s cannot be finished: %s", op->id, op->type->name,
-                    op->object, err.text);
+        log_write(op->type->background ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARNING,
+                  "operation %s (%s) on %s cannot be finished: %s", op->id, op->type->name,
+                  op->object, err.text);
     return r == 0;
 }
 

@@ -254,7 +254,7 @@ static int attach_taken(struct control *control, const struct volume *volume,
     if (r == 0)
         r = object_get(control, &layer_type, volume->layer, &layer, err);
     if (r == 0)
-        r = object_get(control, &pool_type, volume->pool, &pool, err);
+        r = pool_of(control, volume, &pool, err);
     if (r == 0 && !strcmp(request->mode, ATTACH_MOUNT) && volume->fs && !strcmp(volume->fs, "none"))
         r = hws_fail(err, EINVAL, "volume '%s' has no file system; attach it as a device",
                      volume->name);

@@ -47,6 +47,13 @@ int pool_check(const struct pool *pool, struct hws_error *err)
     return r < 0 ? hws_wrap(err, -EIO, "pool '%s' is not there", pool->name) : 0;
 }
 
+int pool_of(struct control *control, const struct volume *volume, struct pool *ret,
+            struct hws_error *err)
+{
+    int r = object_get(control, &pool_type, volume->pool, ret, err);
+    return r == 0 ? pool_check(ret, err) : r;
+}
+
 /* ---- limits ---- */
 
 static int provisioned(struct control *control, const struct pool *pool, uint64_t *ret,

@@ -103,7 +103,7 @@ static int resize_taken(struct control *control, const struct volume *volume, ui
                         volume->name, (unsigned long long)volume->size_bytes);
     int r = object_get(control, &layer_type, volume->layer, &layer, err);
     if (r == 0)
-        r = object_get(control, &pool_type, volume->pool, &pool, err);
+        r = pool_of(control, volume, &pool, err);
     if (r == 0)
         r = attachment_get(control, volume->id, &attachment, &attached, err);
     if (r == 0 && attached && attachment.read_only)

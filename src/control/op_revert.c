@@ -94,7 +94,7 @@ static int revert_taken(struct control *control, const struct volume *volume, co
     if (r == 0)
         r = object_get(control, &layer_type, snapshot.layer, &below, err);
     if (r == 0)
-        r = object_get(control, &pool_type, volume->pool, &pool, err);
+        r = pool_of(control, volume, &pool, err);
     if (r == 0)
         r = layer_make(&pool, &below, "qcow2", snapshot.size_bytes, &layer, err);
     if (r < 0)

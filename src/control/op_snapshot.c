@@ -248,8 +248,11 @@ static int create_taken(struct control *control, const struct volume *volume,
 {
     auto_layer layer = {0};
     auto_batch begin = {0};
+    auto_pool pool = {0};
     json_t *params = NULL;
-    int r = snapshot_params(control, volume, &layer, &params, err);
+    int r = pool_of(control, volume, &pool, err);
+    if (r == 0)
+        r = snapshot_params(control, volume, &layer, &params, err);
     if (r < 0)
         return r;
     json_object_set_new(params, "snapshot", json_string(snapshot->id));

@@ -283,5 +283,168 @@ def layer(d, volume):
     return d.get(f"/v1/volumes/{volume}")["layer"]
 
 
+# ---- pools that are full, and pools that go away ----
+
+
+def fill(path, leave):
+    """Leaves so many bytes of the file system."""
+    st = os.statvfs(os.path.dirname(path))
+    with open(path, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, max(st.f_bavail * st.f_frsize - leave, 4096))
+
+
+def test_a_full_pool_has_nothing_half_made():
+    need_devices()
+    need_tool("qemu-img")
+    os.mkdir("pool")
+    run("mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", "pool")
+    try:
+        with Daemon(slow("4M")) as d:
+            d.pool(**root())
+            patterned("roots/a.raw", 96 << 20)
+            roots = os.path.abspath("roots")
+            take = {"name": "x", "image": f"{roots}/a.raw", "import": True, "image-format": "raw"}
+            d.post("/v1/volumes", name="v", size="64M")
+            d.post("/v1/volumes", name="idle", size="64M", fs="none")
+            at = attach(d, "v")
+            write(f"{at}/first", "1")
+            refused = lambda path, **body: d.ask("POST", path, body)[1]["error"]["code"]
+            # Not enough for what is asked.
+            before = d.images()
+            assert refused("/v1/volumes", name="x", size="64M", preallocation="falloc") == "no-space"
+            fill("pool/filler", 4 << 20)
+            failed = wait_for(d, d.post("/v1/volumes", **take)["name"])
+            assert failed["state"] == "failed" and "may take" in failed["error"], failed
+            os.unlink("pool/filler")
+            # Enough at first.
+            job = d.post("/v1/volumes", **take)["job"]
+            while d.get(f"/v1/jobs/{job}").get("done", 0) == 0:
+                time.sleep(0.05)
+            fill("pool/filler", 0)
+            failed = wait_for(d, "x")
+            assert failed["state"] == "failed" and "space" in failed["error"], failed
+            assert d.images() == before
+            fill("pool/rest", 0)
+            # Nothing at all.
+            assert refused("/v1/volumes", name="x", size="64M") == "no-space"
+            assert refused("/v1/volumes", name="x", size="64M", format="raw", preallocation="falloc") == "no-space"
+            assert refused("/v1/volumes", name="x", clone="idle") == "no-space"
+            assert refused("/v1/volumes", name="x", clone="v") == "no-space"
+            for volume in ("v", "idle"):
+                assert refused(f"/v1/volumes/{volume}/snapshots", name="s") == "no-space"
+            assert d.images() == before and d.get("/v1/jobs")["items"] == [], d.get("/v1/jobs")
+            assert [v["name"] for v in d.get("/v1/volumes")["items"]] == ["idle", "v"]
+            assert open(f"{at}/first").read() == "1"
+            os.unlink("pool/filler")
+            os.unlink("pool/rest")
+            # All as if nothing had been.
+            for volume in ("v", "idle"):
+                d.post(f"/v1/volumes/{volume}/snapshots", name="s")
+            write(f"{at}/second", "2")
+            detach(d, "v")
+            for name in d.images():
+                run("qemu-img", "check", "-q", f"pool/images/{name}")
+            assert names(attach(d, "v")) == ["first", "second"]
+            detach(d, "v")
+    finally:
+        run("umount", "-l", "pool")
+
+
+def test_a_pool_goes_away_and_comes_back():
+    need_devices()
+    os.mkdir("store")
+    os.mkdir("pool")
+    here = lambda: run("mount", "--bind", "store", "pool")
+    here()
+    try:
+        with Daemon(slow("4M")) as d:
+            d.pool(**root())
+            patterned("roots/a.raw", 64 << 20)
+            for name in ("used", "idle", "gone"):
+                d.post("/v1/volumes", name=name, size="64M")
+            d.post("/v1/volumes/idle/snapshots", name="s")
+            at = attach(d, "used")
+            write(f"{at}/first", "1")
+            job = d.post("/v1/volumes", name="v", image=os.path.abspath("roots/a.raw"),
+                         **{"import": True, "image-format": "raw"})["job"]
+            while d.get(f"/v1/jobs/{job}").get("done", 0) == 0:
+                time.sleep(0.05)
+            run("umount", "-l", "pool")
+            d.kill()
+            d.start()
+            assert d.get("/v1/pools/pool")["state"] == "away"
+            assert [v["name"] for v in d.get("/v1/volumes")["items"]] == ["gone", "idle", "used", "v"]
+            for call, body in (("POST /v1/volumes", {"name": "x"}), ("POST /v1/volumes", {"name": "x", "clone": "idle@s"}),
+                               ("POST /v1/volumes/idle/attach", {}), ("POST /v1/volumes/idle/snapshots", {"name": "t"}),
+                               ("POST /v1/volumes/idle/resize", {"size": "1G"}), ("DELETE /v1/volumes/gone", None),
+                               ("POST /v1/volumes/idle/revert", {"snapshot": "s"}),
+                               ("POST /v1/volumes", {"name": "x", "image": os.path.abspath("roots/a.raw"), "format": "raw"})):
+                status, answer = d.ask(*call.split(" "), body)
+                assert status == 500 and "pool 'pool' is not there" in answer["error"]["message"], (call, answer)
+            write(f"{at}/second", "2")  # its engine has its files
+            assert d.get(f"/v1/jobs/{job}")["state"] in ("waiting", "running")
+            here()
+            assert d.get("/v1/pools/pool")["state"] == "available"
+            deadline = time.monotonic() + 60  # what was not finished is tried again
+            while d.get("/v1/volumes/v")["state"] != "available":
+                assert time.monotonic() < deadline, d.get("/v1/jobs")
+                time.sleep(0.1)
+            check_content(d, "v", "roots/a.raw")
+            write(f"{at}/third", "3")
+            detach(d, "used")
+            assert names(attach(d, "used")) == ["first", "second", "third"]
+            detach(d, "used")
+            d.delete("/v1/volumes/gone")
+            d.post("/v1/volumes/idle/revert", snapshot="s")
+    finally:
+        if os.path.ismount("pool"):
+            run("umount", "-l", "pool")
+
+
+# ---- merges of volumes that are not in use ----
+
+
+def test_an_offline_merge_tells_its_progress_and_is_cancelled():
+    need_devices()
+    with Daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="192M", fs="none")
+        device = d.post("/v1/volumes/v/attach", mode="device", user="a")["device"]
+        draw = random.Random(5)
+        for name in ("s", None):
+            with open(device, "r+b") as disk:
+                for _ in range(96):
+                    disk.seek(draw.randrange(0, 192 << 20, 1 << 20))
+                    disk.write(draw.randbytes(1 << 20))
+                os.fsync(disk.fileno())
+            if name:
+                d.post("/v1/volumes/v/snapshots", name=name)
+        sums = run("sha256sum", device)
+        detach(d, "v")
+        d.delete("/v1/volumes/v/snapshots/s")
+        seen, cancelled, deadline = [], False, time.monotonic() + 60
+        while not any(job["state"] in ("cancelled", "concluded") for job in d.get("/v1/jobs?state=ended")["items"]):
+            assert time.monotonic() < deadline, d.get("/v1/jobs?state=ended")
+            for job in d.get("/v1/jobs")["items"]:
+                if job.get("done"):
+                    seen.append((job["done"], job["total"]))
+                    cancelled = cancelled or d.ask("POST", f"/v1/jobs/{job['id']}/cancel", {})[0] == 200
+        ended = d.get("/v1/jobs?state=ended")["items"]
+        print(f"  {len(seen)} times told, cancelled: {cancelled}, {ended[-1]['state']}")
+        assert seen and all(0 < done <= total for done, total in seen), seen
+        assert ended[-1]["total"] > 0, ended
+        if ended[-1]["state"] == "cancelled":
+            assert len(d.images()) == 2
+            d.stop()
+            d.start()  # from then on it is begun again
+            deadline = time.monotonic() + 60
+            while len(d.images()) > 1:
+                assert time.monotonic() < deadline, d.get("/v1/jobs")
+                time.sleep(0.05)
+        device = d.post("/v1/volumes/v/attach", mode="device", user="a")["device"]
+        assert run("sha256sum", device).split()[0] == sums.split()[0]
+        detach(d, "v")
+
+
 if __name__ == "__main__":
     main(globals())
