@@ -6,6 +6,7 @@
 #include "api/rest/rest.h"
 #include "api/rest/internal.h"
 #include "base/log.h"
+#include <ctype.h>
 
 static const struct {
     int error;
@@ -219,7 +220,9 @@ static bool waits(const struct rest_route *route, const struct rest_call *call,
         return false;
     while (schema->name && strcmp(schema->name, route->answer) != 0)
         schema++;
-    const char *kind = schema->type ? schema->type->kind : "job";
+    char kind[32]; /* of objects that have no table to be seen: called as their schema */
+    snprintf(kind, sizeof(kind), "%s", schema->type ? schema->type->kind : schema->name);
+    kind[0] = (char)tolower((unsigned char)kind[0]);
     const char *id = json_string_value(json_object_get(result, "id"));
     if (control_events_seen(call->control, rest_number(call, "watch", 0), kind, id))
         return false;

@@ -475,7 +475,7 @@ const struct rest_route rest_routes[] = {
      TAKES(secret_create, "Secret"), .role = ROLE_ADMIN},
     {"POST", "/v1/secrets/rotate", 200, secret_rotate, "Seals all secrets by a new master key.",
      ANSWERS("Rotation"), .role = ROLE_ADMIN},
-    {"GET", "/v1/secrets/*", 200, secret_show, "A secret, without its value.", ANSWERS("Secret"),
+    {"GET", "/v1/secrets/*", 200, secret_show, "A secret, without its value.", SHOWS("Secret"),
      .role = ROLE_OPERATOR},
     {"PATCH", "/v1/secrets/*", 200, secret_change,
      "Gives it another value; exports that use it begin anew with it.",
