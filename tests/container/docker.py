@@ -1,5 +1,7 @@
 """Volumes of hawserd in the real Docker engine and in podman: made, used by containers one after another and at
 the same time, over restarts of both daemons, and removed."""
+import fcntl
+import json
 import os
 import shutil
 import signal
@@ -10,7 +12,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "system"))
 
 from daemon import Daemon  # noqa: E402
-from lib import Skip, main, need_devices, need_tool, run, wait_until  # noqa: E402
+from lib import HAWSER, Skip, hawser, main, need_devices, need_tool, run, wait_until  # noqa: E402
 
 # The plugin's name is its socket's; one of our own, so that nobody's plugin is in the way.
 PLUGIN = f"hawser-test-{os.getpid()}"
@@ -44,6 +46,9 @@ class Docker:
         need_tool("docker", "dockerd", "containerd", "busybox")
         need_devices()
         self.here = os.getcwd()
+        # One at a time on a machine: they share the kernel's folders of cgroups and network name spaces.
+        self.lock = open("/tmp/docker.lock", "w")
+        fcntl.flock(self.lock, fcntl.LOCK_EX)
         self.host = f"unix://{self.here}/d.sock"
         self.start_containerd()
         self.start()
@@ -163,6 +168,86 @@ def test_docker_containers_share_a_volume_over_restarts():
         # The IDs of containers that died with Docker are left; Docker removes only what none of its own has.
         docker("volume", "rm", "vol")
         assert d.images() == []
+
+
+def test_docker_loses_users_and_they_are_dropped():
+    with Docker() as docker, Plugin() as d:
+        d.pool()
+        create(docker)
+        users = lambda: d.get("/v1/volumes/vol").get("attachment", {}).get("users", [])
+        for name, policy in (("one", "no"), ("two", "always")):
+            docker("run", "-d", "--name", name, "--restart", policy, "--network=none", "-v", "vol:/data", "busybox",
+                   "sh", "-c", "echo started >> /data/file; sync; exec sleep 1000")
+        assert len(users()) == 2
+        docker.stop(signal.SIGKILL)
+        d.kill()
+        d.start()
+        docker.start()
+        # The one is not started again, and Docker does not tell; the other mounts anew.
+        wait_until(lambda: docker("ps", "-q", "-f", "name=two"))
+        assert not docker("ps", "-q", "-f", "name=one") and users()
+        docker("rm", "-f", "one", "two")
+        docker.stop()
+        wait_until(lambda: users() == [])
+        docker.start()
+        assert docker.container("cat", "/data/file").split() == ["started"] * 3
+        docker("volume", "rm", "vol")
+        assert d.images() == []
+
+
+def capabilities():
+    """Names of those that this process may hand on."""
+    names = subprocess.run(["capsh", "--print"], capture_output=True, text=True, check=True).stdout
+    return [name.strip().upper() for name in names.split("Bounding set =")[1].split("\n")[0].split(",")]
+
+
+def managed_plugin():
+    """Takes a minute, and packages from a mirror the first time: run where $HAWSER_PLUGIN_PACKAGE is set."""
+    need_tool("capsh", "mmdebstrap")
+    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+    build = os.path.dirname(os.path.dirname(os.path.dirname(HAWSER)))
+    run(f"{root}/packaging/docker/build-plugin", f"--build={build}", "plugin", timeout=500)
+    with open("plugin/config.json") as file:
+        config = json.load(file)
+    # Where the kernel does not give one, Docker would refuse the whole.
+    config["linux"]["capabilities"] = sorted(set(config["linux"]["capabilities"]) & set(capabilities()))
+    with open("plugin/config.json", "w") as file:
+        json.dump(config, file)
+    os.mkdir("state")
+    with Docker() as docker:
+        docker("plugin", "create", PLUGIN, "plugin")
+        docker("plugin", "set", PLUGIN, f"state.source={docker.here}/state", "LOG_LEVEL=debug")
+        docker("plugin", "enable", PLUGIN)
+        try:
+            # The pool is made by the plugin's own start.
+            wait_until(lambda: subprocess.run([HAWSER, "pool", "show", "default", f"--socket={docker.here}/state/hawserd.sock"],
+                                              capture_output=True, check=False).returncode == 0)
+            create(docker)
+            docker.container("sh", "-c", "echo hello > /data/file")
+            docker("run", "-d", "--name", "one", "--network=none", "-v", "vol:/data", "busybox", "sleep", "1000")
+            assert "in use" in docker("plugin", "disable", PLUGIN, code=1)
+            hawser("volume", f"--socket={docker.here}/state/hawserd.sock", "snapshot", "vol", "s")
+            for how in (signal.SIGTERM, signal.SIGKILL):  # the plugin ends with Docker, and comes back with it
+                docker.stop(how)
+                docker.start()
+                docker("start", "one")
+                assert docker("exec", "one", "cat", "/data/file") == "hello"
+            docker("rm", "-f", "one")
+            create(docker, "copy", "from=vol@s")
+            assert docker.container("cat", "/data/file", volume="copy") == "hello"
+            for name in ("copy", "vol"):
+                if name == "vol":
+                    hawser("volume", f"--socket={docker.here}/state/hawserd.sock", "delete-snapshot", "vol", "s")
+                docker("volume", "rm", name)
+            wait_until(lambda: os.listdir("state/pool/images") == [])
+        finally:
+            subprocess.run(["docker", "-H", docker.host, "plugin", "disable", "-f", PLUGIN], capture_output=True, timeout=60)
+            subprocess.run(["docker", "-H", docker.host, "plugin", "rm", "-f", PLUGIN], capture_output=True, timeout=60)
+    wait_until(lambda: docker.here not in open("/proc/self/mountinfo").read())
+
+
+if os.environ.get("HAWSER_PLUGIN_PACKAGE"):
+    test_docker_managed_plugin = managed_plugin
 
 
 def podman(*words, code=0, timeout=120):
