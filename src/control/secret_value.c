@@ -42,11 +42,13 @@ static int check_key(const char *text, size_t length, struct hws_error *err)
     return 0;
 }
 
-static int check_line(const char *line, size_t length, struct hws_error *err)
+static int check_line(const char *line, size_t length, bool bare, struct hws_error *err)
 {
     const char *colon = memchr(line, ':', length);
-    if (!colon)
+    if (bare)
         return check_key(line, length, err);
+    if (!colon)
+        return hws_fail(err, EINVAL, "several pre-shared keys need names: lines NAME:DIGITS");
     size_t name = (size_t)(colon - line);
     for (size_t i = 0; i < name; i++)
         if ((unsigned char)line[i] < 0x21 || line[i] == 0x7f)
@@ -59,10 +61,12 @@ static int check_line(const char *line, size_t length, struct hws_error *err)
 
 static int take_psk(const char *name, const char *value, char **ret, struct hws_error *err)
 {
+    size_t first = strcspn(value, "\n");
+    bool bare = !strchr(value, ':') && !value[first + strspn(value + first, "\n")];
     unsigned lines = 0;
     for (const char *at = value; *at;) {
         size_t length = strcspn(at, "\n");
-        int r = length ? check_line(at, length, err) : 0;
+        int r = length ? check_line(at, length, bare, err) : 0;
         if (r < 0)
             return r;
         lines += length > 0;
@@ -70,11 +74,8 @@ static int take_psk(const char *name, const char *value, char **ret, struct hws_
     }
     if (lines == 0)
         return hws_fail(err, EINVAL, "value is empty");
-    bool bare = !strchr(value, ':');
-    if (bare && lines > 1)
-        return hws_fail(err, EINVAL, "several pre-shared keys need names: lines NAME:DIGITS");
-    int n = bare ? asprintf(ret, "%s:%.*s\n", name, (int)strcspn(value, "\n"), value)
-                 : asprintf(ret, "%s\n", value);
+    int n =
+        bare ? asprintf(ret, "%s:%.*s\n", name, (int)first, value) : asprintf(ret, "%s\n", value);
     return n < 0 ? hws_fail(err, ENOMEM, "out of memory") : 0;
 }
 

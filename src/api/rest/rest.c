@@ -180,6 +180,9 @@ static int read_body(const struct http_request *request, json_t **ret, struct hw
     *ret = request->body_length
                ? json_loadb(request->body, request->body_length, JSON_REJECT_DUPLICATES, &where)
                : json_object();
+    char *quote = *ret ? NULL : strstr(where.text, " near '");
+    if (quote) /* what stands there may be a secret, and errors are logged */
+        *quote = '\0';
     if (!*ret)
         return hws_fail(err, EINVAL, "the body is no JSON: %.200s (line %d)", where.text,
                         request->body_length ? where.line : 0);
