@@ -10,8 +10,9 @@
 #include <limits.h>
 #include <sys/stat.h>
 
-/** Between two tries to finish what could not be finished. */
-#define RETRY_S 30
+/** The longest time between two tries to finish what could not be finished; the first is a second
+ * after the one before, and each waits twice as long. */
+#define RETRY_MAX_S 30
 
 static int read_boot(char *boot, struct hws_error *err)
 {
@@ -124,6 +125,7 @@ int control_open(const struct control_options *options, struct control **ret, st
     control->at_arg = options->at_arg;
     control->now = options->now;
     control->retried = time(NULL);
+    control->retry_s = 1;
     int r = prepare(control, options, err);
     if (r == 0 && options->background)
         r = merger_start(control, err);
@@ -167,10 +169,12 @@ void control_tick(struct control *control)
     if (control->engines->tick)
         control->engines->tick();
     scheduler_tick(control);
-    if (now - control->retried < RETRY_S && now >= control->retried)
+    if (now - control->retried < control->retry_s && now >= control->retried)
         return;
     control->retried = now;
-    journal_recover(control);
+    control->retry_s = MIN(2 * control->retry_s, RETRY_MAX_S);
+    if (journal_recover(control) == 0)
+        control->retry_s = 1;
 }
 
 /* ---- lists ---- */

@@ -385,6 +385,28 @@ static void a_merge_makes_way(void **state)
     control_close(control);
 }
 
+static bool stop_then(void *arg, const char *volume, uint64_t done_bytes, uint64_t total_bytes)
+{
+    return ++*(unsigned *)arg > 2;
+}
+
+/* Somebody wants the volume just when the engine has done it: it is completed, and not put off. */
+static void a_merge_that_is_done_is_completed(void **state)
+{
+    unsigned asked = 0;
+    const struct merge_watch watch = {.progress = stop_then, .arg = &asked};
+    clean();
+    struct control *control = open_control(NULL);
+    need_deleted_in_use(control);
+    auto_json *put_off = json_object();
+    fake_engines_fail("merge-late", ECANCELED);
+    assert_int_equal(merge_one(control, &watch, put_off, &error), 1);
+    assert_int_equal(json_object_size(put_off), 0);
+    assert_int_equal(count_layers(control), 2);
+    check_all(control);
+    control_close(control);
+}
+
 static atomic_bool reached, go_on;
 
 static void hold_up(void *arg, const char *where)
@@ -486,6 +508,7 @@ int main(void)
         cmocka_unit_test(attachments_that_are_gone_are_forgotten),
         cmocka_unit_test(only_layers_of_nobody_are_merged),
         cmocka_unit_test(a_merge_makes_way),
+        cmocka_unit_test(a_merge_that_is_done_is_completed),
         cmocka_unit_test(jobs_are_told_cancelled_and_remembered),
         cmocka_unit_test(the_history_has_an_end),
     };

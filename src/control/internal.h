@@ -35,7 +35,7 @@ struct control {
     char boot[ID_BYTES];
     struct locks locks;
     pthread_mutex_t model;
-    time_t retried;
+    time_t retried, retry_s;
     struct events *events;
     struct metrics *metrics;
     uint64_t users_looked, users_looked_old; /* seconds since the boot */

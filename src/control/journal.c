@@ -88,9 +88,11 @@ static int settle(struct op *op, int result, struct hws_error *err)
 {
     struct hws_error why = {0};
     op->failed = true;
-    bool forwards = op->type->direction(op) == OP_FORWARD;
-    if (forwards ? forward(op, &why) == 0 : back(op, &why) == 0)
-        return forwards ? 0 : result;
+    if (op->type->direction(op) == OP_FORWARD && forward(op, &why) == 0)
+        return 0;
+    /* What could not be told at first may be known by now. */
+    if (op->type->direction(op) == OP_BACK && back(op, &why) == 0)
+        return result;
     log_warning("operation %s (%s) on %s is not finished: %s", op->id, op->type->name, op->object,
                 why.text);
     return hws_wrap(err, result, "not finished, and tried again later");

@@ -76,11 +76,19 @@ static int look_and_merge(struct op *op, const struct engine_merge *merge, struc
     return r == 0 ? op->control->engines->merge(merge, err) : MIN(r, 0);
 }
 
+/* Once it has failed it is completed only where that needs no merging: others may wait for it. */
+static int look_again(struct op *op, const struct engine_merge *merge, struct hws_error *err)
+{
+    int r = look(op, merge, err);
+    return r == 0 ? hws_fail(err, ECANCELED, "it is not merged") : MIN(r, 0);
+}
+
 static int merge_layers(struct op *op, struct hws_error *err)
 {
     struct hws_error why = {0};
-    int r = tell(op, 0, 0) ? hws_fail(&why, ECANCELED, "it makes way")
-                           : with_merge(op, look_and_merge, &why);
+    int r = !op->failed && tell(op, 0, 0)
+                ? hws_fail(&why, ECANCELED, "it makes way")
+                : with_merge(op, op->failed ? look_again : look_and_merge, &why);
     if (r == 0)
         return 0;
     /* What only makes way is no end of a job. */
