@@ -355,7 +355,7 @@ _hawser_options()
     snapshot:delete) echo --socket= --output= --help ;;
     snapshot:revert) echo --socket= --output= --help ;;
     bitmap:) echo --list --add --remove --clear --enable --disable --merge= --granularity= --source-file= --source-format= --format= --allow= --force-share --output= --help ;;
-    attach:) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --mount= --mkfs= --output= --help ;;
+    attach:) echo --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --mount= --mkfs= --sandbox --output= --help ;;
     export:) echo --iscsi --nvme --fc --vhost-scsi --target= --portal= --initiator= --any-initiator --secrets= --fcloop --temporary --restore --stop --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --output= --help ;;
     export:create) echo --listen= --tls= --secret= --read-only --shared --description= --protocol= --socket= --output= --help ;;
     export:list) echo --watch --socket= --output= --help ;;
@@ -403,7 +403,7 @@ _hawser_options()
     secret:rotate) echo --socket= --output= --help ;;
     events:) echo --after= --watch --socket= --output= --help ;;
     doctor:) echo --repair= --dry-run --deep --socket= --output= --help ;;
-    serve:) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
+    serve:) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --sandbox --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
     tcmu-handler:) echo --allow= --threads= --no-dbus --keep-answers --log-level= --help ;;
     help:) echo --help ;;
     version:) echo --output= --help ;;

@@ -12,6 +12,7 @@
 struct attach_command {
     struct cli_volume volume;
     const char *mount, *mkfs;
+    bool sandbox;
     int output;
 };
 
@@ -61,6 +62,7 @@ static int run(const void *arg, char **operands, unsigned count)
         .device = options->volume.device,
         .read_only = options->volume.read_only,
         .queues = options->volume.queues,
+        .sandbox = options->sandbox,
         .mount = options->mount,
         .mkfs = options->mkfs,
     };
@@ -85,6 +87,9 @@ static const struct cli_option table[] = {
      .completes = CLI_COMPLETE_FOLDER},
     {"mkfs", 0, CLI_TEXT, offsetof(struct attach_command, mkfs), "TYPE",
      "with --mount: make a file system first where the device is blank, such as ext4 or xfs"},
+    {"sandbox", 0, CLI_FLAG, offsetof(struct attach_command, sandbox), NULL,
+     "the engine gives up, before the image is opened, all rights that it does not need, and sees "
+     "no other folders than the image's and those of --allow"},
     CLI_OUTPUT_OPTION(struct attach_command),
     {NULL},
 };

@@ -13,7 +13,7 @@ struct serve_options {
     const char *config, *socket, *path, *state_file;
     struct cli_list nbd, nbd_exports;
     const char *nbd_tls;
-    bool nbd_activated, nbd_tls_optional, nbd_tls_any_client;
+    bool sandbox, nbd_activated, nbd_tls_optional, nbd_tls_any_client;
     int nbd_tls_mode;
     int log_level;
     uint64_t ready_fd;
@@ -136,6 +136,8 @@ static int make_config(const struct serve_options *options, const char *image, j
     r = add_tls(options, asked ? json_object_get(*ret, "nbd") : NULL, err);
     if (r < 0)
         return r;
+    if (options->sandbox)
+        json_object_set_new(*ret, "sandbox", json_true());
     if (options->ready_fd)
         json_object_set_new(*ret, "ready-fd", json_integer((json_int_t)options->ready_fd));
     return 0;
@@ -185,6 +187,10 @@ static const struct cli_option table[] = {
      "no-allocation-depth; a comma in a value is written twice"},
     {"nbd-activated", 0, CLI_FLAG, offsetof(struct serve_options, nbd_activated), NULL,
      "serve over NBD at the sockets that a service manager has passed (LISTEN_FDS)"},
+    {"sandbox", 0, CLI_FLAG, offsetof(struct serve_options, sandbox), NULL,
+     "give up, before the image is opened, all rights that are not needed, and see no other "
+     "folders "
+     "than those of the image and of the files named here"},
     {"log-level", 0, CLI_CHOICE, offsetof(struct serve_options, log_level), "LEVEL",
      "how much to log (info if not given)", level_choices},
     CLI_VOLUME_OPTIONS(struct serve_options),

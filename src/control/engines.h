@@ -25,7 +25,8 @@ struct engine_image {
 struct engine_wish {
     const char *id; /* what the attachment is called */
     const char *path, *format;
-    const char *const *allow; /* folders in which the chain lies; NULL-terminated */
+    const char *const *allow;    /* folders in which the chain lies; NULL-terminated */
+    const char *const *writable; /* those of them in which it makes and changes files */
     bool read_only;
     const char *mountpoint;    /* NULL: the device alone */
     bool no_device;            /* nothing of it is seen on this host */

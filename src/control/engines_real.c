@@ -266,6 +266,8 @@ static int attach(const struct engine_wish *wish, struct engine_place *ret, stru
         .format = wish->format,
         .allow = wish->allow,
         .read_only = wish->read_only,
+        .sandbox = true,
+        .writable = wish->writable,
         .mount = wish->mountpoint,
         .mkfs = wish->mkfs,
         .mkfs_options = wish->mkfs_options,

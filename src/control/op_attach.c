@@ -63,11 +63,13 @@ static int start_engine(struct op *op, struct hws_error *err)
     char **allow = layer_allow(&pool);
     if (!allow)
         return hws_fail(err, ENOMEM, "out of memory");
+    const char *const writable[] = {allow[0], NULL}; /* the pool's own folder */
     struct engine_wish wish = {
         .id = op->object,
         .path = op_text(op, "path"),
         .format = op_text(op, "format"),
         .allow = (const char *const *)allow,
+        .writable = writable,
         .read_only = json_is_true(json_object_get(op->params, "read-only")),
         .mountpoint = mountpoint,
         .mkfs = mountpoint && json_is_true(json_object_get(op->params, "mkfs")) ? fs : NULL,

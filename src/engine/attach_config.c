@@ -118,6 +118,11 @@ int attach_make_config(const struct attach_options *options, const struct attach
     json_t *volumes = json_array();
     *ret = json_pack("{s:s, s:s, s:b, s:s, s:o}", "socket", socket, "state-file", state, "keeper",
                      1, "end-file", end, "volumes", volumes);
+    if (options->sandbox)
+        json_object_set_new(*ret, "sandbox",
+                            options->writable
+                                ? json_pack("{s:o}", "writable", allow_list(options->writable))
+                                : json_true());
     int r = add_volumes(options, attachment, volumes, err);
     if (r == 0 && options->configure)
         r = options->configure(options->configure_arg, attachment, *ret, err);

@@ -127,6 +127,9 @@ struct attach_options {
                                                                           default */
     const char *device; /* "/dev/nbdN" to take with via nbd, or NULL */
     bool read_only;
+    bool sandbox; /* the engine gives up what it does not need */
+    /* With it: folders that it may write to, NULL-terminated; or NULL: the image's own. */
+    const char *const *writable;
     uint64_t queues;           /* 0: what measured best */
     const char *mount;         /* folder to mount the device at, or NULL */
     const char *mkfs;          /* file system to make first when the device is blank, or NULL */

@@ -115,6 +115,7 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
     int r = options_parse(volume_table, object, by_hand, "volume", volume, sizeof(*volume), err);
     if (r < 0)
         return r;
+    volume->fuse_fd = volume->fuse_abort_fd = volume->loop_porter = -1;
     volume->resume = json_incref(json_object_get(object, "resume"));
     config->volume_count++;
     if (volume->path && volume->via != DEVICE_AUTO && !device_way_needs_path(volume->via))
@@ -147,7 +148,7 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
 
 static int parse_all(const json_t *object, struct engine_config *config, struct hws_error *err)
 {
-    static const char *const by_hand[] = {"volumes", "export", "nbd", NULL};
+    static const char *const by_hand[] = {"volumes", "export", "nbd", "sandbox", NULL};
     const json_t *volumes = json_object_get(object, "volumes");
     size_t count = json_array_size(volumes);
     if (count == 0 || count > ENGINE_VOLUMES_MAX)
@@ -157,6 +158,11 @@ static int parse_all(const json_t *object, struct engine_config *config, struct 
                           offsetof(struct engine_config, volume_count), err);
     for (size_t i = 0; r == 0 && i < count; i++)
         r = parse_volume(json_array_get(volumes, i), config, err);
+    const json_t *sandbox = json_object_get(object, "sandbox");
+    if (r == 0 && sandbox && !json_is_boolean(sandbox) && !json_is_object(sandbox))
+        r = hws_fail(err, EINVAL, "sandbox is true, false or {\"writable\": [FOLDER, ...]}");
+    if (r == 0 && !json_is_false(sandbox))
+        config->sandbox = json_incref((json_t *)sandbox);
     if (r == 0)
         config->export = json_incref(json_object_get(object, "export"));
     if (r == 0)
@@ -194,6 +200,7 @@ struct engine_config *engine_config_free(struct engine_config *config)
     options_free(engine_table, config);
     json_decref(config->source);
     json_decref(config->export);
+    json_decref(config->sandbox);
     json_decref(config->nbd);
     nbd_activation_free(config->nbd_activation);
     free(config);

@@ -34,6 +34,9 @@
 #define STOP_TIMEOUT_MS   600000
 #define FORCE_TIMEOUT_MS  20000
 #define STATUS_TIMEOUT_MS 2000
+/** How long a program may have a device open that only looks at it. */
+#define USERS_PATIENCE_MS 1000
+#define USERS_RETRY_MS    20
 
 static int co_unmount_now(void *arg, struct hws_error *err)
 {
@@ -122,7 +125,8 @@ static int wait_end(const struct attachment *attachment, int *ret_lock, struct h
 
 struct loop_cleanup {
     const char *path;
-    const char *file; /* what it must be on, to be ours */
+    const char *file;  /* what it must be on, to be ours */
+    uint64_t sequence; /* or which use of the device it was; 0: unknown */
 };
 
 /* The device number may be somebody else's by now: it is ours only while its file is our FUSE file.
@@ -133,6 +137,8 @@ static bool is_ours(const struct loop_cleanup *cleanup)
     int number;
     if (sscanf(cleanup->path, "/dev/loop%d", &number) != 1)
         return false;
+    if (cleanup->sequence && loop_sequence_now(cleanup->path) != cleanup->sequence)
+        return false;
     snprintf(name, sizeof(name), "/sys/block/loop%d/loop/backing_file", number);
     FILE *stream = fopen(name, "re");
     if (!stream)
@@ -140,6 +146,8 @@ static bool is_ours(const struct loop_cleanup *cleanup)
     bool same = fgets(file, sizeof(file), stream) != NULL;
     fclose(stream);
     file[strcspn(file, "\n")] = '\0';
+    if (cleanup->sequence && same)
+        return true; /* a file of a name space that is gone has no name any more */
     size_t length = strlen(cleanup->file);
     return same && !strncmp(file, cleanup->file, length) &&
            (!file[length] || !strcmp(file + length, " (deleted)"));
@@ -252,8 +260,9 @@ static int abandon_targets(const struct attachment *attachment, struct hws_error
 static int clean_dead(const struct attachment *attachment, bool force, struct hws_error *err)
 {
     json_t *volume = json_array_get(json_object_get(attachment->state, "volumes"), 0);
-    struct loop_cleanup cleanup = {attachment_device(attachment),
-                                   json_string_value(json_object_get(volume, "file"))};
+    struct loop_cleanup cleanup = {
+        attachment_device(attachment), json_string_value(json_object_get(volume, "file")),
+        (uint64_t)json_integer_value(json_object_get(volume, "disk-sequence"))};
     char users[512];
     struct kernel_cleanup kernel = {attachment->config, force};
     int r = attachment->config ? attachment_run(co_clean_kernel, &kernel, err) : 0;
@@ -277,15 +286,66 @@ static int clean_dead(const struct attachment *attachment, bool force, struct hw
     return 0;
 }
 
-static int stop_running(const struct attachment *attachment, bool force, struct hws_error *err)
+/* ---- users of a device whose engine sees no other processes ---- */
+
+static const char *blind_device(const struct attachment *attachment)
+{
+    const json_t *sandbox = json_object_get(attachment->config, "sandbox");
+    const char *device = attachment_device(attachment);
+    return sandbox && !json_is_false(sandbox) && device && !strncmp(device, "/dev/", 5) ? device
+                                                                                        : NULL;
+}
+
+/* Those that only look, such as udev, are waited for. */
+static int refuse_users(const struct attachment *attachment, const char *device,
+                        struct hws_error *err)
+{
+    char users[512];
+    pid_t engine = attachment_engine_pid(attachment);
+    const uint64_t deadline = process_now_ns() + USERS_PATIENCE_MS * 1000000ull;
+    while (holders_describe_open(device, engine, users, sizeof(users))) {
+        if (process_now_ns() > deadline)
+            return hws_fail(err, EBUSY, "%s is in use: %.500s", device, users);
+        usleep(USERS_RETRY_MS * 1000);
+    }
+    return 0;
+}
+
+static int ask_stop(const struct attachment *attachment, bool force, struct hws_error *err)
 {
     json_t *result = NULL;
+    int r = attachment_call_within(attachment, "stop", json_pack("{s:b}", "force", force),
+                                   force ? FORCE_TIMEOUT_MS : STOP_TIMEOUT_MS, &result, err);
+    json_decref(r == 0 ? result : NULL);
+    return r;
+}
+
+/* An engine that starts elsewhere holds a copy of every mount for a moment. */
+static int stop_blind(const struct attachment *attachment, const char *device,
+                      struct hws_error *err)
+{
+    char users[512];
+    const uint64_t deadline = process_now_ns() + USERS_PATIENCE_MS * 1000000ull;
+    int r = refuse_users(attachment, device, err);
+    if (r < 0)
+        return r;
+    while ((r = ask_stop(attachment, false, err)) == -EBUSY) {
+        if (process_now_ns() > deadline)
+            return holders_describe(device, users, sizeof(users))
+                       ? hws_fail(err, EBUSY, "%s is in use: %.500s", device, users)
+                       : r;
+        usleep(USERS_RETRY_MS * 1000);
+    }
+    return r;
+}
+
+static int stop_running(const struct attachment *attachment, bool force, struct hws_error *err)
+{
+    const char *blind = force ? NULL : blind_device(attachment);
     int r = unmount_all(attachment, force, err);
     if (r < 0)
         return r;
-    r = attachment_call_within(attachment, "stop", json_pack("{s:b}", "force", force),
-                               force ? FORCE_TIMEOUT_MS : STOP_TIMEOUT_MS, &result, err);
-    json_decref(r == 0 ? result : NULL);
+    r = blind ? stop_blind(attachment, blind, err) : ask_stop(attachment, force, err);
     /*
      * Forced, or held by nothing but a copy of the FUSE mount in another name space, which nobody
      * uses once the loop device is gone: the engine has flushed, and its end takes the copy with

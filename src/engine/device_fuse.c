@@ -13,6 +13,7 @@
 #include "engine/device.h"
 #include "export/fuse/fuse.h"
 #include "host/attach.h"
+#include "engine/sandbox.h"
 #include "host/loop.h"
 #include <sys/stat.h>
 
@@ -64,15 +65,17 @@ static int co_start_export(struct fuse_device *fuse, struct hws_error *err)
     fuse->path = strdup(config->path);
     if (!fuse->path)
         return hws_fail(err, ENOMEM, "out of memory");
-    int r = make_file(fuse, err);
+    int r = config->fuse_fd < 0 ? make_file(fuse, err) : 0;
     if (r < 0)
         return r;
+    const struct fuse_premount premount = {config->fuse_fd, config->fuse_abort_fd};
     struct fuse_export_options options = {
         .path = fuse->path,
         .read_only = config->read_only,
         .uid = geteuid(),
         .gid = getegid(),
         .threads = (unsigned)config->queues,
+        .premount = premount.fd >= 0 ? &premount : NULL,
         .ended = export_ended,
         .ended_arg = fuse,
     };
@@ -88,6 +91,8 @@ static int co_start_loop(struct fuse_device *fuse, struct hws_error *err)
         .read_only = config->read_only,
         .auto_clear = true,
     };
+    if (config->loop_porter >= 0)
+        return co_sandbox_loop_attach(config->loop_porter, &options, &fuse->loop, err);
     return co_loop_attach(&options, &fuse->loop, err);
 }
 
@@ -160,9 +165,19 @@ static int co_stop(struct device *device, bool force, struct hws_error *err)
     return r;
 }
 
+static int look_at_file(void *arg)
+{
+    struct stat st;
+    return stat(arg, &st) < 0 ? -errno : 0;
+}
+
 static int co_resized(struct device *device, struct hws_error *err)
 {
-    return co_loop_resize(&fuse_device(device)->loop, err);
+    struct fuse_device *fuse = fuse_device(device);
+    /* In a sandbox the loop device's own way to its file is not seen. */
+    if (co_work(look_at_file, fuse->path) < 0)
+        log_warning("%s: cannot be looked at", fuse->path);
+    return co_loop_resize(&fuse->loop, err);
 }
 
 static int co_claim_loop(struct device *device, int *ret_claim, struct hws_error *err)
@@ -193,8 +208,11 @@ static void describe(const struct device *device, json_t *out)
                         json_string(fuse->loop.fd >= 0 ? fuse->loop.path : fuse->path));
     json_object_set_new(out, "transport", json_string(info.transport));
     json_object_set_new(out, "queues", json_integer(info.threads));
-    if (fuse->loop.fd >= 0)
+    if (fuse->loop.fd >= 0) {
         json_object_set_new(out, "direct-io", json_boolean(fuse->loop.direct_io));
+        json_object_set_new(out, "disk-sequence",
+                            json_integer((json_int_t)loop_sequence(&fuse->loop)));
+    }
 }
 
 static int probe_fuse_loop(struct hws_error *why)

@@ -19,6 +19,7 @@
 #include "engine/nbd.h"
 #include "engine/nbd_services.h"
 #include "engine/keeper.h"
+#include "engine/sandbox.h"
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -372,10 +373,8 @@ static int run_configured(struct engine_config *config, const struct engine_mann
     engine.volumes = calloc(config->volume_count, sizeof(*engine.volumes));
     if (!engine.volumes)
         return hws_fail(err, ENOMEM, "out of memory");
-    for (unsigned i = 0; i < config->volume_count; i++) {
+    for (unsigned i = 0; i < config->volume_count; i++)
         engine.volumes[i].engine = &engine;
-        engine.volumes[i].config = config->volume[i];
-    }
     log_set_level((enum log_level)config->log_level);
     engine.uring_commands = fuse_over_uring();
     co_mutex_init(&engine.control);
@@ -387,7 +386,11 @@ static int run_configured(struct engine_config *config, const struct engine_mann
     engine.started_ns = process_now_ns();
     engine.signal_fd = open_signals();
     int r = engine.signal_fd < 0 ? hws_fail_errno(err, errno, "cannot watch signals")
-                                 : run_engine(&engine, err);
+                                 : sandbox_enter(config, err);
+    for (unsigned i = 0; i < config->volume_count; i++)
+        engine.volumes[i].config = config->volume[i];
+    if (r == 0)
+        r = run_engine(&engine, err);
     if (r < 0)
         tell_ready(&engine, err->text);
     if (engine.signal_fd >= 0)

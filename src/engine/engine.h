@@ -70,6 +70,8 @@ struct volume_config {
     uint64_t queues, block_bytes;
     int sockets[VOLUME_SOCKETS_MAX]; /* of the device, handed over by a predecessor */
     unsigned socket_count;
+    /* What was made before the engine gave up the right to make it (sandbox.h); -1: nothing. */
+    int fuse_fd, fuse_abort_fd, loop_porter;
 };
 
 struct volume {
@@ -99,6 +101,7 @@ struct engine_config {
     uint64_t wait_fd;  /* 0: none; else a successor waits there for "go" (replace.c) */
     bool keeper;       /* one is wanted, or this is one */
     uint64_t keeper_engine, keeper_pipe;   /* of a keeper that became another program */
+    json_t *sandbox;                       /* how it is closed in (sandbox.h), or NULL */
     json_t *source;                        /* what it was parsed from */
     json_t *export;                        /* of all volumes, by a fabric (export.h); or NULL */
     json_t *nbd;                           /* of volumes, over NBD, as now (nbd.h); or NULL */

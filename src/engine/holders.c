@@ -98,18 +98,20 @@ static bool opened_by(const char *pid, const char *device, char *text, size_t te
 }
 
 /* Looks at mounts from pass 0 on, at open descriptors in pass 1. */
-static bool process_holds(const char *device, dev_t number, unsigned pass, char *text,
+static bool process_holds(const char *device, dev_t number, unsigned pass, pid_t except, char *text,
                           size_t text_bytes)
 {
-    char self[24];
+    char self[24], other[24];
     snprintf(self, sizeof(self), "%d", (int)getpid());
+    snprintf(other, sizeof(other), "%d", (int)except);
     bool found = false;
     /* Mounts first: they are what the user has to end. */
     for (; pass < 2 && !found; pass++) {
         DIR *folder = opendir("/proc");
         unsigned looked = 0;
         for (struct dirent *at; folder && !found && (at = readdir(folder));) {
-            if (!isdigit((unsigned char)at->d_name[0]) || !strcmp(at->d_name, self))
+            if (!isdigit((unsigned char)at->d_name[0]) || !strcmp(at->d_name, self) ||
+                !strcmp(at->d_name, other))
                 continue;
             if (looked++ == PROCESSES_MAX)
                 break;
@@ -134,13 +136,13 @@ bool holders_describe(const char *device, char *text, size_t text_bytes)
         return true;
     }
     return device_on_top(st.st_rdev, text, text_bytes) ||
-           process_holds(device, st.st_rdev, 0, text, text_bytes);
+           process_holds(device, st.st_rdev, 0, -1, text, text_bytes);
 }
 
-bool holders_describe_open(const char *device, char *text, size_t text_bytes)
+bool holders_describe_open(const char *device, pid_t except, char *text, size_t text_bytes)
 {
     text[0] = '\0';
-    return process_holds(device, 0, 1, text, text_bytes);
+    return process_holds(device, 0, 1, except, text, text_bytes);
 }
 
 static bool under(const char *path, const char *folder)

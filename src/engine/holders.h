@@ -8,6 +8,7 @@
 #define ENGINE_HOLDERS_H
 
 #include "base/common.h"
+#include <sys/types.h>
 
 /**
  * Writes the first user found into @text: a mount point here or in another name space, a device on
@@ -19,7 +20,10 @@ bool holders_describe(const char *device, char *text, size_t text_bytes);
 /** The same for what is mounted at @folder, an absolute path without links: who works there. */
 bool holders_describe_mount(const char *folder, char *text, size_t text_bytes);
 
-/** Which process other than this one has @device open. @return as holders_describe(). Blocks. */
-bool holders_describe_open(const char *device, char *text, size_t text_bytes);
+/**
+ * Which process other than this one and @except has @device open. @return as holders_describe().
+ * Blocks.
+ */
+bool holders_describe_open(const char *device, pid_t except, char *text, size_t text_bytes);
 
 #endif

@@ -104,17 +104,35 @@ static int attach_blocking(void *arg)
     return 0;
 }
 
+static int refuse_block_size(const struct loop_options *options, struct hws_error *err)
+{
+    uint32_t block = options->block_bytes ? options->block_bytes : 512;
+    if (block >= 512 && block <= 4096 && is_power_of_2(block))
+        return 0;
+    return hws_fail(err, EINVAL, "%s: block size %u; a loop device takes 512, 1024, 2048 or 4096",
+                    options->path, block);
+}
+
 int co_loop_attach(const struct loop_options *options, struct loop_device *ret,
                    struct hws_error *err)
 {
-    uint32_t block = options->block_bytes ? options->block_bytes : 512;
-    if (block < 512 || block > 4096 || !is_power_of_2(block))
-        return hws_fail(err, EINVAL,
-                        "%s: block size %u; a loop device takes 512, 1024, 2048 or 4096",
-                        options->path, block);
     struct loop_device device = {.fd = -1};
     struct loop_work w = {.options = options, .device = &device, .err = err};
-    int r = co_work(attach_blocking, &w);
+    int r = refuse_block_size(options, err);
+    if (r == 0)
+        r = co_work(attach_blocking, &w);
+    if (r == 0)
+        *ret = device;
+    return r;
+}
+
+int loop_attach(const struct loop_options *options, struct loop_device *ret, struct hws_error *err)
+{
+    struct loop_device device = {.fd = -1};
+    struct loop_work w = {.options = options, .device = &device, .err = err};
+    int r = refuse_block_size(options, err);
+    if (r == 0)
+        r = attach_blocking(&w);
     if (r == 0)
         *ret = device;
     return r;
@@ -156,6 +174,28 @@ void loop_device_close(struct loop_device *device)
     if (device->fd >= 0)
         close(device->fd);
     device->fd = -1;
+}
+
+uint64_t loop_sequence(const struct loop_device *device)
+{
+    uint64_t sequence = 0;
+    return ioctl(device->fd, LOOP_DISK_SEQUENCE, &sequence) < 0 ? 0 : sequence;
+}
+
+uint64_t loop_sequence_now(const char *path)
+{
+    char name[64];
+    int number;
+    unsigned long long sequence = 0;
+    if (sscanf(path, "/dev/loop%d", &number) != 1)
+        return 0;
+    snprintf(name, sizeof(name), "/sys/block/loop%d/diskseq", number);
+    FILE *file = fopen(name, "re");
+    if (file && fscanf(file, "%llu", &sequence) != 1)
+        sequence = 0;
+    if (file)
+        fclose(file);
+    return sequence;
 }
 
 /* ---- detach ---- */

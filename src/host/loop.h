@@ -12,8 +12,11 @@
 
 #include "base/common.h"
 #include "hawser/error.h"
+#include <sys/ioctl.h>
 
 #define LOOP_NAME_BYTES 32
+/** BLKGETDISKSEQ, which older headers do not have. */
+#define LOOP_DISK_SEQUENCE _IOR(0x12, 128, uint64_t)
 
 struct loop_options {
     const char *path;     /* the file */
@@ -43,12 +46,21 @@ struct loop_device {
 HWS_MUST_CHECK int co_loop_attach(const struct loop_options *options, struct loop_device *ret,
                                   struct hws_error *err);
 
+/** The same for a process without a runtime: blocks. */
+HWS_MUST_CHECK int loop_attach(const struct loop_options *options, struct loop_device *ret,
+                               struct hws_error *err);
+
 /**
  * Takes /dev/loopN down and returns when it is gone, with the file closed. A device that is mounted
  * or otherwise held is left alone: -EBUSY, and @err names the mount point. One that is not set up
  * is no error. @device->fd is closed on success.
  */
 HWS_MUST_CHECK int co_loop_detach(struct loop_device *device, struct hws_error *err);
+
+/** The number of this use of the device, never given again; 0 before Linux 5.15. */
+uint64_t loop_sequence(const struct loop_device *device);
+/** The same of "/dev/loopN", as sysfs tells it. */
+uint64_t loop_sequence_now(const char *path);
 
 /** Makes the device as large as the file is now. */
 HWS_MUST_CHECK int co_loop_resize(const struct loop_device *device, struct hws_error *err);

@@ -145,13 +145,14 @@ static int start_others(struct fuse_export *export, struct hws_error *err)
 
 static int co_connect(struct fuse_export *export, struct hws_error *err)
 {
-    int r = fuse_device_open(&export->channel[0].fd, err);
+    bool before = export->abort_fd >= 0;
+    int r = before ? 0 : fuse_device_open(&export->channel[0].fd, err);
     if (r < 0)
         return r;
     if (export->transport == FUSE_TRANSPORT_URING ||
         (export->transport == FUSE_TRANSPORT_AUTO && !fuse_ring_is_costly()))
         export->ring_wanted = co_fuse_ring_works(export->channel[0].fd);
-    r = co_fuse_mount(export, err);
+    r = before ? 0 : co_fuse_mount(export, err);
     if (r < 0)
         return r;
     export->mounted = true;
@@ -195,6 +196,9 @@ static struct fuse_export *export_new(struct block_root *root,
     export->ended_arg = options->ended_arg;
     for (unsigned i = 0; i < FUSE_THREADS_MAX; i++)
         export->channel[i].fd = -1;
+    export->abort_fd = options->premount ? options->premount->abort_fd : -1;
+    if (options->premount)
+        export->channel[0].fd = options->premount->fd;
     rt_mutex_init(&export->guard);
     co_waitq_init(&export->changed);
     return export;
@@ -219,6 +223,8 @@ static void co_dispose(struct fuse_export *export)
         if (channel->fd >= 0)
             close(channel->fd);
     }
+    if (export->abort_fd >= 0)
+        close(export->abort_fd);
     rt_mutex_destroy(&export->guard);
     free(export->path);
     free(export);

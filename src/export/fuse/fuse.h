@@ -24,6 +24,12 @@ enum fuse_transport {
     FUSE_TRANSPORT_URING,  /* io_uring or an error */
 };
 
+/** A file that was mounted before its export, while the process still could mount. */
+struct fuse_premount {
+    int fd;       /* of the connection; -1: none */
+    int abort_fd; /* ends it */
+};
+
 struct fuse_export_options {
     const char *path;  /* an existing, empty, regular file: the mount point */
     bool read_only;    /* else as the root's node is */
@@ -31,6 +37,8 @@ struct fuse_export_options {
     uint32_t uid, gid; /* its owner */
     unsigned threads;  /* queue threads, 1..FUSE_THREADS_MAX; 0: what measured best */
     enum fuse_transport transport;
+    /** From fuse_premount(), taken over whatever comes; NULL: mounts @path itself. */
+    const struct fuse_premount *premount;
     /**
      * The connection ended without co_fuse_export_stop(): somebody unmounted the file or aborted
      * the connection. Runs as a coroutine on the queue of co_fuse_export_start(), and may call
@@ -50,6 +58,14 @@ struct fuse_export_options {
 HWS_MUST_CHECK int co_fuse_export_start(struct block_root *root,
                                         const struct fuse_export_options *options,
                                         struct fuse_export **ret, struct hws_error *err);
+
+/**
+ * Mounts over @path, an empty file, and answers nothing yet: for co_fuse_export_start(), in a
+ * process that will have lost the right to mount and unmount. Such an export is stopped by ending
+ * its connection, whoever has the file open; the mount goes with its name space. Blocks.
+ */
+HWS_MUST_CHECK int fuse_premount(const char *path, bool read_only, struct fuse_premount *ret,
+                                 struct hws_error *err);
 
 /**
  * Unmounts, waits for requests in flight, joins the threads and frees @export. A mount that is

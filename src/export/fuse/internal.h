@@ -75,6 +75,7 @@ struct fuse_export {
     unsigned kernel_minor;
     uint64_t device_id; /* st_dev of the mount, to recognise it */
     bool mounted;
+    int abort_fd; /* of one that was mounted before; -1: unmounted at the end */
     unsigned channel_count;
     bool threads_chosen; /* by the caller; else by what measured best */
     struct fuse_channel channel[FUSE_THREADS_MAX];

@@ -172,18 +172,47 @@ static int open_fusectl(void)
 }
 
 /* The kernel's own list of connections, by the device number of the mount. */
-static int abort_blocking(void *arg)
+static int open_abort(const struct mount_work *w)
 {
-    struct mount_work *w = arg;
     char name[32];
     snprintf(name, sizeof(name), "%u/abort", minor(w->device_id));
     autofd int fusectl = open_fusectl();
-    autofd int fd = fusectl < 0 ? -1 : openat(fusectl, name, O_WRONLY | O_CLOEXEC);
+    return fusectl < 0 ? -1 : openat(fusectl, name, O_WRONLY | O_CLOEXEC);
+}
+
+static int abort_blocking(void *arg)
+{
+    struct mount_work *w = arg;
+    autofd int fd = w->fd >= 0 ? dup(w->fd) : open_abort(w);
     if (fd < 0 || write(fd, "1", 1) != 1)
         return hws_fail_errno(w->err, errno,
-                              "%s: unmounted, but still open somewhere, and its connection (%s of "
+                              "%s: unmounted, but still open somewhere, and its connection (%u of "
                               "fusectl) cannot be aborted",
-                              w->path, name);
+                              w->path, minor(w->device_id));
+    return 0;
+}
+
+int fuse_premount(const char *path, bool read_only, struct fuse_premount *ret,
+                  struct hws_error *err)
+{
+    autofd int fd = -1;
+    int r = fuse_device_open(&fd, err);
+    if (r < 0)
+        return r;
+    struct mount_work w = {.path = path,
+                           .fd = fd,
+                           .read_only = read_only,
+                           .mode = read_only ? 0400 : 0600,
+                           .err = err};
+    r = mount_blocking(&w);
+    if (r == 0)
+        r = identify_blocking(&w); /* asks the kernel alone: nobody answers yet */
+    if (r < 0)
+        return r;
+    ret->abort_fd = open_abort(&w);
+    if (ret->abort_fd < 0)
+        return hws_fail_errno(err, errno, "%s: its FUSE connection cannot be found", path);
+    ret->fd = steal_fd(&fd);
     return 0;
 }
 
@@ -212,6 +241,8 @@ int co_fuse_unmount(struct fuse_export *export, bool force, struct hws_error *er
     struct mount_work w = {.path = export->path, .force = force, .device_id = export->device_id};
     const uint64_t deadline = rt_now_ns() + UNMOUNT_PATIENCE_NS;
     int r;
+    if (export->abort_fd >= 0)
+        return co_fuse_abort(export, err);
     while ((r = co_work(unmount_blocking, &w)) == -EBUSY && rt_now_ns() < deadline)
         co_sleep_ns(UNMOUNT_RETRY_NS);
     if (r == -EBUSY)
@@ -226,6 +257,7 @@ int co_fuse_unmount(struct fuse_export *export, bool force, struct hws_error *er
 
 int co_fuse_abort(struct fuse_export *export, struct hws_error *err)
 {
-    struct mount_work w = {.path = export->path, .device_id = export->device_id, .err = err};
+    struct mount_work w = {
+        .path = export->path, .fd = export->abort_fd, .device_id = export->device_id, .err = err};
     return co_work(abort_blocking, &w);
 }
