@@ -234,8 +234,15 @@ _hawser_values()
     volume:create:--from) echo @snapshot ;;
     volume:create:--socket) echo @file ;;
     volume:create:--output) echo human json ;;
+    volume:delete:--keep) echo @ ;;
     volume:delete:--socket) echo @file ;;
     volume:delete:--output) echo human json ;;
+    volume:trash:--socket) echo @file ;;
+    volume:trash:--output) echo human json ;;
+    volume:restore:--socket) echo @file ;;
+    volume:restore:--output) echo human json ;;
+    volume:purge:--socket) echo @file ;;
+    volume:purge:--output) echo human json ;;
     volume:attach:--user) echo @ ;;
     volume:attach:--process) echo @ ;;
     volume:attach:--socket) echo @file ;;
@@ -264,6 +271,68 @@ _hawser_values()
     volume:delete-snapshot:--output) echo human json ;;
     volume:revert:--socket) echo @file ;;
     volume:revert:--output) echo human json ;;
+    group:list:--socket) echo @file ;;
+    group:list:--output) echo human json ;;
+    group:show:--socket) echo @file ;;
+    group:show:--output) echo human json ;;
+    group:create:--label) echo @ ;;
+    group:create:--socket) echo @file ;;
+    group:create:--output) echo human json ;;
+    group:set:--volume) echo @volume ;;
+    group:set:--label) echo @ ;;
+    group:set:--socket) echo @file ;;
+    group:set:--output) echo human json ;;
+    group:rename:--socket) echo @file ;;
+    group:rename:--output) echo human json ;;
+    group:delete:--socket) echo @file ;;
+    group:delete:--output) echo human json ;;
+    group:snapshot:--label) echo @ ;;
+    group:snapshot:--socket) echo @file ;;
+    group:snapshot:--output) echo human json ;;
+    group:snapshots:--socket) echo @file ;;
+    group:snapshots:--output) echo human json ;;
+    group:show-snapshot:--socket) echo @file ;;
+    group:show-snapshot:--output) echo human json ;;
+    group:delete-snapshot:--socket) echo @file ;;
+    group:delete-snapshot:--output) echo human json ;;
+    group:revert:--socket) echo @file ;;
+    group:revert:--output) echo human json ;;
+    schedule:list:--socket) echo @file ;;
+    schedule:list:--output) echo human json ;;
+    schedule:show:--socket) echo @file ;;
+    schedule:show:--output) echo human json ;;
+    schedule:create:--volume) echo @volume ;;
+    schedule:create:--group) echo @group ;;
+    schedule:create:--every) echo @ ;;
+    schedule:create:--cron) echo @ ;;
+    schedule:create:--keep) echo @ ;;
+    schedule:create:--keep-hourly) echo @ ;;
+    schedule:create:--keep-daily) echo @ ;;
+    schedule:create:--keep-weekly) echo @ ;;
+    schedule:create:--keep-monthly) echo @ ;;
+    schedule:create:--keep-for) echo @ ;;
+    schedule:create:--label) echo @ ;;
+    schedule:create:--socket) echo @file ;;
+    schedule:create:--output) echo human json ;;
+    schedule:set:--every) echo @ ;;
+    schedule:set:--cron) echo @ ;;
+    schedule:set:--keep) echo @ ;;
+    schedule:set:--keep-hourly) echo @ ;;
+    schedule:set:--keep-daily) echo @ ;;
+    schedule:set:--keep-weekly) echo @ ;;
+    schedule:set:--keep-monthly) echo @ ;;
+    schedule:set:--keep-for) echo @ ;;
+    schedule:set:--label) echo @ ;;
+    schedule:set:--socket) echo @file ;;
+    schedule:set:--output) echo human json ;;
+    schedule:rename:--socket) echo @file ;;
+    schedule:rename:--output) echo human json ;;
+    schedule:pause:--socket) echo @file ;;
+    schedule:pause:--output) echo human json ;;
+    schedule:resume:--socket) echo @file ;;
+    schedule:resume:--output) echo human json ;;
+    schedule:delete:--socket) echo @file ;;
+    schedule:delete:--output) echo human json ;;
     job:list:--socket) echo @file ;;
     job:list:--output) echo human json ;;
     job:show:--socket) echo @file ;;
@@ -379,7 +448,10 @@ _hawser_options()
     volume:list) echo --watch --socket= --output= --help ;;
     volume:show) echo --watch --socket= --output= --help ;;
     volume:create) echo --size= --format= --fs= --cluster-size= --preallocation= --lazy-refcounts= --extended-l2= --mkfs-option= --mount-option= --trash-retention= --label= --pool= --class= --from= --protect --socket= --output= --help ;;
-    volume:delete) echo --socket= --output= --help ;;
+    volume:delete) echo --purge --keep= --socket= --output= --help ;;
+    volume:trash) echo --socket= --output= --help ;;
+    volume:restore) echo --socket= --output= --help ;;
+    volume:purge) echo --socket= --output= --help ;;
     volume:attach) echo --device --read-only --user= --process= --socket= --output= --help ;;
     volume:detach) echo --user= --force --socket= --output= --help ;;
     volume:resize) echo --socket= --output= --help ;;
@@ -391,6 +463,25 @@ _hawser_options()
     volume:snapshots) echo --socket= --output= --help ;;
     volume:delete-snapshot) echo --socket= --output= --help ;;
     volume:revert) echo --socket= --output= --help ;;
+    group:list) echo --watch --socket= --output= --help ;;
+    group:show) echo --watch --socket= --output= --help ;;
+    group:create) echo --label= --socket= --output= --help ;;
+    group:set) echo --volume= --label= --no-labels --socket= --output= --help ;;
+    group:rename) echo --socket= --output= --help ;;
+    group:delete) echo --socket= --output= --help ;;
+    group:snapshot) echo --label= --socket= --output= --help ;;
+    group:snapshots) echo --watch --socket= --output= --help ;;
+    group:show-snapshot) echo --socket= --output= --help ;;
+    group:delete-snapshot) echo --socket= --output= --help ;;
+    group:revert) echo --socket= --output= --help ;;
+    schedule:list) echo --watch --socket= --output= --help ;;
+    schedule:show) echo --watch --socket= --output= --help ;;
+    schedule:create) echo --volume= --group= --every= --cron= --keep= --keep-hourly= --keep-daily= --keep-weekly= --keep-monthly= --keep-for= --paused --label= --socket= --output= --help ;;
+    schedule:set) echo --every= --cron= --keep= --keep-hourly= --keep-daily= --keep-weekly= --keep-monthly= --keep-for= --label= --no-labels --socket= --output= --help ;;
+    schedule:rename) echo --socket= --output= --help ;;
+    schedule:pause) echo --socket= --output= --help ;;
+    schedule:resume) echo --socket= --output= --help ;;
+    schedule:delete) echo --socket= --output= --help ;;
     job:list) echo --ended --watch --socket= --output= --help ;;
     job:show) echo --watch --socket= --output= --help ;;
     job:wait) echo --quiet --socket= --output= --help ;;
@@ -417,7 +508,9 @@ _hawser_verbs()
     export) echo create list show delete ;;
     pool) echo list show create set rename delete ;;
     class) echo list show create set rename delete ;;
-    volume) echo list show create delete attach detach resize rename set protect unprotect snapshot snapshots delete-snapshot revert ;;
+    volume) echo list show create delete trash restore purge attach detach resize rename set protect unprotect snapshot snapshots delete-snapshot revert ;;
+    group) echo list show create set rename delete snapshot snapshots show-snapshot delete-snapshot revert ;;
+    schedule) echo list show create set rename pause resume delete ;;
     job) echo list show wait cancel ;;
     secret) echo list show create set delete rotate ;;
     esac
@@ -450,6 +543,9 @@ _hawser_operands()
     bitmap::*) echo @file ;;
     attach::*) echo @file ;;
     export::*) echo @file ;;
+    export:create:1) echo @snapshot ;;
+    export:show:1) echo @export ;;
+    export:delete:*) echo @export ;;
     detach::*) echo @attachment ;;
     upgrade::*) echo @attachment ;;
     list::*) echo @attachment ;;
@@ -464,6 +560,8 @@ _hawser_operands()
     class:delete:*) echo @class ;;
     volume:show:1) echo @volume ;;
     volume:delete:*) echo @volume ;;
+    volume:restore:1) echo @trash ;;
+    volume:purge:*) echo @trash ;;
     volume:attach:1) echo @volume ;;
     volume:detach:*) echo @volume ;;
     volume:resize:1) echo @volume ;;
@@ -475,9 +573,28 @@ _hawser_operands()
     volume:snapshots:1) echo @volume ;;
     volume:delete-snapshot:1) echo @volume ;;
     volume:revert:1) echo @volume ;;
+    group:show:1) echo @group ;;
+    group:create:*) echo @volume ;;
+    group:set:1) echo @group ;;
+    group:rename:1) echo @group ;;
+    group:delete:*) echo @group ;;
+    group:snapshot:1) echo @group ;;
+    group:snapshots:1) echo @group ;;
+    group:show-snapshot:1) echo @group-snapshot ;;
+    group:delete-snapshot:*) echo @group-snapshot ;;
+    group:revert:1) echo @group-snapshot ;;
+    schedule:show:1) echo @schedule ;;
+    schedule:set:1) echo @schedule ;;
+    schedule:rename:1) echo @schedule ;;
+    schedule:pause:*) echo @schedule ;;
+    schedule:resume:*) echo @schedule ;;
+    schedule:delete:*) echo @schedule ;;
     job:show:1) echo @job ;;
     job:wait:*) echo @job ;;
     job:cancel:*) echo @job ;;
+    secret:show:1) echo @secret ;;
+    secret:set:1) echo @secret ;;
+    secret:delete:*) echo @secret ;;
     events::*) : ;;
     doctor::*) : ;;
     serve::*) echo @file ;;
@@ -510,7 +627,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job secret events doctor serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume group schedule job secret events doctor serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         @*) _hawser_add -W "$(hawser __complete "${kind#@}" -- "$current" 2>/dev/null)" -- "$current" ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
@@ -543,7 +660,7 @@ _hawser()
     local current=${words[count]} previous=${words[count - 1]} command=${words[1]}
     COMPREPLY=()
     if [ "$count" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume job secret events doctor serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume group schedule job secret events doctor serve tcmu-handler help version" -- "$current"))
         return
     fi
     local verbs=$(_hawser_verbs "$command")

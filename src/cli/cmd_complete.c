@@ -16,7 +16,9 @@ static const struct {
 } lists[] = {
     {CLI_COMPLETE_POOL, "/v1/pools", "name"},     {CLI_COMPLETE_CLASS, "/v1/classes", "name"},
     {CLI_COMPLETE_VOLUME, "/v1/volumes", "name"}, {CLI_COMPLETE_JOB, "/v1/jobs", "id"},
-    {CLI_COMPLETE_SECRET, "/v1/secrets", "name"}, {CLI_COMPLETE_EXPORT, "/v1/exports", "name"},
+    {CLI_COMPLETE_GROUP, "/v1/groups", "name"},   {CLI_COMPLETE_SCHEDULE, "/v1/schedules", "name"},
+    {CLI_COMPLETE_TRASH, "/v1/trash", "name"},    {CLI_COMPLETE_SECRET, "/v1/secrets", "name"},
+    {CLI_COMPLETE_EXPORT, "/v1/exports", "name"},
 };
 
 static void print_names(const struct control_command *control, const char *path, const char *before,
@@ -36,16 +38,19 @@ static void print_names(const struct control_command *control, const char *path,
     json_decref(items);
 }
 
-/* "VOLUME@SNAPSHOT" once the volume is written, and "VOLUME@" before that. */
-static void print_snapshots(const struct control_command *control, const char *word)
+/* "VOLUME@SNAPSHOT" once the volume is written, and "VOLUME" before that. */
+static void print_snapshots(const struct control_command *control, const char *owners,
+                            const char *word)
 {
-    char path[CONTROL_PATH_BYTES] = "/v1/volumes/";
-    size_t used = strlen(path), length = strcspn(word, "@");
-    autofree char *volume = strndup(word, length), *before = strndup(word, length + 1);
-    if (!volume || !before || !control_escape(path, &used, volume) || !word[length])
-        return;
-    snprintf(path + used, sizeof(path) - used, "/snapshots");
-    print_names(control, path, before, "name");
+    char path[CONTROL_PATH_BYTES];
+    size_t used = (size_t)snprintf(path, sizeof(path), "%s/", owners), length = strcspn(word, "@");
+    autofree char *owner = strndup(word, length), *before = strndup(word, length + 1);
+    if (!word[length]) {
+        print_names(control, owners, "", "name");
+    } else if (owner && before && control_escape(path, &used, owner)) {
+        snprintf(path + used, sizeof(path) - used, "/snapshots");
+        print_names(control, path, before, "name");
+    }
 }
 
 static int run(const void *arg, char **operands, unsigned count)
@@ -55,12 +60,10 @@ static int run(const void *arg, char **operands, unsigned count)
     for (unsigned i = 0; i < ARRAY_LEN(lists); i++)
         if (!strcmp(operands[0], cli_completion_names[lists[i].kind]))
             print_names(&options->control, lists[i].path, "", lists[i].member);
-    if (!strcmp(operands[0], cli_completion_names[CLI_COMPLETE_SNAPSHOT])) {
-        if (strchr(word, '@'))
-            print_snapshots(&options->control, word);
-        else
-            print_names(&options->control, "/v1/volumes", "", "name");
-    }
+    if (!strcmp(operands[0], cli_completion_names[CLI_COMPLETE_SNAPSHOT]))
+        print_snapshots(&options->control, "/v1/volumes", word);
+    else if (!strcmp(operands[0], cli_completion_names[CLI_COMPLETE_GROUP_SNAPSHOT]))
+        print_snapshots(&options->control, "/v1/groups", word);
     return CLI_OK;
 }
 

@@ -38,11 +38,23 @@ static enum cli_completes operand_completes(const char *name, size_t length)
         const char *name;
         enum cli_completes kind;
     } kinds[] = {
-        {"POOL", CLI_COMPLETE_POOL},          {"CLASS", CLI_COMPLETE_CLASS},
-        {"VOLUME", CLI_COMPLETE_VOLUME},      {"VOLUME@SNAPSHOT", CLI_COMPLETE_SNAPSHOT},
-        {"VOLUME@NAME", CLI_COMPLETE_VOLUME}, {"JOB", CLI_COMPLETE_JOB},
-        {"FOLDER", CLI_COMPLETE_FOLDER},      {"IMAGE", CLI_COMPLETE_FILE},
+        {"POOL", CLI_COMPLETE_POOL},
+        {"CLASS", CLI_COMPLETE_CLASS},
+        {"VOLUME", CLI_COMPLETE_VOLUME},
+        {"VOLUME@SNAPSHOT", CLI_COMPLETE_SNAPSHOT},
+        {"VOLUME@NAME", CLI_COMPLETE_VOLUME},
+        {"JOB", CLI_COMPLETE_JOB},
+        {"FOLDER", CLI_COMPLETE_FOLDER},
+        {"IMAGE", CLI_COMPLETE_FILE},
         {"FILE", CLI_COMPLETE_FILE},
+        {"SOURCE", CLI_COMPLETE_SNAPSHOT},
+        {"SECRET", CLI_COMPLETE_SECRET},
+        {"EXPORT", CLI_COMPLETE_EXPORT},
+        {"GROUP", CLI_COMPLETE_GROUP},
+        {"GROUP@NAME", CLI_COMPLETE_GROUP},
+        {"GROUP@SNAPSHOT", CLI_COMPLETE_GROUP_SNAPSHOT},
+        {"SCHEDULE", CLI_COMPLETE_SCHEDULE},
+        {"DELETED", CLI_COMPLETE_TRASH},
     };
     if (*name == '[' && length > 2) {
         name++;

@@ -11,8 +11,8 @@ struct volume_options {
     struct control_command control;
     struct control_policy policy;
     const char *pool, *class, *from, *user;
-    uint64_t process;
-    bool protect, device, read_only, force;
+    uint64_t process, keep;
+    bool protect, device, read_only, force, purge;
 };
 
 static const struct control_column columns[] = {
@@ -41,6 +41,15 @@ static const struct control_column fields[] = {
     {"mounted at", "attachment.mountpoint"},
     {"users", "attachment.users", CONTROL_LIST},
     CONTROL_POLICY_FIELDS,
+    {NULL},
+};
+
+static const struct control_column trash_columns[] = {
+    {"NAME", "name"},
+    {"ID", "id"},
+    {"SIZE", "size", CONTROL_SIZE},
+    {"SNAPSHOTS", "snapshots", CONTROL_NUMBER},
+    {"KEPT FOR", "remaining", CONTROL_SECONDS},
     {NULL},
 };
 
@@ -74,8 +83,13 @@ static const struct cli_verb verbs[] = {
     {"show", "VOLUME", "show all of one", "GET", "/v1/volumes/%", NULL, fields},
     {"create", "NAME", "make a volume, a clone of one, or one of an image", "POST", "/v1/volumes",
      "name", fields, .fill = fill_source},
-    {"delete", "VOLUME...", "delete volumes; their snapshots must be deleted first", "DELETE",
-     "/v1/volumes/%"},
+    {"delete", "VOLUME...", "delete volumes, or move them to the trash if they are kept there",
+     "DELETE", "/v1/volumes/%"},
+    {"trash", "", "show deleted volumes that can be restored", "GET", "/v1/trash", NULL,
+     trash_columns, true},
+    {"restore", "DELETED [NAME]", "take one back out of the trash, under another name if given",
+     "POST", "/v1/trash/%/restore", "name", fields},
+    {"purge", "DELETED...", "delete for good what is in the trash", "DELETE", "/v1/trash/%"},
     {"attach", "VOLUME", "mount it, or with --device make a block device of it", "POST",
      "/v1/volumes/%/attach", NULL, attachment_fields},
     {"detach", "VOLUME...", "give it back; with its last user it is unmounted", "POST",
@@ -125,6 +139,11 @@ static const struct cli_option table[] = {
     {"process", 0, CLI_NUMBER, OPTION(process), "PID",
      "of the user; once it is gone, and no container has the mount, so is the user",
      .verbs = "attach", .member = "process"},
+    {"purge", 0, CLI_FLAG, OPTION(purge), NULL, "for good, past the trash", .verbs = "delete",
+     .member = "?purge"},
+    {"keep", 0, CLI_TIME, OPTION(keep), "TIME",
+     "it can be restored for so long, such as 7d (as it, its class or its pool says)",
+     .verbs = "delete", .member = "?trash-retention"},
     {"force", 0, CLI_FLAG, OPTION(force), NULL, "whoever uses it", .verbs = "detach",
      .member = "force"},
     CLI_WATCH_OPTION(struct volume_options, "list show"),
@@ -142,10 +161,16 @@ const struct cli_command cli_volume_command = {
         "use.\n\n"
         "'create --from' clones a volume, as it is or as it was at a snapshot, without copying: "
         "both share what neither has changed. Or it takes an image as it lies, which stays there "
-        "when the volume is deleted; the image must lie in one of the pool's image roots.",
+        "when the volume is deleted; the image must lie in one of the pool's image roots.\n\n"
+        "A deleted volume is kept in the trash for as long as --keep, or the trash retention of "
+        "the "
+        "volume, its class or its pool says; DELETED is its id, or its name where only one there "
+        "has it.",
     .examples = {{"a volume of 20 GiB", "hawser volume create --size=20G data"},
                  {"mounted", "hawser volume attach data"},
                  {"a copy that takes no space", "hawser volume create --from=data test"},
+                 {"deleted, and back within a week",
+                  "hawser volume delete --keep=7d test && hawser volume restore test"},
                  {"all of them, as they change", "hawser volume list --watch"}},
     .options = table,
     .options_bytes = sizeof(struct volume_options),

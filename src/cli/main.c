@@ -18,28 +18,21 @@ extern const struct cli_command cli_create_command, cli_info_command, cli_check_
     cli_commit_command, cli_bench_command, cli_dd_command, cli_measure_command, cli_rebase_command,
     cli_amend_command, cli_compact_command, cli_snapshot_command, cli_bitmap_command,
     cli_attach_command, cli_export_command, cli_detach_command, cli_upgrade_command,
-    cli_list_command, cli_pool_command, cli_class_command, cli_volume_command, cli_job_command,
-    cli_secret_command, cli_events_command, cli_doctor_command, cli_serve_command,
-    cli_tcmu_handler_command, cli_complete_command, cli_help_command, cli_version_command;
+    cli_list_command, cli_pool_command, cli_class_command, cli_volume_command, cli_group_command,
+    cli_schedule_command, cli_job_command, cli_secret_command, cli_events_command,
+    cli_doctor_command, cli_serve_command, cli_tcmu_handler_command, cli_complete_command,
+    cli_help_command, cli_version_command;
 
 const struct cli_command *const cli_commands[] = {
-    &cli_create_command,   &cli_info_command,
-    &cli_check_command,    &cli_convert_command,
-    &cli_compare_command,  &cli_map_command,
-    &cli_resize_command,   &cli_commit_command,
-    &cli_bench_command,    &cli_dd_command,
-    &cli_measure_command,  &cli_rebase_command,
-    &cli_amend_command,    &cli_compact_command,
-    &cli_snapshot_command, &cli_bitmap_command,
-    &cli_attach_command,   &cli_export_command,
-    &cli_detach_command,   &cli_upgrade_command,
-    &cli_list_command,     &cli_pool_command,
-    &cli_class_command,    &cli_volume_command,
-    &cli_job_command,      &cli_secret_command,
-    &cli_events_command,   &cli_doctor_command,
-    &cli_serve_command,    &cli_tcmu_handler_command,
-    &cli_complete_command, &cli_help_command,
-    &cli_version_command,  NULL,
+    &cli_create_command,   &cli_info_command,     &cli_check_command,    &cli_convert_command,
+    &cli_compare_command,  &cli_map_command,      &cli_resize_command,   &cli_commit_command,
+    &cli_bench_command,    &cli_dd_command,       &cli_measure_command,  &cli_rebase_command,
+    &cli_amend_command,    &cli_compact_command,  &cli_snapshot_command, &cli_bitmap_command,
+    &cli_attach_command,   &cli_export_command,   &cli_detach_command,   &cli_upgrade_command,
+    &cli_list_command,     &cli_pool_command,     &cli_class_command,    &cli_volume_command,
+    &cli_group_command,    &cli_schedule_command, &cli_job_command,      &cli_secret_command,
+    &cli_events_command,   &cli_doctor_command,   &cli_serve_command,    &cli_tcmu_handler_command,
+    &cli_complete_command, &cli_help_command,     &cli_version_command,  NULL,
 };
 
 #define COMMANDS_MAX      48

@@ -37,7 +37,8 @@ static const struct record_field fields[] = {
     {"tls", RECORD_TEXT, offsetof(struct settings, tls),
      "folder of ca-cert.pem, server-cert.pem, server-key.pem, and ca-crl.pem if there is one"},
     {"roles", RECORD_LABELS, offsetof(struct settings, roles),
-     "who may do what, {\"cn:NAME\": \"viewer\"}; in the file alone", .max = 1000},
+     "who may do what, an object from users, groups and certificates to roles; in the file alone",
+     .max = 1000},
     {"workers", RECORD_UINT, offsetof(struct settings, workers), "requests that run at a time (16)",
      .max = 256},
     {"request-seconds", RECORD_UINT, offsetof(struct settings, request_s),
@@ -63,6 +64,30 @@ static void help(void)
         "(/run/hawser).");
 }
 
+/* What the manual page hawserd(8) is made of. */
+static void dump(void)
+{
+    json_t *options = json_array();
+    for (const struct record_field *field = fields; field->name; field++) {
+        json_t *choices = json_array();
+        for (const char *const *choice = field->choices; choice && *choice; choice++)
+            json_array_append_new(choices, json_string(*choice));
+        json_array_append_new(
+            options, json_pack("{s:s, s:s, s:b, s:b, s:o}", "name", field->name, "help",
+                               field->help, "number", field->kind == RECORD_UINT, "file-only",
+                               field->kind == RECORD_LABELS || field->kind == RECORD_LIST,
+                               "choices", choices));
+    }
+    json_dumpf(options, stdout, JSON_INDENT(1));
+    putchar('\n');
+    json_decref(options);
+}
+
+static bool is_number(const char *text)
+{
+    return *text && strspn(text, "0123456789") == strlen(text) && strlen(text) < 19;
+}
+
 /* "--name=value" or "--name value" into @given, numbers as numbers. */
 static int add_option(int argc, char **argv, int *at, json_t *given, const char **ret_config,
                       struct hws_error *err)
@@ -80,8 +105,12 @@ static int add_option(int argc, char **argv, int *at, json_t *given, const char 
         *ret_config = value;
         return 0;
     }
-    bool number = !strcmp(name, "workers") || !strcmp(name, "request-seconds");
-    json_t *text = number ? json_integer(strtoll(value, NULL, 10)) : json_string(value);
+    const struct record_field *field = fields;
+    while (field->name && strcmp(field->name, name) != 0)
+        field++;
+    json_t *text = field->kind == RECORD_UINT && is_number(value)
+                       ? json_integer(strtoll(value, NULL, 10))
+                       : json_string(value);
     return json_object_set_new(given, name, text) < 0
                ? hws_fail(err, EINVAL, "option %.100s: the value is no UTF-8", word)
                : 0;
@@ -151,6 +180,9 @@ int settings_read(int argc, char **argv, struct settings *ret, struct hws_error 
     for (int i = 1; r == 0 && i < argc; i++) {
         if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
             help();
+            r = 1;
+        } else if (!strcmp(argv[i], "--dump-options")) {
+            dump();
             r = 1;
         } else if (!strcmp(argv[i], "--version")) {
             puts("hawserd " HAWSER_VERSION);

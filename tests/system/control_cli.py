@@ -362,6 +362,89 @@ def test_doctor():
         assert "--repair" in hawser("doctor", "--dry-run", code=2).err
 
 
+def test_trash():
+    with daemon() as d:
+        d.pool()
+        for name in ("v", "w", "x"):
+            d.post("/v1/volumes", name=name, size="32M")
+        hawser("snapshot", "create", "v@s")
+        hawser("volume", "delete", "v", "--keep=2h")
+        assert [(row["NAME"], row["SNAPSHOTS"]) for row in rows(hawser("volume", "trash").out)] == [("v", "1")]
+        assert 7000 < hawser("volume", "trash", "--output=json").json()[0]["remaining"] <= 7200
+        assert "v" not in hawser("volume", "list").out.split()
+        assert hawser("volume", "restore", "v", "u", "--output=json").json()["name"] == "u"
+        hawser("snapshot", "show", "u@s")
+        hawser("volume", "set", "w", "--trash-retention=7d")
+        hawser("volume", "delete", "w")
+        hawser("volume", "delete", "w", code=1)
+        hawser("volume", "restore", "w")
+        hawser("volume", "delete", "w", "--purge")
+        hawser("volume", "delete", "x", "--keep=1h")
+        hawser("volume", "purge", "x")
+        assert hawser("volume", "trash", "--output=json").json() == []
+
+
+def test_groups():
+    need_devices()
+    with daemon() as d:
+        d.pool()
+        for name in ("a", "b", "c"):
+            d.post("/v1/volumes", name=name, size="32M")
+        assert hawser("group", "create", "g", "a", "b", "--label=x=y", "--output=json").json()["labels"] == {"x": "y"}
+        shown = compare_one(d, "/v1/groups/g", "group", "show", "g")
+        assert shown["volumes"] == "a, b", shown
+        hawser("group", "set", "g", "--volume=a", "--volume=b", "--volume=c", "--no-labels")
+        assert compare(d, "/v1/groups", "group", "list")[0]["VOLUMES"] == "a, b, c"
+        at = {name: mountpoint(d.post(f"/v1/volumes/{name}/attach", user="t")) for name in "abc"}
+        for name in at:
+            write(f"{at[name]}/file", "one")
+        hawser("group", "snapshot", "g@s")
+        hawser("group", "snapshot", "g@t")
+        for name in at:
+            write(f"{at[name]}/file", "two")
+        assert [row["NAME"] for row in compare(d, "/v1/groups/g/snapshots", "group", "snapshots", "g")] == ["s", "t"]
+        assert compare_one(d, "/v1/groups/g/snapshots/s", "group", "show-snapshot", "g@s")["volumes"] == "3"
+        assert hawser("group", "revert", "g@s", code=1).err
+        hawser("volume", "detach", "a", "b", "c", "--force")
+        hawser("group", "revert", "g@s")
+        for name in "abc":
+            assert open(mountpoint(d.post(f"/v1/volumes/{name}/attach", user="t")) + "/file").read() == "one"
+        assert hawser("group", "delete", "g", code=1).err
+        hawser("group", "delete-snapshot", "g@s", "g@t")
+        hawser("group", "rename", "g", "h")
+        hawser("group", "delete", "h")
+        assert hawser("group", "list", "--output=json").json() == [] and "GROUP@" in hawser("group", "revert", "g", code=1).err
+
+
+def test_schedules():
+    with daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="32M")
+        d.post("/v1/volumes", name="w", size="32M")
+        d.post("/v1/groups", name="g", volumes=["w"])
+        made = hawser("schedule", "create", "nightly", "--volume=v", "--every=daily", "--keep=7", "--keep-for=2w",
+                      "--label=a=b", "--output=json").json()
+        assert (made["keep"], made["keep-for"], made["every"]) == (7, 14 * 86400, "daily"), made
+        hawser("schedule", "create", "work", "--group=g", "--cron=30 2 * * 1-5", "--keep-hourly=1", "--keep-daily=2",
+               "--keep-weekly=3", "--keep-monthly=4", "--paused")
+        table = {row["NAME"]: row for row in compare(d, "/v1/schedules", "schedule", "list")}
+        assert (table["nightly"]["VOLUME"], table["work"]["GROUP"], table["work"]["PAUSED"]) == ("v", "g", "yes"), table
+        assert table["nightly"]["NEXT"].startswith("20"), table
+        hawser("schedule", "resume", "work")
+        assert not d.get("/v1/schedules/work")["paused"]
+        hawser("schedule", "pause", "work", "nightly")
+        assert d.get("/v1/schedules/work")["paused"] and d.get("/v1/schedules/nightly")["paused"]
+        hawser("schedule", "set", "nightly", "--every=6h", "--keep=0", "--no-labels")
+        shown = compare_one(d, "/v1/schedules/nightly", "schedule", "show", "nightly")
+        assert (shown["every"], shown["keep"], shown["keep for"], shown["volume"]) == ("6h", "0", "2w", "v"), shown
+        hawser("schedule", "rename", "nightly", "n")
+        for words in (("--volume=v",), ("--volume=v", "--every=sometimes"), ("--every=daily",),
+                      ("--volume=v", "--cron=61 * * * *"), ("--volume=v", "--every=1h", "--cron=* * * * *")):
+            assert hawser("schedule", "create", "bad", *words, code=1).err
+        hawser("schedule", "delete", "n", "work")
+        assert hawser("schedule", "list", "--output=json").json() == []
+
+
 def test_jobs_are_shown_awaited_and_cancelled():
     need_devices()
     with daemon() as d:
@@ -571,6 +654,9 @@ def objects():
             d.post("/v1/volumes", name=name, size="32M")
         d.post("/v1/volumes/data/snapshots", name="monday")
         d.post("/v1/volumes/data/snapshots", name="tuesday")
+        d.post("/v1/groups", name="both", volumes=["database", "other"])
+        d.post("/v1/groups/both/snapshots", name="sunday")
+        d.post("/v1/secrets", name="alice", generate="psk")
         os.makedirs("bin")
         os.symlink(HAWSER, "bin/hawser")
         before = os.environ["PATH"]
@@ -587,6 +673,8 @@ LINES = [("hawser volum", ["volume"]), ("hawser volume rena", ["rename"]), ("haw
          ("hawser volume create --pool=p", ["pool"]), ("hawser volume create --class=g", ["gold"]),
          ("hawser snapshot rev", ["revert"]), ("hawser snapshot create oth", ["other"]),
          ("hawser snapshot show data@m", ["data@monday"]), ("hawser snapshot show data@", ["data@monday", "data@tuesday"]),
+         ("hawser group revert both@", ["both@sunday"]), ("hawser schedule create x --group=bo", ["both"]),
+         ("hawser secret show al", ["alice"]), ("hawser export create data@t", ["data@tuesday"]),
          ("hawser pool delete p", ["pool"]), ("hawser volume create --cluster", ["--cluster-size="]),
          ("hawser volume resize --cluster", []), ("hawser volume list --wa", ["--watch"]), ("hawser volume attach zzz", [])]
 
