@@ -127,9 +127,10 @@ struct engine_driver {
     int (*resize)(const char *id, uint64_t size_bytes, struct hws_error *err);
     /** Grows a mounted file system to its device's size. */
     int (*grow)(const char *fs, const char *device, const char *mountpoint, struct hws_error *err);
-    /** Mounts the device there where it is not mounted there (any more). @options may be NULL. */
-    int (*remount)(const char *device, const char *mountpoint, bool read_only, const char *options,
-                   struct hws_error *err);
+    /** Mounts the device there where it is not mounted there (any more). @fs and @options may be
+     * NULL. */
+    int (*remount)(const char *device, const char *mountpoint, bool read_only, const char *fs,
+                   const char *options, struct hws_error *err);
     /** Whether the device is mounted there. */
     int (*is_mounted)(const char *device, const char *mountpoint, bool *ret, struct hws_error *err);
     /** Ids of all that is attached, running or dead, others' included. @ret a new array. */

@@ -373,11 +373,12 @@ static int list_attached(json_t **ret, struct hws_error *err)
     return 0;
 }
 
-static int mount_again(const char *device, const char *mountpoint, bool read_only,
+static int mount_again(const char *device, const char *mountpoint, bool read_only, const char *fs,
                        const char *options, struct hws_error *err)
 {
     autofree char *words = NULL; /* as at the first time */
-    if (asprintf(&words, "%s%s%s,nosuid,nodev", read_only ? "ro" : "rw", options ? "," : "",
+    if (asprintf(&words, "%s%s%s%s,nosuid,nodev", read_only ? "ro" : "rw",
+                 fs && !strcmp(fs, "xfs") ? ",nouuid" : "", options ? "," : "",
                  options ? options : "") < 0)
         words = NULL;
     char *arguments[] = {(char *)"mount", (char *)"-o",       words,

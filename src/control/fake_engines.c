@@ -351,7 +351,7 @@ static char *unmounted_path(const char *mountpoint)
                                                                                            : path;
 }
 
-static int mount_again(const char *device, const char *mountpoint, bool read_only,
+static int mount_again(const char *device, const char *mountpoint, bool read_only, const char *fs,
                        const char *options, struct hws_error *err)
 {
     autofree char *path = unmounted_path(mountpoint);

@@ -164,7 +164,7 @@ int attachment_keep_mounted(struct control *control, const struct attachment_rec
         return 0;
     autofree char *options = policy_join(volume->making.mount_options, ',');
     return control->engines->remount(attachment->device, attachment->mountpoint,
-                                     attachment->read_only, options, err);
+                                     attachment->read_only, volume->fs, options, err);
 }
 
 static void note_process(json_t *processes, const struct attach_request *request)

@@ -26,6 +26,9 @@
 static bool tell(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 {
     struct op *op = arg;
+    /* A merge that had ended when it was to be stopped keeps what it told. */
+    if (!total_bytes)
+        return op->watch && op->watch->progress(op->watch->arg, op->object, 0, 0);
     json_object_set_new(op->result, "done", json_integer((json_int_t)done_bytes));
     json_object_set_new(op->result, "total", json_integer((json_int_t)total_bytes));
     return op->watch && op->watch->progress(op->watch->arg, op->object, done_bytes, total_bytes);

@@ -94,6 +94,71 @@ def test_file_systems_are_made_mounted_cloned_and_grown():
             d.delete(f"/v1/classes/{fs}")
 
 
+def test_a_file_system_is_checked_before_it_is_mounted():
+    need_devices()
+    need_tool("debugfs", "dumpe2fs")
+    with Daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="32M")
+        at = attach(d, "v")
+        write(f"{at}/first", "1")
+        d.post("/v1/volumes/v/snapshots", name="s")  # its journal is not replayed
+        detach(d, "v")
+        d.post("/v1/volumes", name="c", clone="v@s")
+        assert names(attach(d, "c")) == ["first"]
+        detach(d, "c")
+        raw = d.post("/v1/volumes/v/attach", mode="device", user="a")["device"]
+        # What e2fsck repairs without a question: a wrong count, told by the superblock.
+        run("debugfs", "-w", "-R", "ssv free_blocks_count 1", raw)
+        run("debugfs", "-w", "-R", "ssv state 2", raw)
+        run("blockdev", "--flushbufs", raw)
+        detach(d, "v")
+        at = attach(d, "v")
+        assert names(at) == ["first"] and os.statvfs(at).f_bfree > 1000
+        detach(d, "v")
+        # What it does not: the root folder is none.
+        raw = d.post("/v1/volumes/v/attach", mode="device", user="a")["device"]
+        for command in ("clri <2>", "ssv state 2"):
+            run("debugfs", "-w", "-R", command, raw)
+        run("blockdev", "--flushbufs", raw)
+        detach(d, "v")
+        status, answer = d.ask("POST", "/v1/volumes/v/attach", {"user": "a"})
+        text = answer.get("error", {}).get("message", "")
+        assert status == 500 and "e2fsck" in text and "attach it as a device" in text, answer
+        assert "attachment" not in d.get("/v1/volumes/v")
+        raw = d.post("/v1/volumes/v/attach", mode="device", user="a")["device"]
+        subprocess.run(["e2fsck", "-fy", raw], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+        detach(d, "v")
+        attach(d, "v")
+        detach(d, "v")
+
+
+def test_raw_block_volumes():
+    need_devices()
+    with Daemon() as d:
+        d.pool()
+        for fmt in ("raw", "qcow2"):
+            v = d.post("/v1/volumes", name="v", size="16M", fs="none", format=fmt, preallocation="falloc")
+            assert os.stat(f"pool/images/{v['layer']}.{fmt}").st_blocks * 512 >= 16 << 20
+            assert d.refused("POST", "/v1/volumes/v/attach", {"user": "a"}) == "invalid"  # nothing to mount
+            assert d.refused("POST", "/v1/volumes", {"name": "x", "fs": "none", "mount-options": ["noatime"]}) == "invalid"
+            device = d.post("/v1/volumes/v/attach", mode="device", user="a")["device"]
+            with open(device, "r+b") as disk:
+                disk.write(b"x" * 4096)
+                os.fsync(disk.fileno())
+            d.post("/v1/volumes/v/resize", size="32M")  # in use
+            assert int(run("blockdev", "--getsize64", device)) == 32 << 20
+            detach(d, "v")
+            assert d.post("/v1/volumes/v/resize", size="48M")["grow"] is False
+            d.post("/v1/volumes", name="c", clone="v", size="64M")
+            for name, size in (("v", 48), ("c", 64)):
+                device = d.post(f"/v1/volumes/{name}/attach", mode="device", user="a")["device"]
+                with open(device, "rb") as disk:
+                    assert disk.read(8192) == b"x" * 4096 + bytes(4096) and disk.seek(0, 2) == size << 20
+                detach(d, name)
+                d.delete(f"/v1/volumes/{name}")
+
+
 # ---- imports ----
 
 
@@ -431,8 +496,9 @@ def test_an_offline_merge_tells_its_progress_and_is_cancelled():
                     cancelled = cancelled or d.ask("POST", f"/v1/jobs/{job['id']}/cancel", {})[0] == 200
         ended = d.get("/v1/jobs?state=ended")["items"]
         print(f"  {len(seen)} times told, cancelled: {cancelled}, {ended[-1]['state']}")
-        assert seen and all(0 < done <= total for done, total in seen), seen
-        assert ended[-1]["total"] > 0, ended
+        assert seen and all(0 < done <= total for done, total in seen), open("hawserd.log").read()[-3000:]
+        # One that was asked to end at its end may have ended; what finds that later knows of no bytes.
+        assert ended[-1]["total"] > 0 or cancelled and ended[-1]["state"] == "concluded", ended
         if ended[-1]["state"] == "cancelled":
             assert len(d.images()) == 2
             d.stop()
