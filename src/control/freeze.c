@@ -1,12 +1,12 @@
 /*
- * Freezing file systems for a moment, by a child of this process that thaws them whatever becomes
- * of its parent:
+ * Freezing file systems for a moment, each by a child of this process that thaws it whatever
+ * becomes of its parent:
  *
- *   parent  fork -> "frozen" is read -> ... -> the socket is written to, and the answer read
- *   child   freeze all -> tell -> wait for the parent's word, its end, or the time -> thaw all
+ *   child   write out -> tell -> wait for a word -> freeze -> tell -> wait -> thaw -> tell
+ *   parent  fork all -> hear all -> "freeze" to all -> hear all -> ... -> "thaw" to all -> hear all
  *
- * The child lives between fork() and _exit() in a process that had threads: it calls nothing but
- * system calls.
+ * Where a child waits it looks for the parent's word, its end, and the time. It lives between
+ * fork() and _exit() in a process that had threads: it calls nothing but system calls.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -18,31 +18,25 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 /** File systems that are frozen at once at most. */
 #define FREEZE_MAX 64
 /** Writing out what is dirty may take longer than the freeze itself. */
-#define BEGIN_MS 60000
+#define STEP_MS 60000
 
-struct freeze {
-    int mount[FREEZE_MAX];
-    unsigned count;
-    int socket;
+struct frozen {
+    int mount, socket;
     pid_t child;
+    bool done; /* by the last word: it is frozen, and not told to have thawed */
 };
 
-/* ---- the child ---- */
+struct freeze {
+    struct frozen one[FREEZE_MAX];
+    unsigned count;
+};
 
-static void thaw(const struct freeze *freeze, unsigned count)
-{
-    while (count-- > 0)
-        while (ioctl(freeze->mount[count], FITHAW, 0) < 0 && errno == EINTR)
-            ;
-}
-
-static bool parent_speaks(int socket, int timeout_ms)
+static bool other_speaks(int socket, int timeout_ms)
 {
     struct pollfd wait = {.fd = socket, .events = POLLIN};
     return poll(&wait, 1, timeout_ms) != 0;
@@ -54,81 +48,69 @@ static void tell(int socket, int error)
         return; /* nobody is there to be told */
 }
 
-/* Everything but what it needs is somebody else's: sockets that a successor is to open, say. */
-static void close_others(const struct freeze *freeze)
+/* @return what the other side told, ETIMEDOUT, or EPIPE at its end. */
+static int hear(int socket, int timeout_ms)
 {
-    unsigned next = 3;
-    /* In order: they were opened one after the other, but numbers may have been free below. */
-    for (;;) {
-        unsigned least = UINT32_MAX;
-        for (unsigned i = 0; i <= freeze->count; i++) {
-            unsigned fd = (unsigned)(i < freeze->count ? freeze->mount[i] : freeze->socket);
-            if (fd >= next && fd < least)
-                least = fd;
-        }
-        if (least > next)
-            close_range(next, least == UINT32_MAX ? UINT32_MAX : least - 1, 0);
-        if (least == UINT32_MAX)
-            return;
-        next = least + 1;
-    }
+    int error = EPIPE;
+    if (!other_speaks(socket, timeout_ms))
+        return ETIMEDOUT;
+    return recv(socket, &error, sizeof(error), 0) == (ssize_t)sizeof(error) ? error : EPIPE;
 }
 
-static void __attribute__((noreturn)) child(const struct freeze *freeze, int timeout_ms)
+static void thaw(int mount)
 {
-    int error = 0;
-    unsigned done = 0;
-    close_others(freeze);
-    for (; done < freeze->count && !error; done += !error) {
-        if (parent_speaks(freeze->socket, 0))
-            error = ECANCELED; /* it has gone, or given up */
-        else if (ioctl(freeze->mount[done], FIFREEZE, 0) < 0)
-            error = errno;
-    }
-    if (!error) {
-        tell(freeze->socket, 0);
-        error = parent_speaks(freeze->socket, timeout_ms) ? 0 : ETIMEDOUT;
-    }
-    thaw(freeze, done);
-    /* A word that nobody reads would take the answer with it. */
-    int word;
-    while (recv(freeze->socket, &word, sizeof(word), MSG_DONTWAIT) > 0)
+    while (ioctl(mount, FITHAW, 0) < 0 && errno == EINTR)
         ;
-    tell(freeze->socket, error);
+}
+
+/* ---- the child ---- */
+
+/* All but what it needs is somebody else's: sockets that a successor is to open, say. */
+static void close_others(unsigned a, unsigned b)
+{
+    unsigned low = MIN(a, b), high = MAX(a, b);
+    if (low > 3)
+        close_range(3, low - 1, 0);
+    if (high > low + 1)
+        close_range(low + 1, high - 1, 0);
+    close_range(high + 1, UINT32_MAX, 0);
+}
+
+static void __attribute__((noreturn)) child(int mount, int socket, int timeout_ms)
+{
+    close_others((unsigned)mount, (unsigned)socket);
+    tell(socket, syncfs(mount) < 0 ? errno : 0);
+    if (hear(socket, STEP_MS) != 0)
+        _exit(0);
+    int error = ioctl(mount, FIFREEZE, 0) < 0 ? errno : 0;
+    tell(socket, error);
+    if (error)
+        _exit(0);
+    error = hear(socket, timeout_ms); /* the parent's end is its word, too */
+    thaw(mount);
+    tell(socket, error == ETIMEDOUT ? ETIMEDOUT : 0);
+    if (error == ETIMEDOUT)
+        hear(socket, STEP_MS); /* a word that nobody reads would take the answer with it */
     _exit(0);
 }
 
 /* ---- the parent ---- */
 
-static int hear(const struct freeze *freeze, int timeout_ms)
+static int start(struct frozen *one, unsigned timeout_ms, struct hws_error *err)
 {
-    int error = EPIPE;
-    if (!parent_speaks(freeze->socket, timeout_ms))
-        return ETIMEDOUT;
-    return recv(freeze->socket, &error, sizeof(error), 0) == (ssize_t)sizeof(error) ? error : EPIPE;
-}
-
-static void free_freeze(struct freeze *freeze)
-{
-    for (unsigned i = 0; i < freeze->count; i++)
-        close(freeze->mount[i]);
-    if (freeze->socket >= 0)
-        close(freeze->socket);
-    free(freeze);
-}
-
-/* One that still hangs in a system call thaws when it comes back, as its parent has hung up. */
-static void end_child(struct freeze *freeze, bool ends)
-{
-    pid_t pid = freeze->child;
-    int status;
-    free_freeze(freeze);
-    while (pid > 0 && waitpid(pid, &status, ends ? 0 : WNOHANG) < 0 && errno == EINTR)
-        ;
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return hws_fail_errno(err, errno, "cannot make a socket");
+    one->child = fork();
+    if (one->child == 0)
+        child(one->mount, ends[1], (int)timeout_ms);
+    close(ends[1]);
+    one->socket = ends[0];
+    return one->child < 0 ? hws_fail_errno(err, errno, "cannot start a process") : 0;
 }
 
 /* Opens what is mounted at @path; the file system that the folder itself lies in is not meant. */
-static int add_mount(struct freeze *freeze, const char *path, struct hws_error *err)
+static int add(struct freeze *freeze, const char *path, unsigned timeout_ms, struct hws_error *err)
 {
     struct stat root, above;
     autofd int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -138,26 +120,53 @@ static int add_mount(struct freeze *freeze, const char *path, struct hws_error *
         return 0;
     if (freeze->count == FREEZE_MAX)
         return hws_fail(err, E2BIG, "more than %d file systems", FREEZE_MAX);
-    /* What is dirty goes out while all others still write. */
-    if (syncfs(fd) < 0)
-        return hws_fail_errno(err, errno, "cannot sync %s", path);
-    freeze->mount[freeze->count++] = steal_fd(&fd);
-    return 0;
+    struct frozen *one = &freeze->one[freeze->count++];
+    *one = (struct frozen){.mount = steal_fd(&fd), .socket = -1, .child = -1};
+    return start(one, timeout_ms, err);
 }
 
-static int start(struct freeze *freeze, unsigned timeout_ms, struct hws_error *err)
+/* All children have done what they were told, or it is told which error one had. */
+static int hear_all(struct freeze *freeze)
 {
-    int ends[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return hws_fail_errno(err, errno, "cannot make a socket");
-    freeze->socket = ends[1];
-    pid_t pid = fork();
-    if (pid == 0)
-        child(freeze, (int)timeout_ms);
-    close(ends[1]);
-    freeze->socket = ends[0];
-    freeze->child = pid;
-    return pid < 0 ? hws_fail_errno(err, errno, "cannot start a process") : 0;
+    int error = 0;
+    for (unsigned i = 0; i < freeze->count; i++) {
+        int one = hear(freeze->one[i].socket, STEP_MS);
+        freeze->one[i].done = one == 0;
+        error = error ? error : one;
+    }
+    return error;
+}
+
+static void tell_all(struct freeze *freeze)
+{
+    for (unsigned i = 0; i < freeze->count; i++)
+        tell(freeze->one[i].socket, 0);
+}
+
+/* Hangs up: a child that holds something lets go then, one that hangs in a system call when it
+ * comes back from it. */
+static void end_one(struct frozen *one, bool frozen)
+{
+    int heard = EPIPE;
+    if (one->socket >= 0) {
+        shutdown(one->socket, SHUT_WR);
+        while ((heard = hear(one->socket, STEP_MS)) == 0)
+            frozen = false;
+        close(one->socket);
+    }
+    while (one->child > 0 && waitpid(one->child, NULL, heard == EPIPE ? 0 : WNOHANG) < 0 &&
+           errno == EINTR)
+        ;
+    if (frozen)
+        thaw(one->mount); /* somebody killed it */
+    close(one->mount);
+}
+
+static void end_all(struct freeze *freeze, bool frozen)
+{
+    for (unsigned i = 0; i < freeze->count; i++)
+        end_one(&freeze->one[i], frozen && freeze->one[i].done);
+    free(freeze);
 }
 
 int freeze_begin(const char *const *mountpoints, unsigned count, unsigned timeout_ms,
@@ -167,37 +176,36 @@ int freeze_begin(const char *const *mountpoints, unsigned count, unsigned timeou
     int r = 0;
     if (!freeze)
         return hws_fail(err, ENOMEM, "out of memory");
-    freeze->socket = -1;
-    freeze->child = -1;
     for (unsigned i = 0; r == 0 && i < count; i++)
-        r = add_mount(freeze, mountpoints[i], err);
-    if (r == 0 && freeze->count)
-        r = start(freeze, timeout_ms, err);
-    if (r < 0) {
-        free_freeze(freeze);
-        return r;
+        r = add(freeze, mountpoints[i], timeout_ms, err);
+    int error = r == 0 ? hear_all(freeze) : 0;
+    bool frozen = r == 0 && !error;
+    if (error)
+        r = hws_fail_errno(err, error, "cannot write out file systems");
+    if (frozen) {
+        tell_all(freeze);
+        error = hear_all(freeze);
+        if (error)
+            r = hws_fail_errno(err, error, "cannot freeze file systems");
     }
-    int error = freeze->count ? hear(freeze, BEGIN_MS) : 0;
-    if (error) {
-        if (error == EPIPE)
-            thaw(freeze, freeze->count); /* the child was killed */
-        end_child(freeze, error != ETIMEDOUT);
-        return hws_fail_errno(err, error, "cannot freeze file systems");
-    }
-    *ret = freeze;
-    return 0;
+    if (r < 0)
+        end_all(freeze, frozen);
+    else
+        *ret = freeze;
+    return r;
 }
 
 int freeze_end(struct freeze *freeze, struct hws_error *err)
 {
+    tell_all(freeze);
     int error = 0;
-    if (freeze->count) {
-        tell(freeze->socket, 0);
-        error = hear(freeze, BEGIN_MS);
-        if (error == EPIPE)
-            thaw(freeze, freeze->count); /* the child was killed */
+    for (unsigned i = 0; i < freeze->count; i++) {
+        struct frozen *one = &freeze->one[i];
+        int heard = hear(one->socket, STEP_MS);
+        one->done = heard == EPIPE; /* somebody killed it: it may be frozen still */
+        error = error ? error : heard;
     }
-    end_child(freeze, error != ETIMEDOUT);
+    end_all(freeze, true);
     return error ? hws_fail(err, ETIMEDOUT, "file systems did not stay frozen: %s", strerror(error))
                  : 0;
 }

@@ -202,7 +202,8 @@ static bool is_there(const struct op *op)
     return op->control->store->driver->get(op->control->store, KIND, op->id, &intent, NULL) == 0;
 }
 
-static bool recover_one(struct op *op)
+/* @quiet: nothing was interrupted. */
+static bool recover_one(struct op *op, bool quiet)
 {
     struct hws_error err = {0};
     if (locks_take(&op->control->locks, op->object, 0, NULL) < 0)
@@ -216,7 +217,7 @@ static bool recover_one(struct op *op)
         r = back(op, &err);
     }
     locks_release(&op->control->locks, op->object);
-    if (!gone && r == 0)
+    if (!gone && r == 0 && !quiet)
         log_info("operation %s (%s) on %s was %s", op->id, op->type->name, op->object,
                  forwards ? "completed" : "taken back");
     /* What is done in the background is tried often, and its job tells. */
@@ -234,7 +235,7 @@ void journal_finish(struct control *control, const char *object)
     if (control->store->driver->find(control->store, KIND, object, &intent, NULL) < 0 ||
         load(control, intent, &op) < 0)
         return;
-    recover_one(&op);
+    recover_one(&op, true);
     json_decref(op.params);
     json_decref(op.result);
 }
@@ -338,7 +339,7 @@ static unsigned recover_listed(struct control *control, unsigned *ret_done)
             left++;
             continue;
         }
-        bool done = !op.type->follows && !op.type->background && recover_one(&op);
+        bool done = !op.type->follows && !op.type->background && recover_one(&op, false);
         left += !done;
         *ret_done += done;
         json_decref(op.params);

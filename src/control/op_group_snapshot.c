@@ -219,6 +219,7 @@ static int group_undone(struct op *op, struct batch *batch, struct hws_error *er
     json_t *member;
     int r = 0;
     batch_remove(batch, &group_snapshot_type, op_text(op, "snapshot"));
+    merger_wake(op->control);
     json_array_foreach(members_of(op), i, member)
     {
         batch_remove(batch, &snapshot_type, text(member, "snapshot"));
@@ -322,8 +323,6 @@ static int take_members(struct control *control, const struct group *group,
     r = journal_run(control, &group_snapshot_operation, group->id,
                     json_pack("{s:s, s:o}", "snapshot", taken->id, "members", params), &begin, NULL,
                     err);
-    if (r < 0)
-        merger_wake(control);
     return r == -EEXIST ? explain_taken(control, members, taken->name, err) : r;
 }
 

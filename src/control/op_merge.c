@@ -235,9 +235,12 @@ static int follow(struct control *control, struct candidate *c, struct hws_error
         if (!c->volume[0])
             continue;
         auto_json *more = NULL;
+        auto_volume volume = {0};
         r = object_list(control, &layer_type, at, &more, err);
         if (r < 0 || json_array_size(more))
             return r;
+        if (object_get(control, &volume_type, c->volume, &volume, NULL) == -ENOENT)
+            return 0; /* it is in the trash */
         return is_own(control, snapshots, c->volume, err);
     }
     return 0;
