@@ -272,7 +272,7 @@ int journal_work(struct control *control, const struct operation *type,
     if (r < 0)
         return hws_fail(err, EUCLEAN, "the journal cannot be read");
     op.watch = watch;
-    if (!recover_one(&op))
+    if (!recover_one(&op, false))
         json_object_set_new(put_off, op.id, json_true());
     json_decref(op.params);
     json_decref(op.result);
