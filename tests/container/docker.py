@@ -33,7 +33,7 @@ class Plugin(Daemon):
 def busybox_tree():
     os.makedirs("tree/bin", exist_ok=True)
     shutil.copy("/bin/busybox", "tree/bin/busybox")
-    for name in ("sh", "cat", "echo", "ls", "sleep", "df", "sync", "dd", "touch", "true"):
+    for name in ("sh", "cat", "echo", "ls", "sleep", "df", "sync", "dd", "touch", "true", "wc", "tr", "tail", "cut", "mv", "head"):
         if not os.path.islink(f"tree/bin/{name}"):
             os.symlink("busybox", f"tree/bin/{name}")
     run("tar", "-C", "tree", "-cf", "tree.tar", ".")

@@ -12,7 +12,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "system"))
 
 from daemon import Daemon, mountpoint, write  # noqa: E402
-from lib import hawser, main, need_devices, need_tool, run, wait_until  # noqa: E402
+from lib import HAWSER, hawser, main, need_devices, need_tool, run, wait_until  # noqa: E402
 
 # A process called as its first argument says, that asks for mounts as lines tell it, over a socket: VOLUME ID.
 ENGINE = """
@@ -284,6 +284,39 @@ def test_a_host_that_was_started_again():
         d.post("/v1/volumes/a/revert", snapshot="s")
         assert open(ask(d, "Mount", "a")["Mountpoint"] + "/file").read() == "a"
         ask(d, "Unmount", "a")
+
+
+def files_below(folder):
+    return sorted(os.path.relpath(os.path.join(path, name), folder) for path, _, names in os.walk(folder) for name in names)
+
+
+def test_it_is_installed_and_taken_away():
+    need_tool("meson")
+    root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
+    build = os.path.dirname(os.path.dirname(os.path.dirname(HAWSER)))
+    words = (f"{root}/packaging/install", f"--destdir={os.getcwd()}/tree", f"--build={build}")
+    os.makedirs("tree/usr/local/bin")
+    write("tree/usr/local/bin/somebodys", "own")
+    run(*words)
+    once = files_below("tree")
+    run(*words)  # again, over what is there
+    assert files_below("tree") == once
+    for name in ("bin/hawser", "sbin/hawserd", "lib/systemd/system/hawserd.service", "share/hawser/installed"):
+        assert f"usr/local/{name}" in once, once
+    assert "etc/containers/containers.conf.d/hawser.conf" in once
+    unit = open("tree/usr/local/lib/systemd/system/hawserd.service").read()
+    assert "bindir@" not in unit and os.access("tree" + re.search("^ExecStart=(\\S+)", unit, re.M).group(1), os.X_OK)
+    # What was installed runs, and finds its other half.
+    with Daemon() as d:
+        d.stop()
+        d.words = ["tree/usr/local/sbin/hawserd"] + [w for w in d.words[1:] if not w.startswith("--program")]
+        d.start()
+        d.pool()
+        assert create(d, "vol", size="16M") == ""
+    run(*words, "--uninstall")
+    assert files_below("tree") == ["usr/local/bin/somebodys"] and not os.path.exists("tree/etc")
+    done = subprocess.run([*words, "--uninstall"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "nothing was installed" in done.stderr
 
 
 if __name__ == "__main__":
