@@ -234,6 +234,22 @@ _hawser_values()
     volume:create:--from) echo @snapshot ;;
     volume:create:--socket) echo @file ;;
     volume:create:--output) echo human json ;;
+    volume:import:--size|volume:import:-s) echo @ ;;
+    volume:import:--format|volume:import:-f) echo @format ;;
+    volume:import:--fs) echo ext4 xfs btrfs none ;;
+    volume:import:--cluster-size) echo @ ;;
+    volume:import:--preallocation) echo off metadata falloc ;;
+    volume:import:--lazy-refcounts) echo on off ;;
+    volume:import:--extended-l2) echo on off ;;
+    volume:import:--mkfs-option) echo @ ;;
+    volume:import:--mount-option) echo @ ;;
+    volume:import:--trash-retention) echo @ ;;
+    volume:import:--label) echo @ ;;
+    volume:import:--pool) echo @pool ;;
+    volume:import:--class) echo @class ;;
+    volume:import:--image-format) echo @format ;;
+    volume:import:--socket) echo @file ;;
+    volume:import:--output) echo human json ;;
     volume:delete:--keep) echo @ ;;
     volume:delete:--socket) echo @file ;;
     volume:delete:--output) echo human json ;;
@@ -448,6 +464,7 @@ _hawser_options()
     volume:list) echo --watch --socket= --output= --help ;;
     volume:show) echo --watch --socket= --output= --help ;;
     volume:create) echo --size= --format= --fs= --cluster-size= --preallocation= --lazy-refcounts= --extended-l2= --mkfs-option= --mount-option= --trash-retention= --label= --pool= --class= --from= --protect --socket= --output= --help ;;
+    volume:import) echo --size= --format= --fs= --cluster-size= --preallocation= --lazy-refcounts= --extended-l2= --mkfs-option= --mount-option= --trash-retention= --label= --pool= --class= --protect --image-format= --background --quiet --socket= --output= --help ;;
     volume:delete) echo --purge --keep= --socket= --output= --help ;;
     volume:trash) echo --socket= --output= --help ;;
     volume:restore) echo --socket= --output= --help ;;
@@ -508,7 +525,7 @@ _hawser_verbs()
     export) echo create list show delete ;;
     pool) echo list show create set rename delete ;;
     class) echo list show create set rename delete ;;
-    volume) echo list show create delete trash restore purge attach detach resize rename set protect unprotect snapshot snapshots delete-snapshot revert ;;
+    volume) echo list show create import delete trash restore purge attach detach resize rename set protect unprotect snapshot snapshots delete-snapshot revert ;;
     group) echo list show create set rename delete snapshot snapshots show-snapshot delete-snapshot revert ;;
     schedule) echo list show create set rename pause resume delete ;;
     job) echo list show wait cancel ;;
@@ -559,6 +576,7 @@ _hawser_operands()
     class:rename:1) echo @class ;;
     class:delete:*) echo @class ;;
     volume:show:1) echo @volume ;;
+    volume:import:1) echo @file ;;
     volume:delete:*) echo @volume ;;
     volume:restore:1) echo @trash ;;
     volume:purge:*) echo @trash ;;
@@ -590,7 +608,7 @@ _hawser_operands()
     schedule:resume:*) echo @schedule ;;
     schedule:delete:*) echo @schedule ;;
     job:show:1) echo @job ;;
-    job:wait:*) echo @job ;;
+    job:wait:1) echo @job ;;
     job:cancel:*) echo @job ;;
     secret:show:1) echo @secret ;;
     secret:set:1) echo @secret ;;

@@ -34,18 +34,39 @@ static const struct control_column fields[] = {
     {NULL},
 };
 
+/* Those that are under way now. */
+static int wait_for_all(const struct control_run *run, bool quiet, struct hws_error *err)
+{
+    json_t *jobs = NULL, *job;
+    size_t i;
+    int r = control_list(run->control, "/v1/jobs", &jobs, err);
+    json_array_foreach(jobs, i, job)
+    {
+        struct hws_error why = {0};
+        const char *id = json_string_value(json_object_get(job, "id"));
+        int one = id ? control_wait(run->control, id, "waiting", quiet, &why) : 0;
+        if (one < 0 && one != -ENOENT) /* ended meanwhile, and not one that is remembered */
+            r = hws_fail(err, -one, "%s", why.text);
+    }
+    json_decref(jobs);
+    return r;
+}
+
 static int wait_for(const struct control_run *run, struct hws_error *err)
 {
     const struct job_options *options = (const void *)run->control;
-    return control_wait(run->control, run->operands[0], options->quiet, err);
+    return run->count ? control_wait(run->control, run->operands[0], "waiting", options->quiet, err)
+                      : wait_for_all(run, options->quiet, err);
 }
 
 static const struct cli_verb verbs[] = {
     {"list", "", "show what is under way, or with --ended what has ended", "GET", "/v1/jobs", NULL,
      columns, true},
     {"show", "JOB", "show all of one", "GET", "/v1/jobs/%", NULL, fields},
-    {"wait", "JOB...", "wait until it has ended; fails where it failed or was cancelled", "GET",
-     "/v1/jobs/%", .run = wait_for},
+    {"wait", "[JOB...]",
+     "wait until these, or all that are under way, have ended; fails where one failed or was "
+     "cancelled",
+     "GET", "/v1/jobs/%", .run = wait_for},
     {"cancel", "JOB...", "end it; what it has done so far is kept or taken back", "POST",
      "/v1/jobs/%/cancel"},
     {NULL},

@@ -10,9 +10,9 @@
 struct volume_options {
     struct control_command control;
     struct control_policy policy;
-    const char *pool, *class, *from, *user;
+    const char *pool, *class, *from, *user, *image_format;
     uint64_t process, keep;
-    bool protect, device, read_only, force, purge;
+    bool protect, device, read_only, force, purge, background, quiet;
 };
 
 static const struct control_column columns[] = {
@@ -37,6 +37,7 @@ static const struct control_column fields[] = {
     {"cloned from", "origin"},
     {"protected", "protected", CONTROL_FLAG},
     {"snapshots", "snapshots", CONTROL_NUMBER},
+    {"job", "job"},
     {"device", "attachment.device"},
     {"mounted at", "attachment.mountpoint"},
     {"users", "attachment.users", CONTROL_LIST},
@@ -78,11 +79,49 @@ static int fill_source(const struct control_run *run, json_t *body, struct hws_e
     return 0;
 }
 
+/* A copy of "disk.v2.qcow2" is called "disk.v2". */
+static int fill_import(const struct control_run *run, json_t *body, struct hws_error *err)
+{
+    const char *slash = strrchr(run->operands[0], '/');
+    const char *base = slash ? slash + 1 : run->operands[0], *dot = strrchr(base, '.');
+    if (run->count > 1)
+        return 0;
+    json_t *name = json_stringn(base, dot && dot > base ? (size_t)(dot - base) : strlen(base));
+    if (!name)
+        return hws_fail(err, EINVAL, "the image's name is no UTF-8; say the volume's: NAME");
+    return json_object_set_new(body, "name", name);
+}
+
+/* Copying takes its time: it is shown, unless --background leaves it to itself. */
+static int import(const struct control_run *run, struct hws_error *err)
+{
+    const struct volume_options *options = (const void *)run->control;
+    json_t *volume = NULL;
+    int r = control_request(run, &volume, err);
+    if (r < 0)
+        return r;
+    const char *job = json_string_value(json_object_get(volume, "job"));
+    const char *id = json_string_value(json_object_get(volume, "id"));
+    if (!options->background && job && id) {
+        json_t *made = NULL;
+        r = control_wait(run->control, job, "importing", options->quiet, err);
+        if (r == 0)
+            r = control_call(run->control, "GET", NULL, &made, err, "/v1/volumes/%s", id);
+        json_decref(volume);
+        volume = made;
+    }
+    if (r == 0)
+        control_print_one(run->control, volume, fields);
+    return r;
+}
+
 static const struct cli_verb verbs[] = {
     {"list", "", "show the volumes", "GET", "/v1/volumes", NULL, columns, true},
     {"show", "VOLUME", "show all of one", "GET", "/v1/volumes/%", NULL, fields},
     {"create", "NAME", "make a volume, a clone of one, or one of an image", "POST", "/v1/volumes",
      "name", fields, .fill = fill_source},
+    {"import", "IMAGE [NAME]", "make a volume that is a copy of an image of any format", "POST",
+     "/v1/volumes", "image/ name import=true", fields, .fill = fill_import, .run = import},
     {"delete", "VOLUME...", "delete volumes, or move them to the trash if they are kept there",
      "DELETE", "/v1/volumes/%"},
     {"trash", "", "show deleted volumes that can be restored", "GET", "/v1/trash", NULL,
@@ -119,17 +158,23 @@ const char *const cli_switch_choices[] = {"on", "off", NULL};
 #define OPTION(field) offsetof(struct volume_options, field)
 
 static const struct cli_option table[] = {
-    CLI_POLICY_OPTIONS(struct volume_options, "create", "create set"),
+    CLI_POLICY_OPTIONS(struct volume_options, "create import", "create import set"),
     {"pool", 0, CLI_TEXT, OPTION(pool), "POOL",
      "where it lies (the only pool, or the one called 'default', if not given)",
-     .completes = CLI_COMPLETE_POOL, .verbs = "create", .member = "pool"},
+     .completes = CLI_COMPLETE_POOL, .verbs = "create import", .member = "pool"},
     {"class", 0, CLI_TEXT, OPTION(class), "CLASS", "the policy that it is made by",
-     .completes = CLI_COMPLETE_CLASS, .verbs = "create", .member = "class"},
+     .completes = CLI_COMPLETE_CLASS, .verbs = "create import", .member = "class"},
     {"from", 0, CLI_TEXT, OPTION(from), "SOURCE",
      "VOLUME or VOLUME@SNAPSHOT to clone, or the path of an image to take in place",
      .completes = CLI_COMPLETE_SNAPSHOT, .verbs = "create"},
-    {"protect", 0, CLI_FLAG, OPTION(protect), NULL, "it cannot be deleted", .verbs = "create",
-     .member = "protected"},
+    {"protect", 0, CLI_FLAG, OPTION(protect), NULL, "it cannot be deleted",
+     .verbs = "create import", .member = "protected"},
+    {"image-format", 0, CLI_TEXT, OPTION(image_format), "FMT",
+     "format of the image; found from its header if not given, but raw must be said",
+     .completes = CLI_COMPLETE_FORMAT, .verbs = "import", .member = "image-format"},
+    {"background", 'b', CLI_FLAG, OPTION(background), NULL,
+     "do not wait until it is copied; 'hawser job list' shows how far it is", .verbs = "import"},
+    {"quiet", 'q', CLI_FLAG, OPTION(quiet), NULL, "show no progress", .verbs = "import"},
     {"device", 0, CLI_FLAG, OPTION(device), NULL, "as a block device, without mounting it",
      .verbs = "attach", .member = "mode=device"},
     {"read-only", 'r', CLI_FLAG, OPTION(read_only), NULL, "nobody writes", .verbs = "attach",
@@ -162,6 +207,8 @@ const struct cli_command cli_volume_command = {
         "'create --from' clones a volume, as it is or as it was at a snapshot, without copying: "
         "both share what neither has changed. Or it takes an image as it lies, which stays there "
         "when the volume is deleted; the image must lie in one of the pool's image roots.\n\n"
+        "'import' copies an image, and shows how far it is; who stops waiting does not end it. The "
+        "volume depends on nothing then. The image must lie in one of the image roots, too.\n\n"
         "A deleted volume is kept in the trash for as long as --keep, or the trash retention of "
         "the "
         "volume, its class or its pool says; DELETED is its id, or its name where only one there "
@@ -171,6 +218,7 @@ const struct cli_command cli_volume_command = {
                  {"a copy that takes no space", "hawser volume create --from=data test"},
                  {"deleted, and back within a week",
                   "hawser volume delete --keep=7d test && hawser volume restore test"},
+                 {"a copy of an image", "hawser volume import /srv/images/vm.qcow2 vm"},
                  {"all of them, as they change", "hawser volume list --watch"}},
     .options = table,
     .options_bytes = sizeof(struct volume_options),

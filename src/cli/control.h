@@ -120,8 +120,11 @@ void control_print_one(const struct control_command *command, json_t *item,
 HWS_MUST_CHECK int control_await(const struct control_command *command, uint64_t *after,
                                  unsigned seconds, struct hws_error *err);
 
-/** Waits for the job, and shows how far it is. Fails where it failed or was cancelled. */
-HWS_MUST_CHECK int control_wait(const struct control_command *command, const char *job, bool quiet,
-                                struct hws_error *err);
+/**
+ * Waits for the job, and shows how far it is, as @what ("importing"). Fails where it failed or was
+ * cancelled.
+ */
+HWS_MUST_CHECK int control_wait(const struct control_command *command, const char *job,
+                                const char *what, bool quiet, struct hws_error *err);
 
 #endif

@@ -383,7 +383,7 @@ int control_run_verb(const struct cli_command *command, const void *options, cha
     const char *body = run.verb->body;
     unsigned least, most;
     cli_verb_operands(run.verb, &least, &most);
-    if (most != UINT_MAX || (body && strstr(body, "[]")))
+    if (most != UINT_MAX || !run.count || (body && strstr(body, "[]")))
         return run_once(&run);
     int code = CLI_OK;
     for (; run.count; run.operands++, run.count--) {

@@ -58,14 +58,14 @@ static int look(const struct control_command *command, const char *id, bool seen
     return 0;
 }
 
-int control_wait(const struct control_command *command, const char *job, bool quiet,
-                 struct hws_error *err)
+int control_wait(const struct control_command *command, const char *job, const char *what,
+                 bool quiet, struct hws_error *err)
 {
     struct progress progress;
     bool seen = false, ended = false;
     json_t *now = NULL;
     int r;
-    progress_start(&progress, "waiting", quiet || command->output == CLI_JSON);
+    progress_start(&progress, what, quiet || command->output == CLI_JSON);
     while ((r = look(command, job, seen, &now, &ended, err)) == 0 && !ended) {
         seen = true;
         uint64_t done = (uint64_t)json_integer_value(json_object_get(now, "done"));

@@ -1,4 +1,5 @@
 """hawserd for tests: started in a scratch folder, asked over its unix sockets, killed and started again."""
+import contextlib
 import http.client
 import json
 import os
@@ -106,6 +107,17 @@ class Daemon:
 
     def images(self):
         return sorted(os.listdir("pool/images"))
+
+
+@contextlib.contextmanager
+def commanded():
+    """A hawserd that the commands find."""
+    with Daemon() as d:
+        os.environ["HAWSERD_SOCKET"] = d.rest
+        try:
+            yield d
+        finally:
+            del os.environ["HAWSERD_SOCKET"]
 
 
 def mountpoint(attachment):
