@@ -167,7 +167,8 @@ static int read_catalog(struct control *control, json_t *metrics, json_t *attach
     return 0;
 }
 
-int control_metrics(struct control *control, json_t **ret, struct hws_error *err)
+int control_metrics(struct control *control, void (*take)(void *arg, const json_t *volumes),
+                    void *arg, struct hws_error *err)
 {
     struct metrics *metrics = control->metrics;
     int r = 0;
@@ -183,7 +184,7 @@ int control_metrics(struct control *control, json_t **ret, struct hws_error *err
         }
     }
     if (r == 0)
-        *ret = json_incref(metrics->last);
+        take(arg, metrics->last);
     pthread_mutex_unlock(&metrics->mutex);
     return r;
 }

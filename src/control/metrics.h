@@ -14,12 +14,14 @@
 #define METRICS_WAIT_MS 2000
 
 /**
- * [{"name", "pool", "size", "allocated" (bytes on disk of its top layer's file), "depth",
- * "attached"},
- * ...], and of what is attached "up", and "stats" as its engine answers `stats`. Engines are asked
- * in parallel; callers that come together share one answer.
+ * Hands to @take [{"name", "pool", "size", "allocated" (bytes on disk of its top layer's file),
+ * "depth", "attached"}, ...], and of what is attached "up", and "stats" as its engine answers
+ * `stats`. Engines are asked in parallel; callers that come together share one answer, which is
+ * @take's for the call only, one caller's at a time.
  */
-HWS_MUST_CHECK int control_metrics(struct control *control, json_t **ret, struct hws_error *err);
+HWS_MUST_CHECK int control_metrics(struct control *control,
+                                   void (*take)(void *arg, const json_t *volumes), void *arg,
+                                   struct hws_error *err);
 
 /* ---- inside of src/control ---- */
 

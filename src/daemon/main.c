@@ -87,6 +87,12 @@ static int serve(struct daemon *daemon, struct hws_error *err)
         return -EAGAIN;
     make_parents(rest.path, users ? 0755 : 0700); /* the folder of attachments is nobody else's */
     int r = serve_one(daemon, &local, ACTIVATED_REST, err);
+    if (r == 0 && settings->listen) {
+        remote.address = settings->listen;
+        remote.tls_folder = settings->tls;
+        remote.log_name = "tcp";
+        r = serve_one(daemon, &remote, ACTIVATED_TCP, err);
+    }
     if (r == 0 && strcmp(settings->docker_socket, "none") != 0) {
         plugin.path = settings->docker_socket;
         plugin.everybody = false;
@@ -99,14 +105,10 @@ static int serve(struct daemon *daemon, struct hws_error *err)
         make_parents(plugin.path, 0755);
         r = serve_one(daemon, &plugin, ACTIVATED_DOCKER, err);
     }
-    if (r == 0 && settings->listen) {
-        remote.address = settings->listen;
-        remote.tls_folder = settings->tls;
-        remote.log_name = "tcp";
-        r = serve_one(daemon, &remote, ACTIVATED_TCP, err);
-    }
-    if (r == 0)
+    if (r == 0) {
         control_events_wake(daemon->control, wake, daemon);
+        wake(daemon); /* whoever waited already may have missed one */
+    }
     return r;
 }
 

@@ -168,7 +168,7 @@ def test_a_stream_tells_what_happens():
 
 
 def test_gaps_and_slow_readers():
-    with Daemon() as d:
+    with Daemon("--request-seconds=600") as d:  # who takes nothing for so long is cut off
         prepared(d)
         at = position(d)
         slow = socket.socket(socket.AF_UNIX)

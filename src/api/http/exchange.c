@@ -138,6 +138,7 @@ static void finish(struct exchange *x)
              x->request.method, x->request.path, x->reply.status,
              (unsigned long long)(http_now_ms() - x->started_ms));
     x->done = true;
+    atomic_fetch_add(&x->server->answering, 1);
     MHD_resume_connection(x->connection);
 }
 
@@ -368,6 +369,8 @@ void http_completed(void *arg, struct MHD_Connection *connection, void **context
                     enum MHD_RequestTerminationCode code)
 {
     struct exchange *x = *context;
+    if (x && x->done)
+        atomic_fetch_sub(&x->server->answering, 1);
     if (x)
         exchange_free(x);
     *context = NULL;

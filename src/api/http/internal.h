@@ -36,6 +36,7 @@ struct http_server {
     uint64_t wakes;   /* how often http_server_wake() was called */
     bool stopping;
     atomic_size_t body_bytes, reply_bytes; /* of all connections */
+    atomic_uint answering;                 /* requests whose answers are not through yet */
 };
 
 /* A connection, for its deadline, and who it is. */

@@ -13,6 +13,8 @@
 
 /** Between two times at which streams that have nothing may tell that they live. */
 #define BEAT_MS 5000
+/** For answers to get through at the end. */
+#define END_MS 2000
 
 /* ---- connections ---- */
 
@@ -164,12 +166,22 @@ void http_server_quiesce(struct http_server *server)
     pthread_mutex_unlock(&server->mutex);
 }
 
+/* Answers are on their way: who takes them gets them. */
+static void let_out(struct http_server *server)
+{
+    uint64_t until = http_now_ms() + END_MS;
+    while (atomic_load(&server->answering) > 0 && http_now_ms() < until)
+        usleep(5000);
+}
+
 void http_server_stop(struct http_server *server)
 {
     if (!server)
         return;
-    if (server->daemon)
+    if (server->daemon) {
+        let_out(server);
         MHD_stop_daemon(server->daemon);
+    }
     pthread_mutex_destroy(&server->mutex);
     http_tls_free(server->tls);
     free(server->path);

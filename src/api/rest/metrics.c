@@ -65,7 +65,7 @@ static void add_pools(FILE *out, const json_t *pools)
 
 /* ---- volumes ---- */
 
-static void add_volumes(FILE *out, const json_t *volumes)
+static void add_states(FILE *out, const json_t *volumes)
 {
     static const struct gauge gauges[] = {
         {"size", "hawser_volume_size_bytes", "gauge", "Size of the volume."},
@@ -168,6 +168,12 @@ static void add_operations(FILE *out, const json_t *volumes)
     for_operations(out, volumes, &latency, add_histogram);
 }
 
+static void add_volumes(void *out, const json_t *volumes)
+{
+    add_states(out, volumes);
+    add_operations(out, volumes);
+}
+
 /* ---- the process ---- */
 
 static unsigned long long resident_bytes(void)
@@ -214,13 +220,11 @@ static void add_process(FILE *out)
 int rest_metrics(struct control *control, char **ret, struct hws_error *err)
 {
     const struct control_page page = {.limit = CONTROL_PAGE_MAX};
-    auto_json *counts = NULL, *pools = NULL, *volumes = NULL;
+    auto_json *counts = NULL, *pools = NULL;
     size_t length;
     int r = control_counts(control, &counts, err);
     if (r == 0)
         r = control_pool_list(control, &page, &pools, err);
-    if (r == 0)
-        r = control_metrics(control, &volumes, err);
     if (r < 0)
         return r;
     FILE *out = open_memstream(ret, &length);
@@ -232,8 +236,7 @@ int rest_metrics(struct control *control, char **ret, struct hws_error *err)
             HAWSER_VERSION);
     add_counts(out, counts);
     add_pools(out, json_object_get(pools, "items"));
-    add_volumes(out, volumes);
-    add_operations(out, volumes);
+    r = control_metrics(control, add_volumes, out, err);
     add_process(out);
-    return fclose(out) == 0 ? 0 : hws_fail(err, ENOMEM, "out of memory");
+    return fclose(out) == 0 ? r : hws_fail(err, ENOMEM, "out of memory");
 }
