@@ -196,8 +196,9 @@ int doctor_operations(struct doctor *doctor, struct hws_error *err)
         time_t age = time(NULL) - created;
         if (journal_is_background(doctor_text(intent, "operation")))
             continue; /* it may wait for others */
-        if (locks_take(&doctor->control->locks, object, 0, NULL) < 0)
-            continue; /* somebody is at it */
+        if (journal_waits(doctor_text(intent, "operation")) ||
+            locks_take(&doctor->control->locks, object, 0, NULL) < 0)
+            continue; /* somebody is at it, or will be */
         if (store->driver->get(store, "intent", id, &now, NULL) == 0 && (age > STUCK_S || age < 0))
             doctor_tell(doctor, "operation-stuck", object, NULL,
                         "%s was begun %lld s ago, and is not finished",

@@ -288,19 +288,24 @@ static void leave_full_mount(void)
     write_file(in_top("state/mounts/" NOBODY "/data"), "written below the mount");
 }
 
-/* What a purge was to remove, and did not. */
-static void leave_operation(void)
+static void add_operation(const char *name)
 {
     WITH_TOP;
     auto_batch batch = {0};
+    const char *id = "0b2cb9e5-0000-4000-8000-000000000001";
     add_image();
-    batch_raw(&batch, "intent", "0b2cb9e5-0000-4000-8000-000000000001", NOBODY,
-              json_pack("{s:s, s:s, s:s, s:{s:s, s:[s]}, s:i}", "id",
-                        "0b2cb9e5-0000-4000-8000-000000000001", "operation", "purge", "object",
-                        NOBODY, "params", "pool", layer.pool, "files",
+    batch_raw(&batch, "intent", id, NOBODY,
+              json_pack("{s:s, s:s, s:s, s:{s:s, s:[s]}, s:i}", "id", id, "operation", name,
+                        "object", NOBODY, "params", "pool", layer.pool, "files",
                         in_top("pool/images/" NOBODY ".qcow2"), "created", 5),
               true);
     must(batch_commit(&batch, control, &error));
+}
+
+/* What a purge was to remove, and did not. */
+static void leave_operation(void)
+{
+    add_operation("purge");
 }
 
 static void lose_pool(void)
@@ -445,12 +450,30 @@ static void a_volume_works_after_its_repair(void **state)
     control_close(control);
 }
 
+/* With what lies in the trash: nobody sees it, and all of it is needed. */
+static void need_trash(struct control *unused)
+{
+    need_snapshot(control);
+    json_t *body = request("{\"trash-retention\": 1000}");
+    must(control_volume_discard(control, "v", body, &error));
+    json_decref(body);
+}
+
+/* An operation of the background may wait as long as it likes, and its file with it. */
+static void work_that_waits_is_not_stuck(void **state)
+{
+    begin(need_volume);
+    add_operation("volume-import");
+    must_be_well();
+    control_close(control);
+}
+
 static void what_is_whole_has_no_findings(void **state)
 {
     static void (*const states[])(struct control *) = {
         need_nothing,   need_pool,           need_volume,         need_attached,
         need_two_users, need_two_snapshots,  need_middle_deleted, need_lowest_deleted,
-        need_image,     need_deleted_in_use,
+        need_image,     need_deleted_in_use, need_trash,
     };
     for (unsigned i = 0; i < ARRAY_LEN(states); i++) {
         begin(states[i]);
@@ -485,6 +508,7 @@ int main(void)
         cmocka_unit_test(everything_is_found_and_repaired_and_nothing_lost),
         cmocka_unit_test(all_at_once),
         cmocka_unit_test(a_volume_works_after_its_repair),
+        cmocka_unit_test(work_that_waits_is_not_stuck),
         cmocka_unit_test(what_is_whole_has_no_findings),
         cmocka_unit_test(requests_are_checked),
     };

@@ -303,6 +303,14 @@ bool journal_is_background(const char *name)
     return false;
 }
 
+bool journal_waits(const char *name)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(operations); i++)
+        if (!strcmp(operations[i]->name, name))
+            return operations[i]->background || operations[i]->follows;
+    return false;
+}
+
 void journal_background(struct control *control, const char *object, char id[ID_BYTES])
 {
     auto_json *intent = NULL;

@@ -102,6 +102,9 @@ HWS_MUST_CHECK int journal_mark(struct control *control, const char *id, const c
 /** Whether operations called @name are run in the background. */
 bool journal_is_background(const char *name);
 
+/** Whether operations called @name wait without being stuck: in the background, or for another. */
+bool journal_waits(const char *name);
+
 /** The id of the operation in the background that works on the object; "" where none does. */
 void journal_background(struct control *control, const char *object, char id[ID_BYTES]);
 

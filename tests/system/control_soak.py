@@ -1,7 +1,7 @@
 """Random operations on volumes of real engines, against a model of their data, with hawserd killed in the middle of
 some; and the doctor, with real engines, mounts and files.
 
-  HAWSER_SOAK_SECONDS   how long; 15 if not given
+  HAWSER_SOAK_SECONDS   how long; 8 if not given
   HAWSER_SOAK_SEED      of another run
 """
 import os
@@ -233,7 +233,7 @@ def finish(d, world):
 def test_random_operations_keep_the_data():
     need_devices()
     need_tool("qemu-img", "blockdev")
-    seconds, seed = int(os.environ.get("HAWSER_SOAK_SECONDS") or 15), int(os.environ.get("HAWSER_SOAK_SEED") or 1)
+    seconds, seed = int(os.environ.get("HAWSER_SOAK_SECONDS") or 8), int(os.environ.get("HAWSER_SOAK_SEED") or 1)
     with Daemon() as d:
         d.pool()
         world = World(d, seed)
