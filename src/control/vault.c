@@ -35,7 +35,15 @@ struct vault {
     struct vault_key keys[KEYS_MAX]; /* the newest first */
 };
 
-static const struct vault_keeper *const keepers[] = {&vault_plain};
+static const struct vault_keeper *const keepers[] = {
+    &vault_plain,
+#ifdef HAVE_TPM2
+    &vault_tpm2,
+#endif
+#ifdef HAVE_PKCS11
+    &vault_pkcs11,
+#endif
+};
 
 /* ---- texts ---- */
 
@@ -229,7 +237,8 @@ static int add_key(struct vault *vault, struct hws_error *err)
     int r = key_id(key.bytes, key.id, err);
     if (r == 0)
         r = vault->keeper->wrap(vault->argument, key.bytes, &wrapped, err);
-    if (r == 0 && asprintf(&key.wrapped, "%s:%s", vault->keeper->word, wrapped) < 0) {
+    if (r == 0 && asprintf(&key.wrapped, "%s:%s %s", vault->keeper->word, wrapped,
+                           vault->argument ? vault->argument : "") < 0) {
         key.wrapped = NULL;
         r = hws_fail(err, ENOMEM, "out of memory");
     }
@@ -247,6 +256,23 @@ static int add_key(struct vault *vault, struct hws_error *err)
         forget(&key);
     }
     explicit_bzero(&key, sizeof(key));
+    return r;
+}
+
+/* @wrapped and, behind a space, where it was done: that counts where another keeper is set now. */
+static int unwrap_key(const struct vault *vault, const struct vault_keeper *keeper,
+                      const char *wrapped, struct vault_key *key, struct hws_error *err)
+{
+    char *text = strdup(wrapped);
+    if (!text)
+        return hws_fail(err, ENOMEM, "out of memory");
+    char *argument = strchr(text, ' ');
+    if (argument)
+        *argument++ = '\0';
+    if (keeper == vault->keeper && vault->argument)
+        argument = vault->argument;
+    int r = keeper->unwrap(argument && *argument ? argument : NULL, text, key->bytes, err);
+    vault_free_text(text);
     return r;
 }
 
@@ -271,8 +297,7 @@ static int open_key(struct vault *vault, const char *id, size_t length, struct v
     if (!keeper)
         return hws_fail(err, ENOTSUP, "%s: master keys of the kind '%.*s' are not known",
                         vault->path, (int)(colon - key->wrapped), key->wrapped);
-    int r = keeper->unwrap(keeper == vault->keeper ? vault->argument : NULL, colon + 1, key->bytes,
-                           err);
+    int r = unwrap_key(vault, keeper, colon + 1, key, err);
     if (r == 0)
         r = key_id(key->bytes, found, err);
     if (r == 0 && strcmp(found, key->id) != 0)
@@ -452,7 +477,10 @@ int vault_open(const char *folder, const char *keeper, struct vault **ret, struc
     vault->argument = colon ? strdup(colon + 1) : NULL;
     int r = 0;
     if (!vault->keeper || (vault->keeper == &vault_plain && keeper && strcmp(keeper, "file") != 0))
-        r = hws_fail(err, EINVAL, "master-key is '%.40s'; it can be file", keeper);
+        r = hws_fail(
+            err, EINVAL,
+            "master-key is '%.40s'; it can be file, tpm2 or pkcs11, as this hawserd was built",
+            keeper);
     else if (asprintf(&vault->path, "%s/master.key", folder) < 0) {
         vault->path = NULL;
         r = hws_fail(err, ENOMEM, "out of memory");

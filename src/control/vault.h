@@ -3,8 +3,8 @@
  *
  *   STATE/master.key        0600, of this user: a line for each master key, the newest first
  *       ID plain:HEX            the key itself
- *       ID tpm2:HEX             wrapped by the TPM of this host (vault_tpm2.c)
- *       ID pkcs11:HEX           wrapped by a key of a token (vault_pkcs11.c)
+ *       ID tpm2:HEX TCTI        wrapped by the TPM of this host (vault_tpm2.c)
+ *       ID pkcs11:HEX PLACE     wrapped by a key of a token (vault_pkcs11.c)
  *
  * ID is the beginning of the key's SHA-256, by which a wrong key is known. A sealed text is
  * "ID:NONCE:BYTES", AES-256-GCM with the object's id as additional data, so that one object's does
@@ -35,7 +35,7 @@ struct vault_keeper {
                   struct hws_error *err);
 };
 
-extern const struct vault_keeper vault_plain;
+extern const struct vault_keeper vault_plain, vault_tpm2, vault_pkcs11;
 
 /**
  * Opens the vault of @folder; the file need not be there. @keeper how new master keys are kept:

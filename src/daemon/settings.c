@@ -27,7 +27,7 @@ static const struct record_field fields[] = {
     {"program", RECORD_TEXT, offsetof(struct settings, program),
      "the program hawser (the one beside hawserd)"},
     {"master-key", RECORD_TEXT, offsetof(struct settings, master_key),
-     "how master keys of secrets are kept (file)", .max = 4096},
+     "how master keys of secrets are kept: file, tpm2[:TCTI] or pkcs11:... (file)", .max = 4096},
     {"log-level", RECORD_TEXT, offsetof(struct settings, log_level),
      "error, warning, info (the default) or debug", .choices = levels},
     {"log-format", RECORD_TEXT, offsetof(struct settings, log_format), "text (the default) or json",

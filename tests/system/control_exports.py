@@ -427,5 +427,99 @@ def test_a_lost_master_key_is_told():
         d.delete("/v1/exports/disk")
 
 
+
+def change_keepers(daemon, words, good, broken):
+    """From a file to another keeper of master keys and back; @broken takes that away, and gives back a function."""
+    daemon.pool()
+    daemon.post("/v1/volumes", name="v", size="32M", fs="none")
+    daemon.post("/v1/secrets", name="alice", value=KEY)
+    plain = open("state/master.key").read()
+    daemon.stop()
+    usual, daemon.words = daemon.words, daemon.words + [words]
+    daemon.start()
+    assert daemon.post("/v1/secrets/rotate")["secrets"] == 1
+    wrapped = open("state/master.key").read()
+    assert wrapped.count("\n") == 1 and wrapped.split()[0] != plain.split()[0] and good in wrapped, wrapped
+    daemon.kill()
+    daemon.start()
+    daemon.post("/v1/exports", name="disk", volume="v", listen=unix(), secret="alice")
+    address = uri("disk", user="alice", file=psk_file("good.psk", "alice", KEY))
+    assert size_of(address) == 32 << 20
+    daemon.delete("/v1/exports/disk")
+    daemon.stop()
+    mend = broken()
+    daemon.start()
+    status, answer = daemon.ask("POST", "/v1/exports", {"name": "disk", "volume": "v", "listen": unix(), "secret": "alice"})
+    assert status >= 400 and "master key" in answer["error"]["message"], answer
+    assert daemon.get("/v1/exports")["items"] == [] and daemon.get("/v1/attachments")["items"] == []
+    daemon.stop()
+    mend()
+    # Back to a file: what the other keeper has is asked once more.
+    daemon.words = usual
+    daemon.start()
+    daemon.post("/v1/secrets/rotate")
+    assert " plain:" in open("state/master.key").read()
+    broken()
+    daemon.post("/v1/exports", name="disk", volume="v", listen=unix(), secret="alice")
+    assert size_of(address) == 32 << 20
+    daemon.delete("/v1/exports/disk")
+
+
+def test_a_token_keeps_the_master_key():
+    need_tool("softhsm2-util", "pkcs11-tool", "nbdinfo")
+    module = "/usr/lib/softhsm/libsofthsm2.so"
+    os.mkdir("tokens")
+    write("softhsm2.conf", f"directories.tokendir = {os.getcwd()}/tokens\n")
+    os.environ["SOFTHSM2_CONF"] = os.path.abspath("softhsm2.conf")
+    run("softhsm2-util", "--init-token", "--free", "--label", "disks", "--pin", "4711", "--so-pin", "0815")
+    run("pkcs11-tool", "--module", module, "--token-label", "disks", "--login", "--pin", "4711", "--keygen", "--key-type",
+        "AES:32", "--label", "master")
+    write("pin", "4711\n")
+    os.chmod("pin", 0o600)
+
+    def broken():
+        os.rename("tokens", "away")
+        os.mkdir("tokens")
+
+        def mend():
+            os.rmdir("tokens")
+            os.rename("away", "tokens")
+        return mend
+
+    with Daemon() as d:
+        change_keepers(d, f"--master-key=pkcs11:{module};token=disks;key=master;pin-file={os.path.abspath('pin')}",
+                       " pkcs11:", broken)
+
+
+def test_a_tpm_keeps_the_master_key():
+    need_tool("swtpm", "nbdinfo")
+    os.mkdir("tpm")
+    port = free_port()
+    ports = port, port + 1  # as the library expects them
+    emulators = []
+
+    def start():
+        emulators.append(subprocess.Popen(
+            ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={os.getcwd()}/tpm", "--server",
+             f"type=tcp,port={ports[0]}", "--ctrl", f"type=tcp,port={ports[1]}", "--flags",
+             "not-need-init,startup-clear"], stdout=subprocess.DEVNULL))
+        wait_until(lambda: b"%04X" % ports[1] in open("/proc/net/tcp", "rb").read(), 30)
+
+    def stop():
+        emulators[-1].kill()
+        emulators[-1].wait(30)
+
+    def broken():
+        stop()
+        return start
+
+    start()
+    try:
+        with Daemon() as d:
+            change_keepers(d, f"--master-key=tpm2:swtpm:host=127.0.0.1,port={ports[0]}", " tpm2:", broken)
+    finally:
+        stop()
+
+
 if __name__ == "__main__":
     main(globals())
