@@ -12,6 +12,7 @@
 #include "control/internal.h"
 #include "engine/client.h"
 #include <limits.h>
+#include <netdb.h>
 
 static int find_engine(const char *id, struct attachment **ret, struct hws_error *err)
 {
@@ -63,15 +64,53 @@ static void remove_link(const char *path, const char *target)
         (void)unlink(path);
 }
 
+/* ---- addresses ---- */
+
+/*
+ * "tcp:HOST:PORT" with HOST as a number: the engine has nobody to ask for names. @ret free(); NULL
+ * where @listen is to be taken as it is.
+ */
+static int resolve(const char *listen, char **ret, struct hws_error *err)
+{
+    const struct addrinfo wanted = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    struct addrinfo *found;
+    char number[NI_MAXHOST];
+    const char *port = strrchr(listen, ':');
+    *ret = NULL;
+    if (strncmp(listen, "tcp:", 4) != 0 || port <= listen + 4 || listen[4] == '[')
+        return 0;
+    autofree char *host = strndup(listen + 4, (size_t)(port - listen - 4));
+    if (!host)
+        return hws_fail(err, ENOMEM, "out of memory");
+    int r = getaddrinfo(host, port + 1, &wanted, &found);
+    if (r != 0)
+        return hws_fail(err, EINVAL, "%s", gai_strerror(r));
+    r = getnameinfo(found->ai_addr, found->ai_addrlen, number, sizeof(number), NULL, 0,
+                    NI_NUMERICHOST);
+    bool six = found->ai_family == AF_INET6;
+    freeaddrinfo(found);
+    if (r != 0)
+        return hws_fail(err, EINVAL, "%s", gai_strerror(r));
+    return asprintf(ret, six ? "tcp:[%s]%s" : "tcp:%s%s", number, port) < 0
+               ? hws_fail(err, ENOMEM, "out of memory")
+               : 0;
+}
+
 /* ---- calls ---- */
 
 static int serve_found(const struct attachment *engine, const struct engine_export *export,
                        const char *link, const char *target, struct hws_error *err)
 {
+    autofree char *number = NULL;
+    int r = resolve(export->listen, &number, err);
+    if (r < 0)
+        return r;
     struct attachment_service service = {
         .id = export->id,
         .tag = export->tag,
-        .listen = link ? NULL : export->listen,
+        .listen = link     ? NULL
+                  : number ? number
+                           : export->listen,
         .name = export->name,
         .description = export->description,
         .tls = export->tls,
@@ -79,7 +118,7 @@ static int serve_found(const struct attachment *engine, const struct engine_expo
     };
     for (unsigned i = 0; i < export->file_count; i++)
         service.files[i] = (struct attachment_file){export->file_name[i], export->file_text[i]};
-    int r = link ? check_link(link, target, err) : 0;
+    r = link ? check_link(link, target, err) : 0;
     if (r == 0)
         r = attachment_serve(engine, &service, err);
     return r == 0 && link ? make_link(link, target, err) : r;

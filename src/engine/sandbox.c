@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "engine/device.h"
 #include "export/fuse/fuse.h"
+#include "export/nbd/tls.h"
 #include "host/attach.h"
 #include "host/configfs.h"
 #include <libgen.h>
@@ -236,8 +237,11 @@ int sandbox_enter(struct engine_config *config, struct hws_error *err)
         return 0;
     if (config->export)
         return hws_fail(err, EINVAL, "an export by a fabric has no sandbox");
+    struct hws_error no_tls = {0};
     process_shield(); /* it takes a right that goes */
     closed_in = can_close(config);
+    if (closed_in && nbd_tls_prepare(&no_tls) < 0) /* exports may be added later */
+        log_info("NBD without TLS: %s", no_tls.text);
     if (!closed_in)
         load_modules(config);
     int version = sandbox_landlock_version();
