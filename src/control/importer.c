@@ -9,7 +9,7 @@
 
 #define THREADS 2
 /** Until what could not be finished, its pool being away, is tried again. */
-#define AGAIN_S 5
+#define AGAIN_S 3
 
 struct worker {
     struct importer *importer;

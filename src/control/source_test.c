@@ -201,6 +201,60 @@ static void pools_and_classes_change_as_told(void **state)
     control_close(control);
 }
 
+static int run_pool_change(struct control *control)
+{
+    return pool_change(control, "{\"quota\": \"1G\", \"labels\": {\"a\": \"b\"}}");
+}
+
+static void need_class(struct control *control)
+{
+    must(class_create(control, "{\"name\": \"c\", \"cluster-size\": 65536}"));
+}
+
+static int run_class_change(struct control *control)
+{
+    return with(control_class_change, control, "c", "{\"cluster-size\": 4096}");
+}
+
+static int run_volume_change(struct control *control)
+{
+    return with(control_volume_change, control, "v", "{\"mount-options\": [\"noatime\"]}");
+}
+
+static void changes_survive_a_kill_at_every_point(void **state)
+{
+    static const struct scenario scenarios[] = {
+        {"pool change", need_pool, run_pool_change, 0},
+        {"class change", need_class, run_class_change, 0},
+        {"volume change", need_volume, run_volume_change, 0},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(scenarios); i++)
+        world_kill_operations(&scenarios[i], 1);
+}
+
+/* What a class says of new images is not for one that is there. */
+static void an_image_in_place_takes_nothing_of_the_default_class(void **state)
+{
+    clean();
+    struct control *control = open_control(NULL);
+    need_image(control);
+    must(class_create(control, "{\"name\": \"default\", \"cluster-size\": 65536, \"fs\": \"xfs\","
+                               " \"preallocation\": \"metadata\", \"mount-options\": [\"sync\"]}"));
+    json_t *body = json_pack("{s:s, s:s}", "name", "i", "image", in_top("roots/image"));
+    must(CALL(control_volume_create, control, body));
+    json_object_set_new(body, "name", json_string("j"));
+    json_object_set_new(body, "lazy-refcounts", json_string("on"));
+    assert_int_equal(CALL(control_volume_create, control, body), -EINVAL);
+    json_decref(body);
+    json_t *volume = show(control, "i");
+    assert_string_equal(text_of(volume, "preallocation"), "");
+    assert_string_equal(text_of(volume, "fs"), "");
+    assert_int_equal(json_integer_value(json_object_get(volume, "cluster-size")), 0);
+    json_decref(volume);
+    check_all(control);
+    control_close(control);
+}
+
 /* As written by a program that knew none of the newer fields. */
 static void old_records_read_as_the_default(void **state)
 {
@@ -456,6 +510,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_volume_has_what_it_says_then_its_class_then_the_usual),
         cmocka_unit_test(pools_and_classes_change_as_told),
+        cmocka_unit_test(changes_survive_a_kill_at_every_point),
+        cmocka_unit_test(an_image_in_place_takes_nothing_of_the_default_class),
         cmocka_unit_test(old_records_read_as_the_default),
         cmocka_unit_test(an_import_goes_on_after_a_kill_at_any_point),
         cmocka_unit_test(a_cancelled_import_is_gone_after_a_kill_at_any_point),
