@@ -14,14 +14,14 @@ static const struct control_column columns[] = {
     {"NAME", "name"},
     {"FORMAT", "format"},
     {"FS", "fs"},
-    {"SIZE", "size", CONTROL_SIZE},
-    {"CLUSTER SIZE", "cluster-size", CONTROL_SIZE},
+    {"SIZE", "size", CONTROL_LIMIT},
+    {"CLUSTER SIZE", "cluster-size", CONTROL_LIMIT},
     {"LABELS", "labels", CONTROL_LABELS},
     {NULL},
 };
 
 static const struct control_column fields[] = {
-    {"name", "name"}, {"id", "id"}, {"size", "size", CONTROL_SIZE}, CONTROL_POLICY_FIELDS, {NULL},
+    {"name", "name"}, {"id", "id"}, {"size", "size", CONTROL_LIMIT}, CONTROL_POLICY_FIELDS, {NULL},
 };
 
 static const struct cli_verb verbs[] = {

@@ -16,7 +16,7 @@ static const struct control_column columns[] = {
     {"OF", "object", CONTROL_REF, "/v1/volumes/"},
     {"STATE", "state"},
     {"DONE", "done", CONTROL_SIZE},
-    {"OF ALL", "total", CONTROL_SIZE},
+    {"OF ALL", "total", CONTROL_LIMIT},
     {"SINCE", "created", CONTROL_TIME},
     {NULL},
 };
@@ -28,7 +28,7 @@ static const struct control_column fields[] = {
     {"state", "state"},
     {"error", "error"},
     {"done", "done", CONTROL_SIZE},
-    {"of all", "total", CONTROL_SIZE},
+    {"of all", "total", CONTROL_LIMIT},
     {"since", "created", CONTROL_TIME},
     {"ended", "ended", CONTROL_TIME},
     {NULL},

@@ -74,7 +74,8 @@ static int fill(const struct control_run *run, json_t *body, struct hws_error *e
         {"server-key", options->server_key, true}, {"ca-cert", options->ca_cert, true},
         {"ca-crl", options->ca_crl, true},
     };
-    bool any = options->generate >= 0;
+    bool any =
+        options->generate >= 0 || (options->kind >= 0 && !strcmp(kinds[options->kind], "x509"));
     for (unsigned i = 0; i < ARRAY_LEN(files); i++) {
         json_t *value = NULL;
         int r = files[i].path ? read_value(files[i].path, files[i].whole, &value, err) : 0;

@@ -49,11 +49,13 @@ struct control_command {
 
 enum control_kind {
     CONTROL_TEXT,
-    CONTROL_SIZE,   /* of bytes */
-    CONTROL_NUMBER, /* as it is */
+    CONTROL_SIZE,    /* of bytes */
+    CONTROL_LIMIT,   /* the same; 0 says nothing */
+    CONTROL_PERCENT, /* 0 says nothing */
+    CONTROL_NUMBER,  /* as it is */
     CONTROL_FLAG,
     CONTROL_TIME,    /* seconds since 1970 */
-    CONTROL_SECONDS, /* how long */
+    CONTROL_SECONDS, /* how long; 0 says nothing */
     CONTROL_LIST,    /* of texts, with commas */
     CONTROL_LABELS,  /* NAME=VALUE */
     CONTROL_REF,     /* the id of another object, whose name is shown */
@@ -109,7 +111,7 @@ HWS_MUST_CHECK int control_absolute(const char *path, char *buffer, struct hws_e
 /** Prints @items as a table, or as JSON. Takes over the reference. */
 void control_print_list(const struct control_command *command, json_t *items,
                         const struct control_column *columns);
-/** Prints @item as fields, or as JSON. Takes over the reference. */
+/** Prints @item as fields, without those that say nothing, or as JSON. Takes over the reference. */
 void control_print_one(const struct control_command *command, json_t *item,
                        const struct control_column *columns);
 

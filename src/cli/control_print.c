@@ -84,8 +84,10 @@ static void print_many(const json_t *value, char *buffer)
 
 static void print_integer(json_int_t value, enum control_kind kind, char *buffer)
 {
-    if (kind == CONTROL_SIZE)
+    if (kind == CONTROL_SIZE || kind == CONTROL_LIMIT)
         size_format((uint64_t)value, buffer, CELL_BYTES);
+    else if (kind == CONTROL_PERCENT)
+        snprintf(buffer, CELL_BYTES, "%lld %%", (long long)value);
     else if (kind == CONTROL_TIME)
         print_time((time_t)value, buffer);
     else if (kind == CONTROL_SECONDS)
@@ -94,11 +96,24 @@ static void print_integer(json_int_t value, enum control_kind kind, char *buffer
         snprintf(buffer, CELL_BYTES, "%lld", (long long)value);
 }
 
+static bool says_nothing(const json_t *value, enum control_kind kind)
+{
+    if (json_is_array(value))
+        return kind != CONTROL_NUMBER && !json_array_size(value);
+    if (json_is_object(value))
+        return !json_object_size(value);
+    return !value || (json_is_integer(value) && !json_integer_value(value) &&
+                      (kind == CONTROL_LIMIT || kind == CONTROL_PERCENT ||
+                       kind == CONTROL_SECONDS || kind == CONTROL_TIME));
+}
+
 static const char *cell(const struct control_command *command, const json_t *item,
                         const struct control_column *column, char *buffer)
 {
     const json_t *value = member_of(item, column->member);
     snprintf(buffer, CELL_BYTES, "-");
+    if (says_nothing(value, column->kind))
+        return buffer;
     if (json_is_string(value) && column->kind == CONTROL_REF)
         print_name(command, column->ref, json_string_value(value), buffer);
     else if (json_is_string(value))
@@ -157,7 +172,7 @@ void control_print_one(const struct control_command *command, json_t *item,
         return;
     }
     for (; columns->title; columns++)
-        if (member_of(item, columns->member))
+        if (!says_nothing(member_of(item, columns->member), columns->kind))
             out_field(columns->title, "%s", cell(command, item, columns, buffer));
     json_decref(item);
 }

@@ -136,6 +136,119 @@ static void lists_are_bounded(void **state)
     fails_with(cli_parse(&command, argument, CLI_LIST_MAX + 1, &o, &err), "more than 64 times");
 }
 
+/* ---- verbs ---- */
+
+struct verb_options {
+    uint64_t number, time;
+    bool flag, everywhere;
+};
+
+static const struct cli_verb verbs[] = {
+    {"list", "", "show all"},
+    {"show", "THING", "show one"},
+    {"move", "THING NAME", "rename"},
+    {"make", "NAME [SIZE]", "one more"},
+    {"drop", "THING...", "some less"},
+    {"wait", "[THING...]", "for all or some"},
+    {"bind", "NAME THING...", "together"},
+    {NULL},
+};
+
+static const struct cli_option verb_table[] = {
+    {"number", 'n', CLI_NUMBER, offsetof(struct verb_options, number), "N", "of",
+     .verbs = "make move"},
+    {"time", 't', CLI_TIME, offsetof(struct verb_options, time), "TIME", "of", .verbs = "make"},
+    {"flag", 'f', CLI_FLAG, offsetof(struct verb_options, flag), NULL, "of", .verbs = "move"},
+    {"everywhere", 'e', CLI_FLAG, offsetof(struct verb_options, everywhere), NULL, "of"},
+    {NULL},
+};
+
+static const struct cli_command verb_command = {
+    .name = "thing",
+    .options = verb_table,
+    .options_bytes = sizeof(struct verb_options),
+    .verbs = verbs,
+};
+
+/* Parses @line, whose words blanks part. */
+static int parse_verb(struct verb_options *options, const char *line)
+{
+    static char text[256];
+    unsigned count = 0;
+    snprintf(text, sizeof(text), "%s", line);
+    for (char *at = text; *at; at += strspn(at, " ")) {
+        argument[count++] = at;
+        at += strcspn(at, " ");
+        if (*at)
+            *at++ = '\0';
+    }
+    err = (struct hws_error){0};
+    return cli_parse(&verb_command, argument, count, options, &err);
+}
+
+static void verbs_take_their_operands(void **state)
+{
+    static const struct {
+        const char *line;
+        int operands; /* -1: refused */
+    } cases[] = {
+        {"list", 1},     {"list x", -1},     {"show", -1},       {"show x", 2},   {"show x y", -1},
+        {"move x", -1},  {"move x y", 3},    {"move x y z", -1}, {"make", -1},    {"make x", 2},
+        {"make x y", 3}, {"make x y z", -1}, {"drop", -1},       {"drop x", 2},   {"drop x y z", 4},
+        {"wait", 1},     {"wait x y", 3},    {"bind x", -1},     {"bind x y", 3}, {"bind x y z", 4},
+        {"", -1},        {"x", -1},          {"lists", -1},
+    };
+    struct verb_options o;
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++)
+        if (parse_verb(&o, cases[i].line) != cases[i].operands)
+            fail_msg("'%s': %s", cases[i].line, err.text);
+    fails_with(parse_verb(&o, "lits"), "did you mean 'list'?");
+    fails_with(parse_verb(&o, "move x"), "usage: hawser thing move THING NAME");
+    fails_with(parse_verb(&o, "list x"), "unexpected 'x'; usage: hawser thing list");
+    fails_with(parse_verb(&o, ""), "say what to do");
+}
+
+static void options_go_with_their_verbs(void **state)
+{
+    struct verb_options o;
+    assert_int_equal(parse_verb(&o, "make x"), 2);
+    assert_true(o.number == UINT64_MAX && o.time == UINT64_MAX);
+    assert_int_equal(parse_verb(&o, "-n 0 make -e x"), 2);
+    assert_true(o.number == 0 && o.everywhere);
+    assert_int_equal(parse_verb(&o, "move -f x y -n7"), 3);
+    fails_with(parse_verb(&o, "list -n7"), "--number does not go with 'thing list'");
+    fails_with(parse_verb(&o, "make -f x"), "--flag does not go with 'thing make'");
+    fails_with(parse_verb(&o, "--time=1 move x y"), "--time does not go with 'thing move'");
+    assert_true(cli_is_among("a", NULL) && cli_is_among("b", "a b c") &&
+                cli_is_among("c", "a b c"));
+    assert_false(cli_is_among("a", "") || cli_is_among("a", "ab b") || cli_is_among("", "a b"));
+}
+
+static void times_have_units(void **state)
+{
+    static const struct {
+        const char *line;
+        uint64_t seconds;
+    } cases[] = {
+        {"make x --time=0", 0},        {"make x --time=90", 90},
+        {"make x --time=90s", 90},     {"make x --time=10m", 600},
+        {"make x --time=12h", 43200},  {"make x --time=7d", 604800},
+        {"make x --time=2w", 1209600}, {"make x -t4294967295w", (uint64_t)UINT32_MAX * 604800},
+    };
+    static const char *const bad[] = {
+        "make x --time=",           "make x --time=m",
+        "make x --time=-1",         "make x --time=1.5h",
+        "make x --time=1y",         "make x --time=1hh",
+        "make x --time=4294967296", "make x --time=99999999999999999999"};
+    struct verb_options o;
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+        assert_int_equal(parse_verb(&o, cases[i].line), 2);
+        assert_true(o.time == cases[i].seconds);
+    }
+    for (unsigned i = 0; i < ARRAY_LEN(bad); i++)
+        fails_with(parse_verb(&o, bad[i]), "is no time such as");
+}
+
 static void the_nearest_word_is_near(void **state)
 {
     static const char *const known[] = {"create", "check", "snapshot", NULL};
@@ -155,6 +268,9 @@ int main(void)
         cmocka_unit_test(operands_may_look_like_options),
         cmocka_unit_test(mistakes_are_explained),
         cmocka_unit_test(lists_are_bounded),
+        cmocka_unit_test(verbs_take_their_operands),
+        cmocka_unit_test(options_go_with_their_verbs),
+        cmocka_unit_test(times_have_units),
         cmocka_unit_test(the_nearest_word_is_near),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -104,15 +104,15 @@ extern const char *const cli_fs_choices[], *const cli_preallocation_choices[],
         CLI_NO_LABELS_OPTION(type, policy.no_labels, "set")
 
 /* Columns of one object. */
-#define CONTROL_POLICY_FIELDS                                                                    \
-    {"format", "format"}, {"file system", "fs"}, {"cluster size", "cluster-size", CONTROL_SIZE}, \
-        {"preallocation", "preallocation"}, {"lazy refcounts", "lazy-refcounts"},                \
-        {"extended L2", "extended-l2"}, {"mkfs options", "mkfs-options", CONTROL_LIST},          \
-        {"mount options", "mount-options", CONTROL_LIST},                                        \
-        {"trash retention", "trash-retention", CONTROL_SECONDS},                                 \
-        {"labels", "labels", CONTROL_LABELS},                                                    \
-    {                                                                                            \
-        "created", "created", CONTROL_TIME                                                       \
+#define CONTROL_POLICY_FIELDS                                                                     \
+    {"format", "format"}, {"file system", "fs"}, {"cluster size", "cluster-size", CONTROL_LIMIT}, \
+        {"preallocation", "preallocation"}, {"lazy refcounts", "lazy-refcounts"},                 \
+        {"extended L2", "extended-l2"}, {"mkfs options", "mkfs-options", CONTROL_LIST},           \
+        {"mount options", "mount-options", CONTROL_LIST},                                         \
+        {"trash retention", "trash-retention", CONTROL_SECONDS},                                  \
+        {"labels", "labels", CONTROL_LABELS},                                                     \
+    {                                                                                             \
+        "created", "created", CONTROL_TIME                                                        \
     }
 
 #endif

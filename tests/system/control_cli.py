@@ -184,6 +184,8 @@ def test_pools_and_classes():
         pool = d.get("/v1/pools/p")
         assert (pool["quota"], pool["trash-retention"], pool["labels"]) == (0, 7 * 86400, {}), pool
         hawser("pool", "set", "p", "--trash-retention=0")
+        shown = fields(hawser("pool", "show", "p").out)
+        assert shown["overcommit"] == "200 %" and not {"quota", "labels", "trash retention"} & set(shown), shown
         hawser("volume", "delete", "v")
         hawser("class", "delete", "k")
         hawser("pool", "delete", "p")
@@ -558,6 +560,19 @@ def test_a_watched_list_is_told_again_when_it_changes():
             watching.wait(30)
         watching = subprocess.Popen([HAWSER, "class", "list", "-w"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert watching.stdout.readline().startswith("NAME")
+        pid, fd = pty.fork()  # at a terminal the screen is drawn anew
+        if pid == 0:
+            os.environ["TERM"] = "xterm"
+            os.execv(HAWSER, [HAWSER, "class", "list", "-w"])
+        out = b""
+        while out.count(b"\x1b[H") < 2:
+            if b"NAME" in out and out.count(b"\x1b[H") == 1:
+                d.ask("POST", "/v1/classes", {"name": "k"})
+            assert select.select([fd], [], [], 60)[0], out
+            out += os.read(fd, 4096)
+        os.write(fd, b"\x03")
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == 2
+        os.close(fd)
         d.stop()
         assert watching.wait(60) == 1 and "does it run" in watching.stderr.read()  # not for ever
 
