@@ -95,7 +95,7 @@ static int prepare(struct control *control, const struct control_options *option
     r = store_sqlite.open(path, &control->store, err);
     if (r < 0)
         return r;
-    r = events_start(control, err);
+    r = events_start(control, options->events, err);
     if (r == 0)
         r = metrics_start(control, err);
     if (r < 0)

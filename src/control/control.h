@@ -36,6 +36,8 @@ struct control_options {
     bool background;
     /** How master keys of secrets are kept (vault.h); NULL: in a file. */
     const char *master_key;
+    /** Events that are remembered; 0: EVENTS_KEPT. */
+    unsigned events;
     /** Called at every point where a crash makes a difference; for tests; may be NULL. */
     void (*at)(void *arg, const char *where);
     void *at_arg;

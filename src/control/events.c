@@ -1,6 +1,6 @@
 /*
  * What has happened to the catalog's objects, for whoever wants to follow it: a ring of the last
- * EVENTS_KEPT changes, in the order of their transactions.
+ * EVENTS_KEPT changes (or as many as it was told), in the order of their transactions.
  *
  * An event's number is EPOCH << 32 | COUNT. The epoch grows with every start of hawserd and is kept
  * in the catalog, so that numbers never come twice, whatever the clock does. Whoever asks for what
@@ -33,7 +33,7 @@ struct event {
 struct events {
     pthread_mutex_t mutex;
     struct event *ring; /* of @capacity; event N at N % capacity */
-    unsigned capacity;
+    unsigned capacity, kept;
     uint64_t first, next; /* numbers: of the oldest that is kept; of the next */
     uint64_t begin;       /* the first number of this epoch */
     void (*wake)(void *arg);
@@ -53,12 +53,13 @@ static uint64_t next_epoch(struct control *control, struct hws_error *err)
     return value && store->commit(control->store, &change, 1, err) == 0 ? epoch : 0;
 }
 
-int events_start(struct control *control, struct hws_error *err)
+int events_start(struct control *control, unsigned kept, struct hws_error *err)
 {
     struct events *events = calloc(1, sizeof(*events));
     if (!events)
         return hws_fail(err, ENOMEM, "out of memory");
     pthread_mutex_init(&events->mutex, NULL);
+    events->kept = kept ? kept : EVENTS_KEPT;
     control->events = events;
     uint64_t epoch = next_epoch(control, err);
     if (!epoch)
@@ -89,11 +90,11 @@ static bool make_room(struct events *events)
     unsigned count = (unsigned)(events->next - events->first);
     if (count < events->capacity)
         return true;
-    if (events->capacity == EVENTS_KEPT) {
+    if (events->capacity == events->kept) {
         free(events->ring[events->first++ % events->capacity].name);
         return true;
     }
-    unsigned capacity = MIN(events->capacity ? events->capacity * 4 : 64u, (unsigned)EVENTS_KEPT);
+    unsigned capacity = MIN(events->capacity ? events->capacity * 4 : 64u, events->kept);
     struct event *grown = calloc(capacity, sizeof(*grown));
     if (!grown)
         return false;

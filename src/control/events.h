@@ -8,7 +8,7 @@
 
 #include "control/control.h"
 
-/** Changes that are remembered. */
+/** Changes that are remembered, where nothing else is said. */
 #define EVENTS_KEPT 10000
 
 /**
@@ -37,7 +37,7 @@ void control_events_wake(struct control *control, void (*wake)(void *arg), void 
 
 struct store_change;
 
-HWS_MUST_CHECK int events_start(struct control *control, struct hws_error *err);
+HWS_MUST_CHECK int events_start(struct control *control, unsigned kept, struct hws_error *err);
 void events_stop(struct control *control);
 /** These changes were committed. */
 void events_add(struct control *control, const struct store_change *changes, unsigned count);

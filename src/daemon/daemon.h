@@ -20,6 +20,7 @@ struct settings {
     char *tls;    /* folder of certificates; NULL: none */
     json_t *roles;
     uint64_t workers;
+    uint64_t events;    /* that are remembered */
     uint64_t request_s; /* for a client to send a request */
 };
 

@@ -144,7 +144,8 @@ static int start(struct daemon *daemon, struct hws_error *err)
 {
     struct control_options options = {.folder = daemon->settings.state,
                                       .background = true,
-                                      .master_key = daemon->settings.master_key};
+                                      .master_key = daemon->settings.master_key,
+                                      .events = (unsigned)daemon->settings.events};
     crash_points(&options);
     engines_use_program(daemon->settings.program);
     int r = control_open(&options, &daemon->control, err);

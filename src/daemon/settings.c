@@ -41,6 +41,8 @@ static const struct record_field fields[] = {
      .max = 1000},
     {"workers", RECORD_UINT, offsetof(struct settings, workers), "requests that run at a time (16)",
      .max = 256},
+    {"events", RECORD_UINT, offsetof(struct settings, events),
+     "changes of objects that are remembered (10000)", .max = 1000000},
     {"request-seconds", RECORD_UINT, offsetof(struct settings, request_s),
      "a client has for sending a request (30)", .max = 86400},
     {NULL},

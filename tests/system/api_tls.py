@@ -3,12 +3,13 @@ not hold, and sockets from a service manager."""
 import http.client
 import json
 import os
+import resource
 import socket
 import ssl
 import subprocess
 import sys
 
-from daemon import FOLDER, Daemon
+from daemon import FOLDER, MIB, Daemon, bounded, resident
 from lib import HAWSER, Skip, main, need_tool, run
 
 EXTENSIONS = """\
@@ -156,6 +157,32 @@ def test_certificates_have_roles():
         assert Remote(at, "root").status("GET", "/healthz") == 200
         for connection in silent:
             connection.close()
+
+
+def test_a_thousand_that_never_shake_hands():
+    certificates()
+    at = port()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4096), hard), hard))
+    with Daemon(configuration(listen=f"127.0.0.1:{at}", tls="ca", roles=ROLES), "--request-seconds=3") as d:
+        assert Remote(at, "root").status("GET", "/healthz") == 200
+        before = resident(d)
+        silent = [socket.create_connection(("127.0.0.1", at)) for _ in range(1000)]
+        for n, connection in enumerate(silent):
+            connection.sendall([b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET / HTTP/1.1\r\n"][n % 3])
+        assert Remote(at, "root").status("GET", "/v1/volumes") == 200
+        more = resident(d) - before
+        print(f"  {more / MIB:.1f} MiB for a thousand")
+        bounded(d, more, 192 * MIB)
+        for connection in silent:
+            connection.settimeout(60)
+            try:
+                while connection.recv(4096):
+                    pass
+            except ConnectionResetError:
+                pass
+            connection.close()
+        assert Remote(at, "root").status("GET", "/v1/volumes") == 200
 
 
 def test_certificates_that_do_not_hold():

@@ -13,6 +13,9 @@ from lib import HAWSER
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(HAWSER)), "daemon")
 
 
+MIB = 1 << 20
+
+
 class Connection(http.client.HTTPConnection):
     def __init__(self, path, timeout=90):
         super().__init__("hawserd", timeout=timeout)
@@ -118,6 +121,18 @@ def commanded():
             yield d
         finally:
             del os.environ["HAWSERD_SOCKET"]
+
+
+def resident(d):
+    with open(f"/proc/{d.process.pid}/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmRSS"))
+
+
+def bounded(d, more, limit):
+    """A sanitizer's own memory is beyond what hawserd can bound: its shadow shows in the address space."""
+    with open(f"/proc/{d.process.pid}/status") as status:
+        size = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmSize"))
+    assert size > 1 << 40 or more < limit, more
 
 
 def mountpoint(attachment):
