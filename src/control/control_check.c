@@ -14,8 +14,8 @@ struct hws_error error;
 
 const char *in_top(const char *name)
 {
-    static char path[4][512];
-    static unsigned next;
+    static _Thread_local char path[4][512];
+    static _Thread_local unsigned next;
     char *at = path[next++ % 4];
     snprintf(at, sizeof(path[0]), "%s/%s", top, name);
     return at;

@@ -282,7 +282,7 @@ static void two_callers_for_the_same_thing(void **state)
     control_close(control);
 }
 
-/* One of two names that are the same goes to the first; a second one of the same volume is none. */
+/* Who found the volume by its old name before may give it the same new one again. */
 static void a_name_goes_to_one(void **state)
 {
     clean();
@@ -290,11 +290,13 @@ static void a_name_goes_to_one(void **state)
     must(pool_create(control));
     must(create("v", NULL));
     must(create("w", NULL));
-    assert_int_equal(at_once(call_rename, ANYTHING), 1);
+    assert_true(at_once(call_rename, ANYTHING) >= 1);
     auto_json *list = NULL;
     const struct control_page page = {0};
     must(control_volume_list(control, &page, &list, &error));
-    assert_int_equal(json_array_size(json_object_get(list, "items")), 2);
+    json_t *items = json_object_get(list, "items");
+    assert_int_equal(json_array_size(items), 2);
+    assert_string_equal(json_string_value(json_object_get(json_array_get(items, 0), "name")), "n0");
     check_all(control);
     control_close(control);
 }
