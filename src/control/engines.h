@@ -203,7 +203,7 @@ HWS_MUST_CHECK int freeze_end(struct freeze *freeze, struct hws_error *err);
 HWS_MUST_CHECK int engines_copy(const struct engine_copy *copy, struct hws_error *err);
 HWS_MUST_CHECK int engines_forget_copy(const char *path, struct hws_error *err);
 
-#define ENGINES_ARGUMENTS_MAX 112
+#define ENGINES_ARGUMENTS_MAX 192
 /** Puts "--allow", FOLDER pairs into @arguments from @used on. @return where they end. */
 unsigned engines_add_allow(char **arguments, unsigned used, const char *const *allow);
 /** Runs a command that prints its progress as lines of JSON, for a week at most. */
@@ -211,6 +211,8 @@ HWS_MUST_CHECK int engines_run_long(char *const arguments[],
                                     bool (*progress)(void *arg, uint64_t done_bytes,
                                                      uint64_t total_bytes),
                                     void *arg, struct hws_error *err);
+/** Whether this process has one of the CAP_ rights now. */
+bool engines_have_capability(unsigned capability);
 /** `NAME=VALUE` options of a new image; up to ENGINE_OPTIONS_MAX and a NULL. */
 #define ENGINE_OPTIONS_MAX 4
 struct engine_options {

@@ -10,6 +10,7 @@
 #include "control/engines.h"
 #include "control/internal.h"
 #include "control/tool.h"
+#include <linux/capability.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -74,13 +75,9 @@ int engines_run_long(char *const arguments[],
 static int copy_once(const struct engine_copy *copy, struct hws_error *err)
 {
     const struct engine_image *image = &copy->image;
-    char *arguments[ENGINES_ARGUMENTS_MAX] = {
-        (char *)"setpriv",
-        (char *)"--pdeathsig",
-        (char *)"KILL",
-        (char *)"--no-new-privs",
-        (char *)"--bounding-set",
-        (char *)RIGHTS,
+    char *const first[] = {(char *)"setpriv", (char *)"--pdeathsig", (char *)"KILL",
+                           (char *)"--no-new-privs"};
+    char *const command[] = {
         (char *)engines_program(),
         (char *)"convert",
         (char *)"-q",
@@ -91,12 +88,20 @@ static int copy_once(const struct engine_copy *copy, struct hws_error *err)
         (char *)"-O",
         (char *)image->format,
     };
+    char *arguments[ENGINES_ARGUMENTS_MAX] = {0};
     char size[32];
     struct engine_options options;
-    unsigned used = 15;
+    unsigned used = ARRAY_LEN(first);
     int r = engines_options(image, &options, err);
     if (r < 0)
         return r;
+    memcpy(arguments, first, sizeof(first));
+    if (engines_have_capability(CAP_SETPCAP)) {
+        arguments[used++] = (char *)"--bounding-set";
+        arguments[used++] = (char *)RIGHTS;
+    }
+    memcpy(arguments + used, command, sizeof(command));
+    used += ARRAY_LEN(command);
     used = engines_add_allow(arguments, used, copy->allow);
     for (unsigned i = 0; i < options.count; i++) {
         arguments[used++] = (char *)"-o";

@@ -247,13 +247,12 @@ static void tidy_new(const char *mountpoint)
         rmdir(path);
 }
 
-/* The kernel grows a mounted ext4 for CAP_SYS_RESOURCE alone, which containers often lack. */
-static bool grows_mounted(void)
+bool engines_have_capability(unsigned capability)
 {
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct data[2] = {0};
     return syscall(SYS_capget, &header, data) == 0 &&
-           (data[CAP_SYS_RESOURCE / 32].effective & (1u << (CAP_SYS_RESOURCE % 32)));
+           (data[capability / 32].effective & (1u << (capability % 32)));
 }
 
 static int attach(const struct engine_wish *wish, struct engine_place *ret, struct hws_error *err)
@@ -274,7 +273,8 @@ static int attach(const struct engine_wish *wish, struct engine_place *ret, stru
         .mount_options = wish->mount_options,
         .via = wish->no_device ? "none" : NULL,
         .check = !wish->no_device,
-        .grow = wish->grow && !grows_mounted(),
+        /* The kernel grows a mounted ext4 for who has that, and containers often have not. */
+        .grow = wish->grow && !engines_have_capability(CAP_SYS_RESOURCE),
         .part = wish->part,
     };
     int r = find_attachment(wish->id, &attachment, NULL);

@@ -10,7 +10,9 @@ static int check_import(struct control *control, const struct volume *volume, st
 {
     char job[ID_BYTES];
     journal_background(control, volume->id, job);
-    return *job ? hws_fail(err, EBUSY, "volume '%s' is being imported by job %s", volume->name, job)
+    return *job ? hws_fail(err, EBUSY,
+                           "volume '%s' is being imported; 'hawser job cancel %s' ends that",
+                           volume->name, job)
                 : 0;
 }
 
