@@ -5,6 +5,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "control/test_world.h"
+#include <stdatomic.h>
 
 #define DAY 86400
 #define T0  1800000000 /* 2027-01-15 08:00:00 UTC */
@@ -448,6 +449,144 @@ static void a_schedule_that_fails_tries_again(void **state)
     now = (struct control_now){.wall_s = T0, .running_s = 1000};
 }
 
+/* ---- the thread, and callers side by side ---- */
+
+static _Atomic uint64_t passed_s;
+
+static void tell_atomic(void *arg, struct control_now *ret)
+{
+    uint64_t seconds = atomic_load(&passed_s);
+    *ret = (struct control_now){.wall_s = T0 + seconds, .running_s = 1000 + seconds};
+}
+
+static struct control *open_scheduled(void)
+{
+    struct control_options options = {.folder = in_top("state"),
+                                      .engines = &engines_fake,
+                                      .background = true,
+                                      .now = tell_atomic};
+    struct control *control = NULL;
+    fake_engines_prepare(in_top("run"), NULL);
+    must(control_open(&options, &control, &error));
+    return control;
+}
+
+static void wait_for(struct control *control, size_t (*count)(struct control *), size_t wanted)
+{
+    for (unsigned i = 0; count(control) != wanted; i++) {
+        assert_true(i < 20000);
+        usleep(1000);
+        control_tick(control);
+    }
+}
+
+static size_t snapshots_of_v(struct control *control)
+{
+    return count_snapshots(control, "v");
+}
+
+static void the_tick_does_what_is_due(void **state)
+{
+    clean();
+    atomic_store(&passed_s, 0);
+    struct control *control = open_scheduled();
+    need_volume(control);
+    must(volume_create(control, "{\"name\": \"w\", \"size\": 1048576}"));
+    must(create(control_schedule_create, control,
+                "{\"name\": \"n\", \"volume\": \"v\", \"every\": \"1h\"}"));
+    must(discard(control, "w", "{\"trash-retention\": 5000}"));
+    control_tick(control);
+    usleep(20000);
+    assert_int_equal(snapshots_of_v(control), 0);
+    atomic_store(&passed_s, 3600);
+    wait_for(control, snapshots_of_v, 1);
+    assert_int_equal(count_trash(control), 1);
+    atomic_store(&passed_s, 5000);
+    wait_for(control, count_trash, 0);
+    atomic_store(&passed_s, 7200);
+    wait_for(control, snapshots_of_v, 2);
+    control_close(control);
+    atomic_store(&passed_s, 100000);
+    control = open_scheduled(); /* what was due meanwhile */
+    wait_for(control, snapshots_of_v, 3);
+    control_close(control);
+    control = open_control(NULL);
+    check_all(control);
+    control_close(control);
+}
+
+#define ROUNDS 15
+
+struct caller {
+    pthread_t thread;
+    struct control *control;
+    unsigned number;
+    unsigned worked;
+};
+
+/* Each wants the same group, and what its volumes are. */
+static void *call_all(void *arg)
+{
+    struct caller *caller = arg;
+    struct control *control = caller->control;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        struct hws_error err = {0};
+        char name[32];
+        json_t *ret = NULL;
+        snprintf(name, sizeof(name), "s%u", i);
+        json_t *named = json_pack("{s:s}", "name", name), *nothing = json_object();
+        json_t *retention = json_pack("{s:i}", "trash-retention", 100);
+        int r = control_group_snapshot_create(control, "g", named, &ret, &err);
+        json_decref(ret);
+        ret = NULL;
+        caller->worked += r == 0;
+        if (caller->number % 2)
+            r = control_snapshot_create(control, "v", named, &ret, &err);
+        else
+            r = control_group_snapshot_delete(control, "g", name, &err);
+        json_decref(ret);
+        ret = NULL;
+        if (control_volume_discard(control, "spare", retention, &err) == 0)
+            caller->worked++;
+        r = control_trash_restore(control, "spare", nothing, &ret, &err);
+        json_decref(ret);
+        caller->worked += r == 0;
+        schedules_run(control);
+        trash_empty(control);
+        json_decref(named);
+        json_decref(nothing);
+        json_decref(retention);
+    }
+    return NULL;
+}
+
+static void callers_side_by_side_lose_nothing(void **state)
+{
+    clean();
+    struct control *control = open_at(NULL);
+    struct caller callers[4];
+    unsigned worked = 0;
+    need_group(control);
+    must(volume_create(control, "{\"name\": \"spare\", \"size\": 1048576}"));
+    must(create(control_schedule_create, control,
+                "{\"name\": \"n\", \"group\": \"g\", \"every\": \"1h\", \"keep\": 1}"));
+    pass_time(3600);
+    for (unsigned i = 0; i < ARRAY_LEN(callers); i++) {
+        callers[i] = (struct caller){.control = control, .number = i};
+        assert_int_equal(pthread_create(&callers[i].thread, NULL, call_all, &callers[i]), 0);
+    }
+    for (unsigned i = 0; i < ARRAY_LEN(callers); i++) {
+        assert_int_equal(pthread_join(callers[i].thread, NULL), 0);
+        worked += callers[i].worked;
+    }
+    assert_true(worked >= ROUNDS);
+    check_all(control);
+    assert_int_equal(
+        count_trash(control) + (size_t)(control_volume_delete(control, "spare", &error) == 0), 1);
+    check_all(control);
+    control_close(control);
+}
+
 /* A record without the fields that came later, or from an earlier program. */
 static void old_records_are_read(void **state)
 {
@@ -557,6 +696,8 @@ int main(void)
         cmocka_unit_test(what_cannot_be_taken_back_waits),
         cmocka_unit_test(what_was_missed_is_taken_once),
         cmocka_unit_test(a_schedule_that_fails_tries_again),
+        cmocka_unit_test(the_tick_does_what_is_due),
+        cmocka_unit_test(callers_side_by_side_lose_nothing),
         cmocka_unit_test(old_records_are_read),
         cmocka_unit_test(requests_are_checked),
     };

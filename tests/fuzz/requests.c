@@ -8,10 +8,9 @@
 #include "control/objects.h"
 #include "fuzz.h"
 
-static const struct object_type *const types[] = {&pool_type,  &class_type,    &volume_type,
-                                                  &layer_type, &snapshot_type, &attachment_type,
-                                                  &trash_type, &group_type, &group_snapshot_type,
-                                                  &schedule_type};
+static const struct object_type *const types[] = {
+    &pool_type,       &class_type, &volume_type, &layer_type,          &snapshot_type,
+    &attachment_type, &trash_type, &group_type,  &group_snapshot_type, &schedule_type};
 
 static void read_record(const struct object_type *type, const json_t *body)
 {

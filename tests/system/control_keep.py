@@ -1,12 +1,15 @@
 """Trash, groups and schedules of hawserd with real engines: a group's snapshot is of one moment under writes, whatever
 dies meanwhile nothing stays frozen, and what was deleted comes back."""
 import fcntl
+import json
 import mmap
 import os
+import signal
 import struct
 import threading
 import time
 
+from control import check_images
 from daemon import Daemon, mountpoint, write
 from lib import main, need_devices, need_tool, run, wait_until
 
@@ -203,6 +206,8 @@ def test_whoever_dies_in_a_groups_snapshot_nothing_stays_held():
             check_order(counts_in(d, name, PLACES))
         for name in ("a", "b", "c"):
             d.post(f"/v1/volumes/{name}/detach", user="a")
+        wait_until(lambda: d.get("/v1/jobs")["items"] == [])
+        check_images()
         for name in taken + ["last"]:
             d.delete(f"/v1/groups/g/snapshots/{name}")
         d.delete("/v1/groups/g")
@@ -241,6 +246,51 @@ def test_a_file_system_that_cannot_be_frozen_fails_all():
         d.post("/v1/groups/g/snapshots", name="t")
         for name in ("a", "b", "c"):
             d.post(f"/v1/volumes/{name}/detach", user="a")
+
+
+def test_file_systems_of_other_kinds_are_frozen_too():
+    need_devices()
+    need_tool("mkfs.xfs", "mkfs.btrfs")
+    with Daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="a", size="320M", fs="xfs")
+        d.post("/v1/volumes", name="b", size="160M", fs="btrfs")
+        d.post("/v1/groups", name="g", volumes=["b", "a"])
+        a, b = (mountpoint(attach(d, name)) for name in ("a", "b"))
+        with Writers([into_file(f"{a}/buffered", False), into_file(f"{b}/buffered", False)]):
+            d.post("/v1/groups/g/snapshots", name="s")
+            check_thawed(a, b)
+        for name in ("a", "b"):
+            d.post(f"/v1/volumes/{name}/detach", user="a")
+        found = counts_in(d, "s", {"a": ["buffered"], "b": ["buffered"]})
+        assert found["a", "buffered"] - 1 <= found["b", "buffered"] <= found["a", "buffered"], found
+
+
+def test_an_engine_that_dies_fails_all():
+    need_devices()
+    need_tool("mkfs.ext4", "qemu-img")
+    with Daemon() as d:
+        d.pool()
+        a, b, _ = group_of(d)
+        write(f"{a}/file", "a")
+        write(f"{b}/file", "b")
+        volume = d.get("/v1/volumes/c")["id"]
+        with open(f"run/{volume}/state.json") as file:
+            os.kill(json.load(file)["pid"], signal.SIGKILL)
+        status, answer = d.ask("POST", "/v1/groups/g/snapshots", {"name": "s"})
+        if status < 400:  # it was started again in time
+            assert len(answer["snapshots"]) == 3
+        else:
+            assert d.get("/v1/groups/g/snapshots")["items"] == [], answer
+            assert all(d.get(f"/v1/volumes/{name}/snapshots")["items"] == [] for name in ("a", "b", "c"))
+        check_thawed(a, b)
+        for name in ("a", "b", "c"):
+            d.post(f"/v1/volumes/{name}/detach", force=True)
+        d.post("/v1/groups/g/snapshots", name="t")
+        wait_until(lambda: d.get("/v1/jobs")["items"] == [])
+        check_images()
+        assert open(f"{mountpoint(attach(d, 'a'))}/file").read() == "a"
+        d.post("/v1/volumes/a/detach", user="a")
 
 
 def test_the_trash_gives_back_what_was_deleted():
