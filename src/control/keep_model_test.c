@@ -460,7 +460,7 @@ static struct control *step_killed(struct control *control, struct model *m, con
 static void the_model_and_the_catalog_agree(void **state)
 {
     const char *steps = getenv("HAWSER_KEEP_STEPS"), *first = getenv("HAWSER_KEEP_SEED");
-    unsigned count = steps ? (unsigned)strtoul(steps, NULL, 10) : 1200;
+    unsigned count = steps ? (unsigned)strtoul(steps, NULL, 10) : 1000;
     struct model m = {0};
     unsigned killed = 0, done[KINDS] = {0};
     seed = first ? strtoull(first, NULL, 10) : 1;
