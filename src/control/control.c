@@ -169,6 +169,7 @@ void control_tick(struct control *control)
     if (control->engines->tick)
         control->engines->tick();
     scheduler_tick(control);
+    watcher_tick(control);
     if (now - control->retried < control->retry_s && now >= control->retried)
         return;
     control->retried = now;

@@ -276,6 +276,15 @@ HWS_MUST_CHECK int control_schedule_change(struct control *control, const char *
 HWS_MUST_CHECK int control_schedule_delete(struct control *control, const char *schedule,
                                            struct hws_error *err);
 
+/** {"host", "version", "kernel", "machine", "boot", "features": {...}, "engines": [...]} */
+HWS_MUST_CHECK int control_node_show(struct control *control, json_t **ret, struct hws_error *err);
+/**
+ * {"program"}: puts it in the place of all engines, one after another. @ret {"items": [{"volume",
+ * "name", "outcome": "replaced" or "refused", "pause-ns", "error"}]}.
+ */
+HWS_MUST_CHECK int control_node_upgrade(struct control *control, const json_t *request,
+                                        json_t **ret, struct hws_error *err);
+
 /** How many objects there are: {"pools", "volumes", "snapshots", "attachments", "jobs"}. */
 HWS_MUST_CHECK int control_counts(struct control *control, json_t **ret, struct hws_error *err);
 

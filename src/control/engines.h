@@ -158,6 +158,12 @@ struct engine_driver {
     int (*forget_copy)(const char *path, struct hws_error *err);
     /** What the engine's volumes did, as it answers `stats` with histograms. May be NULL. */
     int (*stats)(const char *id, int timeout_ms, json_t **ret, struct hws_error *err);
+    /** {"volume", "pid", "version", "via", "sandbox"} of what is attached; may be NULL. */
+    int (*describe)(const char *id, json_t **ret, struct hws_error *err);
+    /** Puts @program (NULL: the one that engines are started with) in its place; may be NULL. */
+    int (*replace)(const char *id, const char *program, json_t **ret, struct hws_error *err);
+    /** What the kernel has that engines can use, by name; may be NULL. */
+    json_t *(*features)(void);
     /** Every second or so; may be NULL. */
     void (*tick)(void);
 };
@@ -222,6 +228,13 @@ struct engine_options {
 };
 HWS_MUST_CHECK int engines_options(const struct engine_image *image, struct engine_options *ret,
                                    struct hws_error *err);
+
+/* ---- engines_node.c, of engines_real ---- */
+
+HWS_MUST_CHECK int engines_describe(const char *id, json_t **ret, struct hws_error *err);
+HWS_MUST_CHECK int engines_replace(const char *id, const char *program, json_t **ret,
+                                   struct hws_error *err);
+json_t *engines_features(void);
 
 /** The program `hawser`. */
 const char *engines_program(void);

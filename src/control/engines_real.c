@@ -437,5 +437,8 @@ const struct engine_driver engines_real = {
     .copy = engines_copy,
     .forget_copy = engines_forget_copy,
     .stats = stats,
+    .describe = engines_describe,
+    .replace = engines_replace,
+    .features = engines_features,
     .tick = tool_reap,
 };

@@ -36,6 +36,7 @@ struct control {
     struct locks locks;
     pthread_mutex_t model;
     time_t retried, retry_s;
+    time_t watched_s; /* of the monotonic clock: when engines were looked at */
     struct events *events;
     struct metrics *metrics;
     uint64_t users_looked, users_looked_old; /* seconds since the boot */
@@ -144,6 +145,13 @@ bool pool_has_root_of(const struct pool *pool, const char *path);
 /** Whether @path may be taken in place; @ret its real path, free(). */
 HWS_MUST_CHECK int pool_allow_image(const struct pool *pool, const char *path, char **ret,
                                     struct hws_error *err);
+
+/* ---- watcher.c ---- */
+
+/** Notes engines that died; every few seconds of those it is called in. */
+void watcher_tick(struct control *control);
+/** The same at once. */
+void watcher_look(struct control *control);
 
 /* ---- users.c ---- */
 

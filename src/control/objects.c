@@ -170,6 +170,7 @@ static const struct record_field attachment_fields[] = {
     TEXT(attachment_record, device, "device", "block device"),
     TEXT(attachment_record, mountpoint, "mountpoint", "where it is mounted"),
     TEXT(attachment_record, boot, "boot", "id of the boot that it belongs to"),
+    TEXT(attachment_record, failed, "failed", "why it cannot be used; absent where it can"),
     {"users", RECORD_LIST, offsetof(struct attachment_record, users), "who uses it", .max = 10000},
     {"processes", RECORD_LABELS, offsetof(struct attachment_record, processes),
      "of users that came with one: PID, its start and when they came, in time since the boot",

@@ -125,6 +125,7 @@ struct schedule {
 struct attachment_record {
     char *id; /* that of the volume */
     char *mode, *device, *mountpoint, *boot;
+    char *failed; /* why it cannot be used; NULL: it can */
     json_t *users;
     json_t *processes; /* of users that came with one: see users.c */
     bool read_only;

@@ -26,6 +26,7 @@ extern const struct record_field request_secret_create[];
 extern const struct record_field request_secret_change[];
 extern const struct record_field request_export_create[];
 extern const struct record_field request_doctor[];
+extern const struct record_field request_node_upgrade[];
 extern const struct record_field request_volume_discard[];
 extern const struct record_field request_trash_restore[];
 extern const struct record_field request_group_create[];

@@ -60,6 +60,8 @@ HWS_MUST_CHECK int sandbox_landlock_enter(const struct sandbox_plan *plan, struc
 /* ---- sandbox_filter.c ---- */
 
 /** System calls that engines do not need fail with EPERM; unknown ones with ENOSYS. */
+/** False in builds with sanitizers, whose reports need more than an engine does. */
+bool sandbox_filters(void);
 HWS_MUST_CHECK int sandbox_filter_enter(bool closed, struct hws_error *err);
 
 /* ---- sandbox_loop.c ---- */

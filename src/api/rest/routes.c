@@ -165,6 +165,16 @@ CALL(health)
     return r;
 }
 
+CALL(node_show)
+{
+    return control_node_show(c->control, ret, err);
+}
+
+CALL(node_upgrade)
+{
+    return control_node_upgrade(c->control, c->body, ret, err);
+}
+
 CALL(metrics)
 {
     autofree char *text = NULL;
@@ -494,6 +504,10 @@ const struct rest_route rest_routes[] = {
     {"POST", "/v1/doctor", 200, doctor_repair, "The same, and repairs what is named.",
      TAKES(doctor, "Finding"), .list = true, .role = ROLE_ADMIN},
     {"GET", "/v1/openapi.json", 200, openapi, "This document.", ANSWERS("OpenAPI")},
+    {"GET", "/v1/node", 200, node_show, "This host and its engines.", ANSWERS("Node")},
+    {"POST", "/v1/node/upgrade", 200, node_upgrade,
+     "Puts a new program in the place of all engines, one after another.",
+     TAKES(node_upgrade, "Upgrade"), .list = true, .role = ROLE_ADMIN},
     {"GET", "/healthz", 200, health, "Whether hawserd answers.", ANSWERS("Health")},
     {"GET", "/metrics", 200, metrics, "What Prometheus scrapes.", ANSWERS("Metrics"),
      .type = "text/plain; version=0.0.4"},

@@ -80,6 +80,35 @@ static const struct rest_member finding_members[] = {
     {NULL},
 };
 
+static const struct rest_member engine_members[] = {
+    {"volume", "string", "id of the volume that it serves"},
+    {"pid", "integer", "its process"},
+    {"version", "string", "of its program"},
+    {"via", "string", "the way of its device"},
+    {"sandbox", "boolean", "whether it has given up what it does not need"},
+    {NULL},
+};
+
+static const struct rest_member node_members[] = {
+    {"host", "string", "its name"},
+    {"version", "string", "of hawserd"},
+    {"kernel", "string", "its version"},
+    {"machine", "string", "the kind of its processors"},
+    {"boot", "string", "id of this boot"},
+    {"features", "object", "what its kernel has that engines can use; of landlock, the version"},
+    {"engines", "[Engine]", "of the volumes in use"},
+    {NULL},
+};
+
+static const struct rest_member upgrade_members[] = {
+    {"volume", "string", "id of the volume"},
+    {"name", "string", "its name"},
+    {"outcome", "string", "replaced or refused"},
+    {"pause-ns", "integer", "how long its commands waited"},
+    {"error", "string", "why it was refused: the engine goes on as it was"},
+    {NULL},
+};
+
 static const struct rest_member health_members[] = {
     {"status", "string", "ok"},
     {"version", "string", "of the program"},
@@ -124,6 +153,9 @@ const struct rest_schema rest_schemas[] = {
     {"Rotation", "A new master key.", NULL, rotation_members},
     {"Export", "A volume or snapshot that is served over a network.", &export_type, export_more},
     {"Finding", "What differs from the catalog.", NULL, finding_members},
+    {"Node", "This host.", NULL, node_members},
+    {"Engine", "A process that serves a volume.", NULL, engine_members},
+    {"Upgrade", "What became of replacing an engine.", NULL, upgrade_members},
     {"Health", "That hawserd answers, and its catalog.", NULL, health_members},
     {"Metrics", "Prometheus' text format, version 0.0.4.", NULL, NULL},
     {"OpenAPI", "This document.", NULL, NULL},
