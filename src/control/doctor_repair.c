@@ -225,7 +225,7 @@ static int correct_reference_locked(struct control *control, const char *id, str
     auto_layer layer = {0};
     auto_batch batch = {0};
     autofree char *volume = NULL, *snapshot = NULL;
-    bool named;
+    bool named = false;
     int r = object_get(control, &layer_type, id, &layer, err);
     if (r == 0)
         r = doctor_names(control, id, &named, err);
@@ -390,7 +390,7 @@ static int settle_snapshot(struct control *control, const char *id, struct hws_e
 int doctor_settle_state(struct control *control, const char *id, const char *path,
                         struct hws_error *err)
 {
-    bool named;
+    bool named = false;
     control_lock_model(control);
     int r = doctor_names(control, id, &named, err);
     if (r == 0 && !named) {
