@@ -383,6 +383,13 @@ _hawser_values()
     secret:delete:--output) echo human json ;;
     secret:rotate:--socket) echo @file ;;
     secret:rotate:--output) echo human json ;;
+    node:show:--socket) echo @file ;;
+    node:show:--output) echo human json ;;
+    node:engines:--socket) echo @file ;;
+    node:engines:--output) echo human json ;;
+    node:upgrade:--program) echo @file ;;
+    node:upgrade:--socket) echo @file ;;
+    node:upgrade:--output) echo human json ;;
     events::--after) echo @ ;;
     events::--socket) echo @file ;;
     events::--output) echo human json ;;
@@ -509,6 +516,9 @@ _hawser_options()
     secret:set) echo --value= --generate= --kind= --server-cert= --server-key= --ca-cert= --ca-crl= --socket= --output= --help ;;
     secret:delete) echo --socket= --output= --help ;;
     secret:rotate) echo --socket= --output= --help ;;
+    node:show) echo --socket= --output= --help ;;
+    node:engines) echo --socket= --output= --help ;;
+    node:upgrade) echo --program= --socket= --output= --help ;;
     events:) echo --after= --watch --socket= --output= --help ;;
     doctor:) echo --repair= --dry-run --deep --socket= --output= --help ;;
     serve:) echo --config= --socket= --path= --state-file= --nbd= --nbd-tls= --nbd-tls-optional --nbd-tls-any-client --nbd-tls-mode= --nbd-export= --nbd-activated --sandbox --log-level= --name= --format= --read-only --cache= --discard= --detect-zeroes= --block-size= --queues= --allow= --via= --device= --help ;;
@@ -530,6 +540,7 @@ _hawser_verbs()
     schedule) echo list show create set rename pause resume delete ;;
     job) echo list show wait cancel ;;
     secret) echo list show create set delete rotate ;;
+    node) echo show engines upgrade ;;
     esac
 }
 
@@ -645,7 +656,7 @@ _hawser_words()
             _hawser_add -W "$(hawser list --names 2>/dev/null)" -- "$current"
             _hawser_add -f -- "$current"
             ;;
-        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume group schedule job secret events doctor serve tcmu-handler help version formats" -- "$current" ;;
+        @command) _hawser_add -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume group schedule job secret node events doctor serve tcmu-handler help version formats" -- "$current" ;;
         @) ;;
         @*) _hawser_add -W "$(hawser __complete "${kind#@}" -- "$current" 2>/dev/null)" -- "$current" ;;
         *) _hawser_add -W "$kind" -- "$current" ;;
@@ -678,7 +689,7 @@ _hawser()
     local current=${words[count]} previous=${words[count - 1]} command=${words[1]}
     COMPREPLY=()
     if [ "$count" -eq 1 ]; then
-        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume group schedule job secret events doctor serve tcmu-handler help version" -- "$current"))
+        COMPREPLY=($(compgen -W "create info check convert compare map resize commit bench dd measure rebase amend compact snapshot bitmap attach export detach upgrade list pool class volume group schedule job secret node events doctor serve tcmu-handler help version" -- "$current"))
         return
     fi
     local verbs=$(_hawser_verbs "$command")

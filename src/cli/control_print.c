@@ -65,21 +65,37 @@ static void print_time(time_t at, char *buffer)
         snprintf(buffer, CELL_BYTES, "-");
 }
 
+/* An item of a list, "NAME=VALUE" of an object, or, where that is a truth, "NAME". */
+static int print_item(char *buffer, size_t bytes, const char *key, const json_t *value)
+{
+    const char *before = key ? key : "", *equals = key ? "=" : "";
+    if (json_is_string(value))
+        return snprintf(buffer, bytes, "%s%s%s", before, equals, json_string_value(value));
+    if (json_is_integer(value))
+        return snprintf(buffer, bytes, "%s%s%lld", before, equals,
+                        (long long)json_integer_value(value));
+    return snprintf(buffer, bytes, "%s", json_is_true(value) ? before : "");
+}
+
 /* What does not fit ends in "...". */
 static void print_many(const json_t *value, char *buffer)
 {
     size_t used = 0, i = 0, count = json_is_array(value) ? json_array_size(value) : 0;
     void *at = json_object_iter((json_t *)value);
-    snprintf(buffer, CELL_BYTES, "-");
-    for (; (at || i < count) && used < CELL_BYTES; i++) {
-        const json_t *text = at ? json_object_iter_value(at) : json_array_get(value, i);
-        used += (size_t)snprintf(buffer + used, CELL_BYTES - used, "%s%s%s%s", i ? ", " : "",
-                                 at ? json_object_iter_key(at) : "", at ? "=" : "",
-                                 json_is_string(text) ? json_string_value(text) : "?");
+    for (; (at || i < count) && used + 3 < CELL_BYTES; i++) {
+        const json_t *item = at ? json_object_iter_value(at) : json_array_get(value, i);
+        const char *key = at ? json_object_iter_key(at) : NULL;
+        size_t start = used ? used + 2 : 0;
+        int length = print_item(buffer + start, CELL_BYTES - start, key, item);
+        if (length > 0 && used)
+            memcpy(buffer + used, ", ", 2);
+        used = length > 0 ? start + (size_t)length : used;
         at = at ? json_object_iter_next((json_t *)value, at) : NULL;
     }
-    if (used >= CELL_BYTES)
-        snprintf(buffer + CELL_BYTES - 4, 4, "...");
+    if (used >= CELL_BYTES || at || i < count)
+        snprintf(buffer + MIN(used, (size_t)CELL_BYTES - 4), 4, "...");
+    else
+        snprintf(buffer + used, CELL_BYTES - used, used ? "" : "-");
 }
 
 static void print_integer(json_int_t value, enum control_kind kind, char *buffer)

@@ -198,7 +198,7 @@ static void verbs_take_their_operands(void **state)
         {"wait", 1},     {"wait x y", 3},    {"bind x", -1},     {"bind x y", 3}, {"bind x y z", 4},
         {"", -1},        {"x", -1},          {"lists", -1},
     };
-    struct verb_options o;
+    struct verb_options o = {0};
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++)
         if (parse_verb(&o, cases[i].line) != cases[i].operands)
             fail_msg("'%s': %s", cases[i].line, err.text);
@@ -210,7 +210,7 @@ static void verbs_take_their_operands(void **state)
 
 static void options_go_with_their_verbs(void **state)
 {
-    struct verb_options o;
+    struct verb_options o = {0};
     assert_int_equal(parse_verb(&o, "make x"), 2);
     assert_true(o.number == UINT64_MAX && o.time == UINT64_MAX);
     assert_int_equal(parse_verb(&o, "-n 0 make -e x"), 2);
@@ -240,7 +240,7 @@ static void times_have_units(void **state)
         "make x --time=-1",         "make x --time=1.5h",
         "make x --time=1y",         "make x --time=1hh",
         "make x --time=4294967296", "make x --time=99999999999999999999"};
-    struct verb_options o;
+    struct verb_options o = {0};
     for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
         assert_int_equal(parse_verb(&o, cases[i].line), 2);
         assert_true(o.time == cases[i].seconds);

@@ -493,6 +493,25 @@ def test_an_interrupted_import_goes_on():
                 assert d.get("/v1/volumes")["items"] == [] and d.images() == []
 
 
+def test_node():
+    need_devices()
+    with daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="32M")
+        assert hawser("node", "upgrade", "--output=json").json() == hawser("node", "engines", "--output=json").json() == []
+        d.post("/v1/volumes/v/attach", user="a")
+        shown = compare_one(d, "/v1/node", "node", "show")
+        assert shown["engines"] == "1" and shown["host"] == socket.gethostname() and "landlock=" in shown["features"], shown
+        table = rows(hawser("node", "engines").out)
+        engine = hawser("node", "engines", "--output=json").json()[0]
+        assert (table[0]["VOLUME"], table[0]["PID"], table[0]["VIA"]) == ("v", str(engine["pid"]), engine["via"]), table
+        upgraded = subprocess.run([HAWSER, "node", "upgrade"], capture_output=True, text=True, timeout=60)
+        row = rows(upgraded.stdout)[0]
+        assert row["VOLUME"] == "v" and row["OUTCOME"] == ("refused" if upgraded.returncode else "replaced"), upgraded
+        assert ("go on as they were" in upgraded.stderr) == (upgraded.returncode == 1), upgraded
+        hawser("volume", "detach", "v", "--force")
+
+
 def test_jobs_are_shown_awaited_and_cancelled():
     need_devices()
     with daemon() as d:
