@@ -129,6 +129,11 @@ HWS_MUST_CHECK int control_volume_resize(struct control *control, const char *vo
 HWS_MUST_CHECK int control_volume_attach(struct control *control, const char *volume,
                                          const json_t *request, json_t **ret,
                                          struct hws_error *err);
+/**
+ * Whether a process sees the mount of an attachment. One of another mount name space, to which the
+ * mount does not come, would give its containers the empty folder below.
+ */
+bool control_mount_shows(const json_t *attachment, uint64_t process);
 /** {"user", "force"}: one user less, and with the last, or by force, it is detached. */
 HWS_MUST_CHECK int control_volume_detach(struct control *control, const char *volume,
                                          const json_t *request, struct hws_error *err);

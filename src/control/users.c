@@ -181,6 +181,26 @@ static int drop_mounted(json_t *list)
     return r;
 }
 
+bool control_mount_shows(const json_t *attachment, uint64_t process)
+{
+    const char *device = json_string_value(json_object_get(attachment, "device"));
+    char path[64], devno[32], *number, *point, *source;
+    autofree char *line = NULL;
+    size_t line_bytes = 0;
+    struct stat st;
+    snprintf(path, sizeof(path), "/proc/%llu/mountinfo", (unsigned long long)process);
+    FILE *file = process && device && stat(device, &st) == 0 ? fopen(path, "re") : NULL;
+    if (!file)
+        return true; /* it cannot be told */
+    snprintf(devno, sizeof(devno), "%u:%u", major(st.st_rdev), minor(st.st_rdev));
+    bool shows = false;
+    while (!shows && getline(&line, &line_bytes, file) > 0)
+        shows = parse_mount(line, &number, &point, &source) &&
+                (!strcmp(number, devno) || !strcmp(source, device));
+    fclose(file);
+    return shows;
+}
+
 /* ---- the look ---- */
 
 static int collect(struct control *control, const struct look *look, json_t *list,

@@ -31,8 +31,8 @@ for line in sys.stdin:
 
 
 class Engine:
-    def __init__(self, name, path):
-        self.process = subprocess.Popen([sys.executable, "-c", ENGINE, name, path], text=True, stdin=subprocess.PIPE,
+    def __init__(self, name, path, *before):
+        self.process = subprocess.Popen([*before, sys.executable, "-c", ENGINE, name, path], text=True, stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE)
 
     def mount(self, volume, user):
@@ -222,6 +222,27 @@ def test_users_that_an_engine_lost_are_dropped():
         for name in ("gone", "kept", "both", "podman", "alive"):
             assert d.plugin("VolumeDriver.Remove", {"Name": name})[0] == 200
         assert d.images() == []
+
+
+def test_an_engine_that_would_not_see_the_mount_is_refused():
+    need_devices()
+    need_tool("unshare")
+    with Daemon() as d:
+        d.pool()
+        assert create(d, "vol", size="16M") == ""
+        apart = Engine("dockerd", d.docker, "unshare", "--mount", "--propagation=private")
+        try:
+            try:
+                apart.mount("vol", "1")
+            except KeyError as missing:
+                assert missing.args == ("Mountpoint",)
+            else:
+                raise AssertionError("it was mounted where nobody sees it")
+            assert users(d, "vol") == []
+        finally:
+            apart.kill()
+        assert os.path.ismount(ask(d, "Mount", "vol")["Mountpoint"])
+        ask(d, "Unmount", "vol")
 
 
 def edit_catalog(pattern, text):

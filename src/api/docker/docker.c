@@ -161,6 +161,18 @@ static int mount_volume(const struct docker_call *call, json_t **ret, struct hws
     if (process)
         json_object_set_new(request, "process", json_integer((json_int_t)process));
     r = control_volume_attach(call->control, name, request, &attachment, err);
+    if (r == 0 && !control_mount_shows(attachment, http_peer_process(call->request))) {
+        json_t *user = user_of(call);
+        (void)!control_volume_detach(call->control, name, user, NULL);
+        json_decref(user);
+        json_decref(attachment);
+        r = hws_fail(
+            err, EIO,
+            "volume '%.200s' is mounted, but not where the container engine would see it: their "
+            "mount "
+            "name spaces are apart. Start the engine again; a service must not have PrivateMounts",
+            name);
+    }
     json_decref(request);
     if (r < 0)
         return r;
