@@ -1,5 +1,6 @@
 """Engines as hawserd starts them: closed in, watched, told of and replaced."""
 import os
+import shutil
 import signal
 import subprocess
 
@@ -130,6 +131,40 @@ def test_this_host_and_an_upgrade():
         with open(device, "rb", buffering=0) as disk:
             assert len(disk.read(4096)) == 4096
         assert d.refused("POST", "/v1/node/upgrade", {"program": "hawser"}) == "invalid"
+        d.post("/v1/volumes/v/detach", user="a")
+
+
+def test_two_hawserds_never_write_one_image():
+    need_devices()
+    with Daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="64M", fs="none")
+        # A catalog of its own: the pool's folder is another's.
+        os.mkdir("second")
+        shutil.copytree("state", "second/copy")
+        device = d.post("/v1/volumes/v/attach", user="a", mode="device")["device"]
+        with open(device, "r+b", buffering=0) as disk:
+            disk.write(b"1" * 4096)
+        pool, here, runs = os.path.abspath("pool"), os.getcwd(), os.environ.get("HAWSER_RUN_DIR")
+        os.chdir("second")
+        try:
+            os.environ["HAWSER_RUN_DIR"] = os.path.abspath("run")
+            with Daemon() as stranger:
+                assert stranger.refused("POST", "/v1/pools", {"name": "pool", "path": pool}) == "exists"
+            # The same catalog, as a host has it that takes over too early.
+            shutil.rmtree("state")
+            os.rename("copy", "state")
+            with Daemon() as twin:
+                for _ in range(2):  # the volume's image, and then a layer over it
+                    answer = twin.refused("POST", "/v1/volumes/v/attach", {"user": "b", "mode": "device"})
+                    assert answer in ("busy", "internal"), answer
+                    twin.post("/v1/volumes/v/snapshots", name="s") if _ == 0 else None
+                assert "attachment" not in twin.get("/v1/volumes/v")
+        finally:
+            os.chdir(here)
+            os.environ.update({"HAWSER_RUN_DIR": runs} if runs else {})
+        with open(device, "r+b", buffering=0) as disk:
+            assert disk.read(4096) == b"1" * 4096
         d.post("/v1/volumes/v/detach", user="a")
 
 
