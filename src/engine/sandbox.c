@@ -8,10 +8,10 @@
 #include "base/log.h"
 #include "engine/device.h"
 #include "export/fuse/fuse.h"
-#include "export/nbd/tls.h"
 #include "host/attach.h"
 #include "host/configfs.h"
 #include <libgen.h>
+#include <link.h>
 #include <limits.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -126,6 +126,39 @@ static int add_nbd(struct sandbox_plan *plan, const json_t *nbd, struct hws_erro
     return r == 0 && folder ? add(plan, folder, false, err) : r;
 }
 
+struct libraries {
+    struct sandbox_plan *plan;
+    struct hws_error *err;
+    int result;
+};
+
+/* TLS is loaded when a client first needs it, from where the C library lies, too. */
+static int add_libraries_beside(struct dl_phdr_info *info, size_t size, void *arg)
+{
+    static const char *const names[] = {"libssl.so.3", "libcrypto.so.3"};
+    struct libraries *libraries = arg;
+    const char *slash = strrchr(info->dlpi_name, '/');
+    char path[PATH_MAX];
+    if (!slash || strncmp(slash, "/libc.so", 8) != 0)
+        return 0;
+    for (unsigned i = 0; libraries->result == 0 && i < ARRAY_LEN(names); i++) {
+        unsigned before = libraries->plan->count;
+        snprintf(path, sizeof(path), "%.*s/%s", (int)(slash - info->dlpi_name), info->dlpi_name,
+                 names[i]);
+        libraries->result = add(libraries->plan, path, false, libraries->err);
+        if (libraries->plan->count > before)
+            libraries->plan->place[before].library = true;
+    }
+    return 1;
+}
+
+static int add_libraries(struct sandbox_plan *plan, struct hws_error *err)
+{
+    struct libraries libraries = {plan, err, 0};
+    (void)dl_iterate_phdr(add_libraries_beside, &libraries);
+    return libraries.result;
+}
+
 static int add_notify(struct sandbox_plan *plan, struct hws_error *err)
 {
     const char *path = getenv("NOTIFY_SOCKET");
@@ -152,6 +185,7 @@ static int make_plan(const struct engine_config *config, struct sandbox_plan *pl
     for (i = 0; r == 0 && i < ARRAY_LEN(files); i++)
         r = add_folder_of(plan, files[i], true, err);
     r = r == 0 ? add_nbd(plan, config->nbd, err) : r;
+    r = r == 0 ? add_libraries(plan, err) : r;
     plan->proc = sandbox_landlock_version() > 0;
     return r == 0 ? add_notify(plan, err) : r;
 }
@@ -237,11 +271,8 @@ int sandbox_enter(struct engine_config *config, struct hws_error *err)
         return 0;
     if (config->export)
         return hws_fail(err, EINVAL, "an export by a fabric has no sandbox");
-    struct hws_error no_tls = {0};
     process_shield(); /* it takes a right that goes */
     closed_in = can_close(config);
-    if (closed_in && nbd_tls_prepare(&no_tls) < 0) /* exports may be added later */
-        log_info("NBD without TLS: %s", no_tls.text);
     if (!closed_in)
         load_modules(config);
     int version = sandbox_landlock_version();

@@ -22,7 +22,7 @@
 
 struct sandbox_place {
     char *path; /* real */
-    bool writable, device;
+    bool writable, device, library;
 };
 
 /** What the engine sees of the file system. */

@@ -151,10 +151,14 @@ static int add_clone(scmp_filter_ctx filter, bool children)
                             SCMP_A0(SCMP_CMP_MASKED_EQ, NEW_SPACES | threads, threads));
 }
 
+/* No memory is written and run: libraries are mapped from places that cannot be written to. */
 static int add_memory(scmp_filter_ctx filter)
 {
     int r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
                              SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    if (r == 0)
+        r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
+                             SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC | PROT_WRITE, PROT_EXEC));
     return r ? r
              : seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
                                 SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
@@ -174,8 +178,9 @@ static int add_sockets(scmp_filter_ctx filter)
 /* What goes to this process, or changes it alone. */
 static int add_self(scmp_filter_ctx filter)
 {
-    static const scmp_datum_t options[] = {PR_SET_NAME, PR_GET_NAME,         PR_SET_IO_FLUSHER,
-                                           PR_SET_VMA,  PR_GET_NO_NEW_PRIVS, PR_GET_SECCOMP};
+    static const scmp_datum_t options[] = {PR_SET_NAME,   PR_GET_NAME,     PR_SET_IO_FLUSHER,
+                                           PR_SET_VMA,    PR_GET_DUMPABLE, PR_GET_NO_NEW_PRIVS,
+                                           PR_GET_SECCOMP};
     const scmp_datum_t self = (scmp_datum_t)getpid();
     int r = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(kill), 1, SCMP_A0(SCMP_CMP_EQ, self));
     if (r == 0)

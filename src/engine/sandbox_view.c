@@ -95,7 +95,8 @@ static int show_places(const struct sandbox_plan *plan, struct hws_error *err)
     qsort(sorted, plan->count, sizeof(sorted[0]), by_length);
     for (unsigned i = 0; r == 0 && i < plan->count; i++)
         r = show(sorted[i].path,
-                 MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC | (sorted[i].device ? 0 : MOUNT_ATTR_NODEV) |
+                 MOUNT_ATTR_NOSUID | (sorted[i].library ? 0 : MOUNT_ATTR_NOEXEC) |
+                     (sorted[i].device ? 0 : MOUNT_ATTR_NODEV) |
                      (sorted[i].writable ? 0 : MOUNT_ATTR_RDONLY),
                  err);
     return r;

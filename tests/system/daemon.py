@@ -50,6 +50,7 @@ class Daemon:
             assert self.process.poll() is None, open("hawserd.log").read()[-2000:]
             assert time.monotonic() < deadline, "hawserd did not start"
             try:
+                Connection(self.rest).connect()
                 Connection(self.docker).connect()
                 return
             except OSError:
