@@ -1,13 +1,12 @@
 /*
- * What the doctor can repair; see control/doctor.h. Each looks again first, with the object or the
- * model locked: what has become well meanwhile is left alone.
+ * What the doctor can repair of files, layers and volumes; see control/doctor.h. Each looks again
+ * first, with the object or the model locked: what has become well meanwhile is left alone.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "control/doctor.h"
 #include <fcntl.h>
 #include <limits.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 
 #define NAMES_MAX 1000
@@ -402,111 +401,4 @@ int doctor_settle_state(struct control *control, const char *id, const char *pat
     }
     control_unlock_model(control);
     return r;
-}
-
-/* ---- attachments, engines, mounts ---- */
-
-/* Takes @id where nobody works on it, as at the examination. */
-static int take_quietly(struct control *control, const char *id, struct hws_error *err)
-{
-    int r = locks_take(&control->locks, id, OBJECT_WAIT_MS, err);
-    if (r < 0)
-        return r;
-    r = journal_check(control, id, err);
-    if (r < 0)
-        locks_release(&control->locks, id);
-    return r;
-}
-
-static int detach_taken(struct control *control, const char *id, struct hws_error *err)
-{
-    auto_attachment attachment = {0};
-    auto_volume volume = {0};
-    auto_batch batch = {0};
-    struct engine_place place = {0};
-    bool attached;
-    int r = attachment_get(control, id, &attachment, &attached, err);
-    if (r < 0 || !attached)
-        return r;
-    bool known = object_get(control, &volume_type, id, &volume, NULL) == 0;
-    bool running = control->engines->find(id, &place, NULL) == 0 && place.running;
-    engine_place_free(&place);
-    if (known && running)
-        return 0; /* it runs again */
-    r = control->engines->detach(id, !running, err);
-    if (r < 0)
-        return r;
-    batch_remove(&batch, &attachment_type, id);
-    control_lock_model(control);
-    r = batch_commit(&batch, control, err);
-    control_unlock_model(control);
-    return r;
-}
-
-int doctor_detach(struct control *control, const char *id, const char *path, struct hws_error *err)
-{
-    int r = take_quietly(control, id, err);
-    if (r < 0)
-        return r;
-    r = detach_taken(control, id, err);
-    locks_release(&control->locks, id);
-    return r;
-}
-
-int doctor_remount(struct control *control, const char *id, const char *path, struct hws_error *err)
-{
-    auto_attachment attachment = {0};
-    auto_volume volume = {0};
-    bool attached;
-    int r = take_quietly(control, id, err);
-    if (r < 0)
-        return r;
-    r = attachment_get(control, id, &attachment, &attached, err);
-    if (r == 0 && attached)
-        r = object_get(control, &volume_type, id, &volume, err);
-    if (r == 0 && attached)
-        r = attachment_keep_mounted(control, &attachment, &volume, err);
-    locks_release(&control->locks, id);
-    return r;
-}
-
-int doctor_stop_engine(struct control *control, const char *id, const char *path,
-                       struct hws_error *err)
-{
-    auto_attachment attachment = {0};
-    bool attached;
-    int r = take_quietly(control, id, err);
-    if (r < 0)
-        return r;
-    r = attachment_get(control, id, &attachment, &attached, err);
-    if (r == 0 && !attached)
-        r = control->engines->detach(id, false, err);
-    locks_release(&control->locks, id);
-    return r;
-}
-
-int doctor_remove_mount(struct control *control, const char *id, const char *path,
-                        struct hws_error *err)
-{
-    auto_attachment attachment = {0};
-    bool attached;
-    int r = take_quietly(control, id, err);
-    if (r < 0)
-        return r;
-    r = attachment_get(control, id, &attachment, &attached, err);
-    if (r == 0 && !attached) {
-        if (umount2(path, UMOUNT_NOFOLLOW) < 0 && errno != EINVAL && errno != ENOENT)
-            r = hws_fail_errno(err, errno, "cannot unmount %s", path);
-        else if (rmdir(path) < 0 && errno != ENOENT)
-            r = hws_fail_errno(err, errno, "%s cannot be removed; look into it", path);
-    }
-    locks_release(&control->locks, id);
-    return r;
-}
-
-int doctor_run_operation(struct control *control, const char *id, const char *path,
-                         struct hws_error *err)
-{
-    journal_finish(control, id);
-    return journal_check(control, id, err);
 }
