@@ -38,6 +38,7 @@ static const struct control_column fields[] = {
     {"protected", "protected", CONTROL_FLAG},
     {"snapshots", "snapshots", CONTROL_NUMBER},
     {"job", "job"},
+    {"failed", "attachment.failed"},
     {"device", "attachment.device"},
     {"mounted at", "attachment.mountpoint"},
     {"users", "attachment.users", CONTROL_LIST},
