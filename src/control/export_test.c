@@ -6,6 +6,7 @@
  */
 #include "control/exports.h"
 #include "control/test_world.h"
+#include <pthread.h>
 
 #define KEY "00112233445566778899aabbccddeeff"
 
@@ -323,6 +324,67 @@ static void what_cannot_be_is_refused(void **state)
     control_close(control);
 }
 
+/* Callers of all kinds, with the thread that mends and an engine that dies now and then. */
+static void *call_at_random(void *arg)
+{
+    struct control *control = arg;
+    unsigned seed = (unsigned)(uintptr_t)pthread_self();
+    for (unsigned i = 0; i < 60; i++) {
+        struct hws_error err = {0};
+        const struct control_page page = {0};
+        json_t *result = NULL, *body = NULL;
+        int r = -1;
+        switch (rand_r(&seed) % 7) {
+        case 0:
+            body = request(second);
+            r = control_export_create(control, body, &result, &err);
+            break;
+        case 1:
+            r = control_export_delete(control, "f", true, &err);
+            break;
+        case 2:
+            body = request("{\"user\": \"a\"}");
+            r = control_volume_attach(control, "v", body, &result, &err);
+            break;
+        case 3:
+            body = request("{\"force\": true}");
+            r = control_volume_detach(control, "v", body, &err);
+            break;
+        case 4:
+            body = request("{\"generate\": \"psk\"}");
+            r = control_secret_change(control, "k", body, &result, &err);
+            break;
+        case 5:
+            r = control_secret_rotate(control, &result, &err);
+            break;
+        default:
+            r = control_export_list(control, &page, &result, &err);
+        }
+        json_decref(r == 0 ? result : NULL);
+        json_decref(body);
+    }
+    return NULL;
+}
+
+static void callers_at_once_leave_all_in_order(void **state)
+{
+    pthread_t threads[4];
+    clean();
+    struct control *control = open_background(NULL);
+    need_volume(control);
+    must(secret(control, "{\"name\": \"k\", \"value\": \"" KEY "\"}"));
+    must(export(control, "{\"name\": \"e\", \"volume\": \"v\", \"listen\": \"tcp::10809\", "
+                         "\"secret\": \"k\", \"shared\": true}"));
+    for (unsigned i = 0; i < ARRAY_LEN(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, call_at_random, control), 0);
+    for (unsigned i = 0; i < ARRAY_LEN(threads); i++)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    control_close(control);
+    control = open_control(NULL);
+    check_all(control);
+    control_close(control);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -333,6 +395,7 @@ int main(void)
         cmocka_unit_test(what_is_exported_is_not_deleted),
         cmocka_unit_test(a_dead_engine_is_started_again),
         cmocka_unit_test(what_cannot_be_is_refused),
+        cmocka_unit_test(callers_at_once_leave_all_in_order),
     };
     return cmocka_run_group_tests(tests, world_make, world_remove);
 }

@@ -24,19 +24,18 @@
 /** Of 16 bits, before each of the two parts. */
 #define LENGTH_BYTES 2
 
-#define ESYS(F)                                                                           \
-    F(Esys_Initialize)                                                                    \
-    F(Esys_Finalize)                                                                      \
-    F(Esys_CreatePrimary) F(Esys_Create) F(Esys_Load) F(Esys_Unseal) F(Esys_FlushContext) \
-        F(Esys_StartAuthSession) F(Esys_TRSess_SetAttributes) F(Esys_Free)
-#define MU(F)                         \
-    F(Tss2_MU_TPM2B_PUBLIC_Marshal)   \
-    F(Tss2_MU_TPM2B_PUBLIC_Unmarshal) \
+/* clang-format off */
+#define ESYS(F) \
+    F(Esys_Initialize) F(Esys_Finalize) F(Esys_CreatePrimary) F(Esys_Create) F(Esys_Load) \
+    F(Esys_Unseal) F(Esys_FlushContext) F(Esys_StartAuthSession) F(Esys_TRSess_SetAttributes) \
+    F(Esys_Free)
+#define MU(F) \
+    F(Tss2_MU_TPM2B_PUBLIC_Marshal) F(Tss2_MU_TPM2B_PUBLIC_Unmarshal) \
     F(Tss2_MU_TPM2B_PRIVATE_Marshal) F(Tss2_MU_TPM2B_PRIVATE_Unmarshal)
-#define TCTI(F)      F(Tss2_TctiLdr_Initialize) F(Tss2_TctiLdr_Finalize)
+#define TCTI(F) F(Tss2_TctiLdr_Initialize) F(Tss2_TctiLdr_Finalize)
 
 #define MEMBER(name) __typeof__(&name) name;
-#define LOAD(name)                                                 \
+#define LOAD(name) \
     if (!(tpm->f.name = (__typeof__(&name))dlsym(library, #name))) \
         return -ENOENT;
 
@@ -49,6 +48,7 @@ struct tpm {
     ESYS_CONTEXT *esys;
     ESYS_TR primary, session;
 };
+/* clang-format on */
 
 static int failed(struct hws_error *err, const char *what, TSS2_RC rc)
 {
@@ -59,19 +59,19 @@ static int failed(struct hws_error *err, const char *what, TSS2_RC rc)
 
 static int load_esys(struct tpm *tpm, void *library)
 {
-    ESYS(LOAD)
+    ESYS(LOAD);
     return 0;
 }
 
 static int load_mu(struct tpm *tpm, void *library)
 {
-    MU(LOAD)
+    MU(LOAD);
     return 0;
 }
 
 static int load_tcti(struct tpm *tpm, void *library)
 {
-    TCTI(LOAD)
+    TCTI(LOAD);
     return 0;
 }
 
