@@ -9,7 +9,7 @@
 #include "control/control.h"
 
 /** For how long what engines told is told again. */
-#define METRICS_FRESH_MS 5000
+#define METRICS_FRESH_MS 2000
 /** All engines together have so long; who has not answered by then is told as "up": false. */
 #define METRICS_WAIT_MS 2000
 
