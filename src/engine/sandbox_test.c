@@ -163,6 +163,9 @@ static const struct {
     {"it runs programs", runs_programs},
 };
 
+/* Those that hold without a filter of system calls, as in builds with sanitizers. */
+#define UNFILTERED 4
+
 /* @return what was surprising, 0: nothing, 255: it could not enter. */
 static int in_sandbox(json_t *config)
 {
@@ -176,7 +179,8 @@ static int in_sandbox(json_t *config)
             fprintf(stderr, "%s\n", err.text);
             _exit(255);
         }
-        for (unsigned i = 0; i < ARRAY_LEN(surprises); i++)
+        unsigned count = sandbox_filters() ? ARRAY_LEN(surprises) : UNFILTERED;
+        for (unsigned i = 0; i < count; i++)
             if (surprises[i].fn())
                 _exit((int)i + 1);
         _exit(0);
@@ -189,8 +193,8 @@ static int in_sandbox(json_t *config)
 
 static void an_engine_is_closed_in(void **state)
 {
-    if (!sandbox_can_mount() || !sandbox_landlock_version() || !sandbox_filters()) {
-        print_message("no right to mount, no Landlock, or a sanitizer: not tested\n");
+    if (!sandbox_can_mount() || !sandbox_landlock_version()) {
+        print_message("no right to mount, or no Landlock: not tested\n");
         skip();
     }
     int first =
