@@ -56,7 +56,10 @@ static void look_at(struct control *control, const json_t *attachment)
 {
     struct hws_error err = {0};
     const char *id = json_string_value(json_object_get(attachment, "id"));
+    const char *mode = json_string_value(json_object_get(attachment, "mode"));
     bool told = json_object_get(attachment, "failed") != NULL;
+    if (mode && !strcmp(mode, ATTACH_NONE))
+        return; /* of exports: who serves them starts the next engine (exporter.c) */
     if (is_dead(control, id) == told || locks_take(&control->locks, id, 0, NULL) < 0)
         return; /* what works on it tells itself */
     int r = journal_check(control, id, NULL);
