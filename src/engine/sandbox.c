@@ -251,6 +251,14 @@ static int close_in(struct engine_config *config, struct hws_error *err)
     return r;
 }
 
+static void load_scsi_target(void)
+{
+    static const char *const modules[] = {"target_core_user", "tcm_loop", "sd_mod"};
+    for (unsigned i = 0; i < ARRAY_LEN(modules); i++)
+        if (configfs_load_module(modules[i], NULL) < 0)
+            log_warning("the kernel module %s is not there", modules[i]);
+}
+
 /* What cannot be loaded later; which of them is needed, their users tell. */
 static void load_modules(const struct engine_config *config)
 {
@@ -258,10 +266,9 @@ static void load_modules(const struct engine_config *config)
         int via = config->volume[i].via;
         if (via == DEVICE_NBD && configfs_load_module("nbd", NULL) < 0)
             log_warning("the kernel module nbd is not there");
-        if ((via == DEVICE_TCMU || via == DEVICE_TARGET) &&
-            (configfs_load_module("target_core_user", NULL) < 0 ||
-             configfs_load_module("tcm_loop", NULL) < 0))
-            log_warning("the kernel's SCSI target is not there");
+        if (via == DEVICE_TCMU || via == DEVICE_TARGET ||
+            (via == DEVICE_AUTO && attach_path_choose("tcmu", NULL)))
+            load_scsi_target();
     }
 }
 
