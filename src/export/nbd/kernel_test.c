@@ -185,8 +185,8 @@ struct ends {
 static void note_end(void *arg, bool asked)
 {
     struct ends *ends = arg;
-    ends->count++;
     ends->asked += asked;
+    ends->count++;
 }
 
 static struct block_root *co_open_disk(uint64_t bytes)
@@ -274,6 +274,8 @@ static void co_hand_over(void *arg)
     }
     pthread_join(sender, NULL);
     pthread_join(receiver, NULL);
+    while (ends.count < HANDOVERS + 1) /* told right after the socket's end */
+        co_sleep_ns(1000000);
     CHECK(ends.count == HANDOVERS + 1 && ends.asked == 1);
     close(fds[0]);
     co_side_stop(&side[0]);
