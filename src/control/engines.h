@@ -156,14 +156,20 @@ struct engine_driver {
     int (*copy)(const struct engine_copy *copy, struct hws_error *err);
     /** Removes the image at @path and what an unfinished copy to it left. */
     int (*forget_copy)(const char *path, struct hws_error *err);
-    /** What the engine's volumes did, as it answers `stats` with histograms. May be NULL. */
+    /**
+     * What the engine's volumes did, as it answers `stats` with histograms, and in "usage" what it
+     * took of this host. May be NULL.
+     */
     int (*stats)(const char *id, int timeout_ms, json_t **ret, struct hws_error *err);
-    /** {"volume", "pid", "version", "via", "sandbox"} of what is attached; may be NULL. */
+    /** {"volume", "pid", "version", "via", "sandbox", "cgroup"} of what is attached; may be NULL.
+     */
     int (*describe)(const char *id, json_t **ret, struct hws_error *err);
     /** Puts @program (NULL: the one that engines are started with) in its place; may be NULL. */
     int (*replace)(const char *id, const char *program, json_t **ret, struct hws_error *err);
     /** What the kernel has that engines can use, by name; may be NULL. */
     json_t *(*features)(void);
+    /** Where engines have control groups: {"folder", "controllers", "reason"}; may be NULL. */
+    json_t *(*groups)(void);
     /** Every second or so; may be NULL. */
     void (*tick)(void);
 };
@@ -243,5 +249,8 @@ const char *engines_name_beside(const char *path, const char *other);
 
 /** Where the program `hawser` lies; before the first use of engines_real. */
 void engines_use_program(const char *path);
+
+/** As attach_use_groups(). */
+void engines_use_groups(const char *setting);
 
 #endif

@@ -31,7 +31,14 @@ json_t *engines_features(void)
                      "fuse", is_there("/dev/fuse"), "loop", is_there("/dev/loop-control"), "ublk",
                      is_there("/dev/ublk-control"), "io-uring-fuse",
                      is_there("/sys/module/fuse/parameters/enable_uring"), "landlock",
-                     landlock_version(), "cgroup2", is_there("/sys/fs/cgroup/cgroup.controllers"));
+                     landlock_version(), "cgroup2",
+                     is_there("/sys/fs/cgroup/cgroup.controllers") ||
+                         is_there("/sys/fs/cgroup/unified/cgroup.controllers"));
+}
+
+void engines_use_groups(const char *setting)
+{
+    attach_use_groups(setting);
 }
 
 static int find_running(const char *id, struct attachment **ret, struct hws_error *err)
@@ -52,10 +59,11 @@ int engines_describe(const char *id, json_t **ret, struct hws_error *err)
         return r;
     const json_t *volume = json_array_get(json_object_get(attachment->state, "volumes"), 0);
     const json_t *sandbox = json_object_get(attachment->config, "sandbox");
-    *ret = json_pack("{s:s, s:O*, s:O*, s:O*, s:b}", "volume", id, "pid",
+    *ret = json_pack("{s:s, s:O*, s:O*, s:O*, s:b, s:s*}", "volume", id, "pid",
                      json_object_get(attachment->state, "pid"), "version",
                      json_object_get(attachment->state, "version"), "via",
-                     json_object_get(volume, "via"), "sandbox", sandbox && !json_is_false(sandbox));
+                     json_object_get(volume, "via"), "sandbox", sandbox && !json_is_false(sandbox),
+                     "cgroup", attachment_group(attachment));
     attachment_free(attachment);
     return *ret ? 0 : hws_fail(err, ENOMEM, "out of memory");
 }

@@ -266,6 +266,7 @@ static int attach(const struct engine_wish *wish, struct engine_place *ret, stru
         .allow = wish->allow,
         .read_only = wish->read_only,
         .sandbox = true,
+        .group = true,
         .writable = wish->writable,
         .mount = wish->mountpoint,
         .mkfs = wish->mkfs,
@@ -408,6 +409,9 @@ static int stats(const char *id, int timeout_ms, json_t **ret, struct hws_error 
         return r;
     r = attachment_call_within(attachment, "stats", json_pack("{s:b}", "histograms", 1), timeout_ms,
                                ret, err);
+    json_t *usage = r == 0 ? attachment_group_usage(attachment) : NULL;
+    if (usage)
+        json_object_set_new(*ret, "usage", usage);
     attachment_free(attachment);
     return r;
 }
@@ -440,5 +444,6 @@ const struct engine_driver engines_real = {
     .describe = engines_describe,
     .replace = engines_replace,
     .features = engines_features,
+    .groups = attach_describe_groups,
     .tick = tool_reap,
 };

@@ -43,11 +43,12 @@ int control_node_show(struct control *control, json_t **ret, struct hws_error *e
     uname(&host);
     int r = describe_engines(control, engines, err);
     if (r == 0)
-        *ret = json_pack("{s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "host", host.nodename, "version",
-                         HAWSER_VERSION, "kernel", host.release, "machine", host.machine, "boot",
-                         control->boot, "features",
-                         control->engines->features ? control->engines->features() : json_object(),
-                         "engines", json_incref(engines));
+        *ret = json_pack(
+            "{s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o}", "host", host.nodename, "version",
+            HAWSER_VERSION, "kernel", host.release, "machine", host.machine, "boot", control->boot,
+            "features", control->engines->features ? control->engines->features() : json_object(),
+            "cgroup", control->engines->groups ? control->engines->groups() : json_object(),
+            "engines", json_incref(engines));
     json_decref(engines);
     return r;
 }

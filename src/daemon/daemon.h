@@ -15,6 +15,7 @@ struct settings {
     char *docker_socket; /* of the volume plugin; "none": not served */
     char *docker_scope;  /* what the plugin tells of its volumes: local or global */
     char *program;       /* `hawser` */
+    char *cgroup;        /* where engines have groups of their own; NULL: looked for */
     char *log_level, *log_format, *master_key;
     char *listen; /* "HOST:PORT" of the REST API over TLS; NULL: not served */
     char *tls;    /* folder of certificates; NULL: none */

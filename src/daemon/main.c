@@ -148,6 +148,7 @@ static int start(struct daemon *daemon, struct hws_error *err)
                                       .events = (unsigned)daemon->settings.events};
     crash_points(&options);
     engines_use_program(daemon->settings.program);
+    engines_use_groups(daemon->settings.cgroup);
     int r = control_open(&options, &daemon->control, err);
     return r < 0 ? r : serve(daemon, err);
 }

@@ -26,6 +26,9 @@ static const struct record_field fields[] = {
      "local (the default); global where all hosts have one catalog", .choices = scopes},
     {"program", RECORD_TEXT, offsetof(struct settings, program),
      "the program hawser (the one beside hawserd)"},
+    {"cgroup", RECORD_TEXT, offsetof(struct settings, cgroup),
+     "cgroup2 folder for a control group for each engine (one that is delegated, or hawser at the "
+     "root); none: no such groups"},
     {"master-key", RECORD_TEXT, offsetof(struct settings, master_key),
      "how master keys of secrets are kept: file, tpm2[:TCTI] or pkcs11:... (file)", .max = 4096},
     {"log-level", RECORD_TEXT, offsetof(struct settings, log_level),

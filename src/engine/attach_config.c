@@ -113,6 +113,7 @@ int attach_make_config(const struct attach_options *options, const struct attach
     autofree char *socket = attachment_path(attachment, "control.sock");
     autofree char *state = attachment_path(attachment, "state.json");
     autofree char *end = attachment_path(attachment, "ending");
+    const json_t *old = attachment->config; /* NULL, where *ret takes its place */
     if (!socket || !state || !end)
         return hws_fail(err, ENOMEM, "out of memory");
     json_t *volumes = json_array();
@@ -123,6 +124,8 @@ int attach_make_config(const struct attach_options *options, const struct attach
                             options->writable
                                 ? json_pack("{s:o}", "writable", allow_list(options->writable))
                                 : json_true());
+    if (options->group)
+        group_configure(attachment->name, old, *ret);
     int r = add_volumes(options, attachment, volumes, err);
     if (r == 0 && options->configure)
         r = options->configure(options->configure_arg, attachment, *ret, err);

@@ -128,6 +128,7 @@ struct attach_options {
     const char *device; /* "/dev/nbdN" to take with via nbd, or NULL */
     bool read_only;
     bool sandbox; /* the engine gives up what it does not need */
+    bool group;   /* and has a control group of its own, after attach_use_groups() */
     /* With it: folders that it may write to, NULL-terminated; or NULL: the image's own. */
     const char *const *writable;
     uint64_t queues;           /* 0: what measured best */
@@ -176,6 +177,24 @@ HWS_MUST_CHECK int attach_start(const struct attach_options *options, struct att
  * in @err.
  */
 HWS_MUST_CHECK int attach_stop(struct attachment *attachment, bool force, struct hws_error *err);
+
+/* ---- control groups ---- */
+
+/**
+ * Finds where engines get control groups, and removes those of engines that are gone. This process
+ * moves to a group of its own where it was delegated one. @setting a cgroup2 folder, "none", or
+ * NULL: what this host has. What cannot be done is logged, and told by attach_describe_groups().
+ */
+void attach_use_groups(const char *setting);
+
+/** {"folder", "controllers": [..]} or {"controllers": [], "reason"}; a new reference. */
+json_t *attach_describe_groups(void);
+
+/** The group in which the attachment's engine is; NULL where it is in none of its own. */
+const char *attachment_group(const struct attachment *attachment);
+
+/** {"cpu-us", "memory"} of its engines until now, a new reference; NULL where it has no group. */
+json_t *attachment_group_usage(const struct attachment *attachment);
 
 /* ---- exports ---- */
 

@@ -61,6 +61,8 @@ static const struct option_desc engine_table[] = {
      "descriptor to tell readiness on", "0", .max = 1024},
     {"wait-fd", OPTION_UINT, offsetof(struct engine_config, wait_fd),
      "descriptor that says when to take over", "0", .max = 1024},
+    {"cgroup", OPTION_STRING, offsetof(struct engine_config, cgroup),
+     "folder of the control group to be in"},
     {"keeper", OPTION_BOOL, offsetof(struct engine_config, keeper),
      "a second process starts the engine again when it dies"},
     {"end-file", OPTION_STRING, offsetof(struct engine_config, end_file),

@@ -380,7 +380,10 @@ static int stop_starting(const struct attachment *attachment, bool force, struct
 int attachment_clear(const struct attachment *attachment, bool force, struct hws_error *err)
 {
     int r = clean_dead(attachment, force, err);
-    return r < 0 ? r : attachment_remove(attachment, err);
+    if (r < 0)
+        return r;
+    group_remove(attachment, false);
+    return attachment_remove(attachment, err);
 }
 
 /* Whether it was served once, and lies where it did: then another try may do better. */
@@ -452,6 +455,8 @@ int attach_stop(struct attachment *attachment, bool force, struct hws_error *err
         r = abandon_targets(attachment, err);
     if (r == 0 && !was_running)
         r = unmount_all(attachment, true, err);
+    if (r == 0 && force)
+        group_remove(attachment, true);
     if (r == 0)
         r = attachment_clear(attachment, force, err);
     if (r == -ENOENT && access(attachment->folder, F_OK) < 0)

@@ -20,6 +20,7 @@
 #include "engine/nbd_services.h"
 #include "engine/keeper.h"
 #include "engine/sandbox.h"
+#include "host/cgroup.h"
 #include <poll.h>
 #include <signal.h>
 #include <sys/signalfd.h>
@@ -470,6 +471,15 @@ static int run_keeper(struct engine_config *config)
     return ended;
 }
 
+/* Successors and keepers of running engines are where those are. It serves without, too. */
+static void enter_group(const struct engine_config *config)
+{
+    struct hws_error err = {0};
+    if (config->cgroup && !config->wait_fd && !config->keeper_engine &&
+        cgroup_enter(config->cgroup, &err) < 0)
+        log_warning("this engine has no control group of its own: %s", err.text);
+}
+
 int engine_main(json_t *object, struct hws_error *err)
 {
     struct engine_config *config;
@@ -482,6 +492,7 @@ int engine_main(json_t *object, struct hws_error *err)
         tell_unready(object, err->text);
         return r;
     }
+    enter_group(config);
     if (wants_keeper(config)) {
         int ended = run_keeper(config);
         if (ended >= 0) {

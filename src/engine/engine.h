@@ -96,6 +96,7 @@ struct volume {
 struct engine_config {
     char *socket, *state_file;
     int log_level;
+    char *cgroup;      /* to be in; NULL: where it was started */
     char *end_file;    /* while it exists a keeper starts nothing */
     uint64_t ready_fd; /* 0: none; else told "ready" or why not, and closed */
     uint64_t wait_fd;  /* 0: none; else a successor waits there for "go" (replace.c) */

@@ -77,6 +77,17 @@ HWS_MUST_CHECK int attach_make_config(const struct attach_options *options,
 HWS_MUST_CHECK int attach_write_config(const struct attach_options *options,
                                        struct attachment *attachment, struct hws_error *err);
 
+/* ---- groups.c ---- */
+
+/**
+ * Adds the engine's control group to its configuration, where it is to have one: that of the
+ * configuration that is there, @old, or, where it is NULL, one of its own.
+ */
+void group_configure(const char *name, const json_t *old, json_t *config);
+
+/** Removes the engine's control group, once it has ended; with @force whoever is in it ends. */
+void group_remove(const struct attachment *attachment, bool force);
+
 /* ---- attach_fs.c ---- */
 
 /** Mounts the attached device where the options tell, with a file system made where it has none. */

@@ -1,8 +1,10 @@
 """Engines as hawserd starts them: closed in, watched, told of and replaced."""
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+import uuid
 
 from daemon import Daemon, mountpoint, write
 from lib import Skip, main, need_devices, need_tool, run, wait_until
@@ -132,6 +134,157 @@ def test_this_host_and_an_upgrade():
             assert len(disk.read(4096)) == 4096
         assert d.refused("POST", "/v1/node/upgrade", {"program": "hawser"}) == "invalid"
         d.post("/v1/volumes/v/detach", user="a")
+
+
+def processes(group):
+    with open(f"{group}/cgroup.procs") as file:
+        return [int(line) for line in file]
+
+
+def group_of(pid):
+    """The path of its cgroup2 group below the mount."""
+    with open(f"/proc/{pid}/cgroup") as file:
+        return [line.strip()[3:] for line in file if line.startswith("0::")][0]
+
+
+def cgroup2():
+    with open("/proc/self/mountinfo") as file:
+        at = [line.split()[4] for line in file if " - cgroup2 " in line]
+    if not at or not os.access(at[0], os.W_OK):
+        raise Skip("no cgroup2 file system that can be written to")
+    return at[0]
+
+
+@contextlib.contextmanager
+def groups():
+    """A folder for groups of this test's own; whoever is left in it ends."""
+    base = f"{cgroup2()}/hawser-test-{uuid.uuid4().hex[:12]}"
+    try:
+        os.mkdir(base)
+    except OSError as error:
+        raise Skip(f"no control group can be made: {error}") from error
+    try:
+        yield base
+    finally:
+        for name in os.listdir(base):
+            if os.path.isdir(f"{base}/{name}"):
+                with open(f"{base}/{name}/cgroup.kill", "w") as file:
+                    file.write("1")
+                wait_until(lambda: not processes(f"{base}/{name}"), 20)
+                os.rmdir(f"{base}/{name}")
+        os.rmdir(base)
+
+
+def usage(daemon, volume):
+    lines = [line for line in daemon.ask("GET", "/metrics")[1].splitlines() if f'volume="{volume}"' in line]
+    return [float(line.split()[-1]) for line in lines if line.startswith("hawser_volume_cpu_seconds_total{")]
+
+
+def test_each_engine_is_in_a_control_group():
+    need_devices()
+    with groups() as base:
+        left, kept = f"{base}/engine-{uuid.uuid4()}", f"{base}/other"
+        os.mkdir(left)
+        os.mkdir(kept)
+        with Daemon(f"--cgroup={base}") as d:
+            assert not os.path.exists(left) and os.path.exists(kept)
+            told = d.get("/v1/node")["cgroup"]
+            assert told["folder"] == base and "reason" not in told, told
+            with open(f"{base}/cgroup.controllers") as file:
+                there = {"cpu", "io", "memory", "pids"} & set(file.read().split())
+            assert there == set(told["controllers"]), told
+            d.pool()
+            for name in ("v", "w"):
+                d.post("/v1/volumes", name=name, size="64M", fs="none")
+                d.post(f"/v1/volumes/{name}/attach", user="a", mode="device")
+            v, w = engine(d, "v"), engine(d, "w")
+            for at in (v, w):
+                assert at["cgroup"].startswith(f"{base}/engine-{at['volume']}"), at
+                assert at["pid"] in processes(at["cgroup"]), at
+                # A keeper is in the same group; nobody else is.
+                assert all(f"/engine-{at['volume']}" in group_of(pid) for pid in processes(at["cgroup"]))
+            assert group_of(d.process.pid) == group_of("self")
+            first = usage(d, "v")
+            assert len(first) == 1 and 0 < first[0] < 60, first
+            # hawserd's end, and the next one's start, change nothing.
+            d.kill()
+            d.start()
+            assert engine(d, "v") == v and engine(d, "w") == w
+            d.post("/v1/node/upgrade")  # a successor is where the engine was
+            v = engine(d, "v")
+            assert v["pid"] in processes(v["cgroup"]) and v["cgroup"].startswith(f"{base}/engine-"), v
+            d.post("/v1/volumes/v/detach", user="a")
+            assert not os.path.exists(v["cgroup"]) and os.path.exists(w["cgroup"])
+            # One that died, and is detached by force with a straggler in its group.
+            straggler = subprocess.Popen(["sleep", "600"])
+            try:
+                with open(f"{w['cgroup']}/cgroup.procs", "w") as file:
+                    file.write(str(straggler.pid))
+                d.post("/v1/volumes/w/detach", user="a", force=True)
+                assert straggler.wait(20) == -signal.SIGKILL
+            finally:
+                straggler.kill()
+                straggler.wait()
+            assert not os.path.exists(w["cgroup"])
+            assert sorted(n for n in os.listdir(base) if os.path.isdir(f"{base}/{n}")) == ["other"]
+
+
+def test_an_engine_that_died_leaves_its_group_to_the_next():
+    need_devices()
+    with groups() as base, Daemon(f"--cgroup={base}") as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="64M", fs="none")
+        d.post("/v1/volumes/v/attach", user="a", mode="device")
+        told = engine(d, "v")
+        os.kill(told["pid"], signal.SIGKILL)
+        if told["via"] == "fuse-loop":
+            wait_until(lambda: "failed" in d.get("/v1/volumes/v")["attachment"], 60)
+            d.post("/v1/volumes/v/detach", user="a", force=True)
+            assert not os.path.exists(told["cgroup"])
+            d.post("/v1/volumes/v/attach", user="a", mode="device")
+        else:
+            wait_until(lambda: engine(d, "v")["pid"] != told["pid"], 60)
+        after = engine(d, "v")
+        assert after["cgroup"] == told["cgroup"] and after["pid"] in processes(told["cgroup"]), after
+        d.post("/v1/volumes/v/detach", user="a")
+        assert not os.path.exists(told["cgroup"])
+
+
+def test_without_control_groups_all_goes_on():
+    need_devices()
+    os.mkdir("folder")
+    for setting, why in (("none", "switched off"), (os.path.abspath("folder"), "in no cgroup2"),
+                         ("relative", "no absolute path")):
+        with Daemon(f"--cgroup={setting}") as d:
+            told = d.get("/v1/node")["cgroup"]
+            assert "folder" not in told and told["controllers"] == [] and why in told["reason"], told
+            if setting == "none":
+                d.pool()
+                d.post("/v1/volumes", name="v", size="64M", fs="none")
+            d.post("/v1/volumes/v/attach", user="a", mode="device")
+            at = engine(d, "v")
+            assert "cgroup" not in at and group_of(at["pid"]) == group_of("self"), at
+            assert usage(d, "v") == []
+            d.post("/v1/volumes/v/detach", user="a")
+        with open("hawserd.log") as file:
+            assert file.read().count(why) == 1
+    assert os.listdir("folder") == []
+
+
+def test_groups_are_found_without_a_setting():
+    need_devices()
+    at = cgroup2()
+    with Daemon() as d:
+        d.pool()
+        d.post("/v1/volumes", name="v", size="64M", fs="none")
+        d.post("/v1/volumes/v/attach", user="a", mode="device")
+        told = d.get("/v1/node")["cgroup"]
+        if "folder" not in told:
+            raise Skip(f"hawserd found none: {told}")
+        group = engine(d, "v")["cgroup"]
+        assert group.startswith(told["folder"] + "/engine-") and group.startswith(at), group
+        d.post("/v1/volumes/v/detach", user="a")
+        assert not os.path.exists(group)
 
 
 def test_two_hawserds_never_write_one_image():

@@ -91,6 +91,31 @@ static void add_states(FILE *out, const json_t *volumes)
     }
 }
 
+/* What engines took of this host, where they have control groups. */
+static void add_usage(FILE *out, const json_t *volumes)
+{
+    static const struct gauge gauges[] = {
+        {"cpu-us", "hawser_volume_cpu_seconds_total", "counter",
+         "Processor time of the volume's engine since it was attached."},
+        {"memory", "hawser_volume_memory_bytes", "gauge",
+         "Memory of the volume's engine, its page cache included."},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(gauges); i++) {
+        size_t j;
+        json_t *volume;
+        add_head(out, &gauges[i]);
+        json_array_foreach((json_t *)volumes, j, volume)
+        {
+            const json_t *usage = json_object_get(json_object_get(volume, "stats"), "usage");
+            json_t *value = json_object_get(usage, gauges[i].member);
+            if (value)
+                fprintf(out, "%s{volume=\"%s\",pool=\"%s\"} %.*f\n", gauges[i].metric,
+                        text_of(volume, "name"), text_of(volume, "pool"), i == 0 ? 6 : 0,
+                        (double)json_integer_value(value) / (i == 0 ? 1e6 : 1.0));
+        }
+    }
+}
+
 typedef void each_operation(FILE *out, const struct gauge *gauge, const char *volume,
                             const char *operation, const json_t *value);
 
@@ -171,6 +196,7 @@ static void add_operations(FILE *out, const json_t *volumes)
 static void add_volumes(void *out, const json_t *volumes)
 {
     add_states(out, volumes);
+    add_usage(out, volumes);
     add_operations(out, volumes);
 }
 

@@ -86,6 +86,7 @@ static const struct rest_member engine_members[] = {
     {"version", "string", "of its program"},
     {"via", "string", "the way of its device"},
     {"sandbox", "boolean", "whether it has given up what it does not need"},
+    {"cgroup", "string", "the folder of its control group; absent where it has none of its own"},
     {NULL},
 };
 
@@ -96,6 +97,10 @@ static const struct rest_member node_members[] = {
     {"machine", "string", "the kind of its processors"},
     {"boot", "string", "id of this boot"},
     {"features", "object", "what its kernel has that engines can use; of landlock, the version"},
+    {"cgroup", "object",
+     "where engines have control groups: folder, and controllers of groups there; or the reason "
+     "why "
+     "they have none"},
     {"engines", "[Engine]", "of the volumes in use"},
     {NULL},
 };
