@@ -117,7 +117,7 @@ static int parse_volume(const json_t *object, struct engine_config *config, stru
     int r = options_parse(volume_table, object, by_hand, "volume", volume, sizeof(*volume), err);
     if (r < 0)
         return r;
-    volume->fuse_fd = volume->fuse_abort_fd = volume->loop_porter = -1;
+    volume->fuse_fd = volume->fuse_abort_fd = volume->porter.line = -1;
     volume->resume = json_incref(json_object_get(object, "resume"));
     config->volume_count++;
     if (volume->path && volume->via != DEVICE_AUTO && !device_way_needs_path(volume->via))

@@ -4,8 +4,8 @@
  *   fuse-loop   volume -> FUSE file -> loop device with direct I/O -> /dev/loopN
  *   fuse        volume -> FUSE file
  *
- * The loop device is held open by the engine and clears itself with its last user, so that it goes
- * with the engine, however that ends.
+ * The loop device is held open by the engine's porter and clears itself with its last user, so that
+ * it goes with the engine, however that ends.
  *
  * SPDX-License-Identifier: Apache-2.0
  */
@@ -13,7 +13,6 @@
 #include "engine/device.h"
 #include "export/fuse/fuse.h"
 #include "host/attach.h"
-#include "engine/sandbox.h"
 #include "host/loop.h"
 #include <sys/stat.h>
 
@@ -22,7 +21,9 @@ struct fuse_device {
     char *path; /* of the FUSE file */
     bool made_file;
     struct fuse_export *export;
-    struct loop_device loop; /* fd -1: none */
+    struct loop_device loop;
+    uint64_t loop_sequence;
+    struct porter porter; /* that holds it; line -1: there is no loop device */
 };
 
 static struct fuse_device *fuse_device(struct device *device)
@@ -82,6 +83,17 @@ static int co_start_export(struct fuse_device *fuse, struct hws_error *err)
     return co_fuse_export_start(fuse->device.volume->root, &options, &fuse->export, err);
 }
 
+struct porter_work {
+    struct porter *porter;
+    struct hws_error *err;
+};
+
+static int start_porter(void *arg)
+{
+    const struct porter_work *w = arg;
+    return porter_start(w->porter, w->err);
+}
+
 static int co_start_loop(struct fuse_device *fuse, struct hws_error *err)
 {
     const struct volume_config *config = &fuse->device.volume->config;
@@ -91,9 +103,12 @@ static int co_start_loop(struct fuse_device *fuse, struct hws_error *err)
         .read_only = config->read_only,
         .auto_clear = true,
     };
-    if (config->loop_porter >= 0)
-        return co_sandbox_loop_attach(config->loop_porter, &options, &fuse->loop, err);
-    return co_loop_attach(&options, &fuse->loop, err);
+    struct porter_work work = {&fuse->porter, err};
+    fuse->porter = config->porter; /* of an engine in a sandbox */
+    int r = config->porter.line < 0 ? co_work(start_porter, &work) : 0;
+    return r == 0
+               ? co_porter_attach(&fuse->porter, &options, &fuse->loop, &fuse->loop_sequence, err)
+               : r;
 }
 
 static int co_start(struct volume *volume, bool with_loop, struct device **ret,
@@ -103,7 +118,7 @@ static int co_start(struct volume *volume, bool with_loop, struct device **ret,
     if (!fuse)
         return hws_fail(err, ENOMEM, "out of memory");
     fuse->device.volume = volume;
-    fuse->loop.fd = -1;
+    fuse->porter.line = -1;
     int r = co_start_export(fuse, err);
     if (r == 0 && with_loop)
         r = co_start_loop(fuse, err);
@@ -131,26 +146,23 @@ static int co_stop_loop(struct fuse_device *fuse, bool force, struct hws_error *
 {
     char users[768];
     int r = force ? 0 : co_block_device_refuse_open(fuse->loop.path, err);
-    if (r < 0)
-        return r;
-    r = co_loop_detach(&fuse->loop, err);
-    if (r == -EBUSY && fuse->loop.fd >= 0) {
-        if (force) {
-            log_warning("%s: taken from its users", fuse->loop.path);
-            loop_device_close(&fuse->loop); /* goes when its last user does */
-            return 0;
-        }
-        if (co_block_device_users(fuse->loop.path, users, sizeof(users)))
-            hws_fail(err, EBUSY, "%s is in use: %.600s", fuse->loop.path, users);
+    if (r == 0)
+        r = co_porter_detach(&fuse->porter, err);
+    if (r == -EBUSY && force && fuse->porter.line >= 0) {
+        log_warning("%s: taken from its users", fuse->loop.path);
+        co_porter_let_go(&fuse->porter); /* goes when its last user does */
+        return 0;
     }
-    /* Once our descriptor is closed the kernel takes the device down without us. */
-    return fuse->loop.fd < 0 ? 0 : r;
+    if (r == -EBUSY && fuse->porter.line >= 0 &&
+        co_block_device_users(fuse->loop.path, users, sizeof(users)))
+        hws_fail(err, EBUSY, "%s is in use: %.600s", fuse->loop.path, users);
+    return r;
 }
 
 static int co_stop(struct device *device, bool force, struct hws_error *err)
 {
     struct fuse_device *fuse = fuse_device(device);
-    int r = fuse->loop.fd >= 0 ? co_stop_loop(fuse, force, err) : 0;
+    int r = fuse->porter.line >= 0 ? co_stop_loop(fuse, force, err) : 0;
     if (r < 0)
         return r;
     r = co_fuse_export_stop(fuse->export, force, err);
@@ -177,7 +189,7 @@ static int co_resized(struct device *device, struct hws_error *err)
     /* In a sandbox the loop device's own way to its file is not seen. */
     if (co_work(look_at_file, fuse->path) < 0)
         log_warning("%s: cannot be looked at", fuse->path);
-    return co_loop_resize(&fuse->loop, err);
+    return co_porter_resize(&fuse->porter, err);
 }
 
 static int co_claim_loop(struct device *device, int *ret_claim, struct hws_error *err)
@@ -205,13 +217,12 @@ static void describe(const struct device *device, json_t *out)
     fuse_export_info(fuse->export, &info);
     json_object_set_new(out, "file", json_string(fuse->path));
     json_object_set_new(out, "device",
-                        json_string(fuse->loop.fd >= 0 ? fuse->loop.path : fuse->path));
+                        json_string(fuse->porter.line >= 0 ? fuse->loop.path : fuse->path));
     json_object_set_new(out, "transport", json_string(info.transport));
     json_object_set_new(out, "queues", json_integer(info.threads));
-    if (fuse->loop.fd >= 0) {
+    if (fuse->porter.line >= 0) {
         json_object_set_new(out, "direct-io", json_boolean(fuse->loop.direct_io));
-        json_object_set_new(out, "disk-sequence",
-                            json_integer((json_int_t)loop_sequence(&fuse->loop)));
+        json_object_set_new(out, "disk-sequence", json_integer((json_int_t)fuse->loop_sequence));
     }
 }
 

@@ -28,6 +28,7 @@
 #include "block/block.h"
 #include "block/options.h"
 #include "engine/client.h"
+#include "engine/porter.h"
 #include "host/process.h"
 #include "rt/sync.h"
 
@@ -71,7 +72,8 @@ struct volume_config {
     int sockets[VOLUME_SOCKETS_MAX]; /* of the device, handed over by a predecessor */
     unsigned socket_count;
     /* What was made before the engine gave up the right to make it (sandbox.h); -1: nothing. */
-    int fuse_fd, fuse_abort_fd, loop_porter;
+    int fuse_fd, fuse_abort_fd;
+    struct porter porter;
 };
 
 struct volume {

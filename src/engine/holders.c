@@ -97,26 +97,52 @@ static bool opened_by(const char *pid, const char *device, char *text, size_t te
     return found;
 }
 
+/* 0 where it is gone. */
+static pid_t parent_of(const char *pid)
+{
+    char path[64], line[512];
+    int parent = 0;
+    snprintf(path, sizeof(path), "/proc/%.20s/stat", pid);
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return 0;
+    const char *end = fgets(line, sizeof(line), file) ? strrchr(line, ')') : NULL;
+    if (!end || sscanf(end, ") %*c %d", &parent) != 1)
+        parent = 0;
+    fclose(file);
+    return parent;
+}
+
+/* This process, @except, or the porter of either. */
+static bool is_own(const char *pid, pid_t except)
+{
+    pid_t number = (pid_t)atol(pid), parent;
+    if (number == getpid() || number == except)
+        return true;
+    parent = parent_of(pid);
+    return parent == getpid() || (parent > 0 && parent == except);
+}
+
 /* Looks at mounts from pass 0 on, at open descriptors in pass 1. */
 static bool process_holds(const char *device, dev_t number, unsigned pass, pid_t except, char *text,
                           size_t text_bytes)
 {
-    char self[24], other[24];
-    snprintf(self, sizeof(self), "%d", (int)getpid());
-    snprintf(other, sizeof(other), "%d", (int)except);
     bool found = false;
     /* Mounts first: they are what the user has to end. */
     for (; pass < 2 && !found; pass++) {
         DIR *folder = opendir("/proc");
         unsigned looked = 0;
         for (struct dirent *at; folder && !found && (at = readdir(folder));) {
-            if (!isdigit((unsigned char)at->d_name[0]) || !strcmp(at->d_name, self) ||
-                !strcmp(at->d_name, other))
+            if (!isdigit((unsigned char)at->d_name[0]))
                 continue;
             if (looked++ == PROCESSES_MAX)
                 break;
             found = pass == 0 ? mounted_by(at->d_name, number, text, text_bytes)
                               : opened_by(at->d_name, device, text, text_bytes);
+            if (found && is_own(at->d_name, except)) {
+                found = false;
+                text[0] = '\0';
+            }
         }
         if (folder)
             closedir(folder);

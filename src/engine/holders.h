@@ -21,8 +21,8 @@ bool holders_describe(const char *device, char *text, size_t text_bytes);
 bool holders_describe_mount(const char *folder, char *text, size_t text_bytes);
 
 /**
- * Which process other than this one and @except has @device open. @return as holders_describe().
- * Blocks.
+ * Which process other than this one, @except and their children has @device open. @return as
+ * holders_describe(). Blocks.
  */
 bool holders_describe_open(const char *device, pid_t except, char *text, size_t text_bytes);
 

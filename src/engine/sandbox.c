@@ -226,7 +226,7 @@ static int prepare_fuse(struct volume_config *volume, struct hws_error *err)
         return r;
     volume->fuse_fd = made.fd;
     volume->fuse_abort_fd = made.abort_fd;
-    return sandbox_porter_start(&volume->loop_porter, err);
+    return porter_start(&volume->porter, err);
 }
 
 static int close_in(struct engine_config *config, struct hws_error *err)

@@ -34,7 +34,7 @@ struct sandbox_plan {
 
 /**
  * Enters the sandbox that @config asks for; none where it asks for none. Fills the volumes'
- * fuse_fd, fuse_abort_fd and loop_porter.
+ * fuse_fd, fuse_abort_fd and porter.
  */
 HWS_MUST_CHECK int sandbox_enter(struct engine_config *config, struct hws_error *err);
 
@@ -63,18 +63,5 @@ HWS_MUST_CHECK int sandbox_landlock_enter(const struct sandbox_plan *plan, struc
 /** False in builds with sanitizers, whose reports need more than an engine does. */
 bool sandbox_filters(void);
 HWS_MUST_CHECK int sandbox_filter_enter(bool closed, struct hws_error *err);
-
-/* ---- sandbox_loop.c ---- */
-
-/**
- * Forks a process that stays outside, makes one loop device when the engine asks for it, and ends.
- * @ret the engine's end of the line to it.
- */
-HWS_MUST_CHECK int sandbox_porter_start(int *ret, struct hws_error *err);
-struct loop_options;
-struct loop_device;
-/** As co_loop_attach(), by the porter at @line, which it closes. */
-HWS_MUST_CHECK int co_sandbox_loop_attach(int line, const struct loop_options *options,
-                                          struct loop_device *ret, struct hws_error *err);
 
 #endif

@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <time.h>
 
 #define ATTACH_TRIES     64
 #define GONE_PATIENCE_NS ((uint64_t)5 * 1000000000)
@@ -245,6 +246,15 @@ static int gone_blocking(void *arg)
     return stat(path, &st) == 0 ? -EBUSY : 0;
 }
 
+static int end_detach(struct loop_device *device, bool gone, struct hws_error *err)
+{
+    loop_device_close(device);
+    return gone ? 0
+                : hws_fail(err, EBUSY,
+                           "%s: somebody opened it during the detach; it goes when they close it",
+                           device->path);
+}
+
 int co_loop_detach(struct loop_device *device, struct hws_error *err)
 {
     struct loop_work w = {.device = device, .err = err};
@@ -254,13 +264,19 @@ int co_loop_detach(struct loop_device *device, struct hws_error *err)
         return r;
     while ((r = co_work(gone_blocking, &w)) == -EBUSY && rt_now_ns() < deadline)
         co_sleep_ns(GONE_RETRY_NS);
-    loop_device_close(device);
-    if (r == -EBUSY)
-        return hws_fail(err, EBUSY,
-                        "%s: somebody opened it during the detach; it goes when they "
-                        "close it",
-                        device->path);
-    return r;
+    return end_detach(device, r == 0, err);
+}
+
+int loop_detach(struct loop_device *device, struct hws_error *err)
+{
+    struct loop_work w = {.device = device, .err = err};
+    int r = detach_blocking(&w);
+    if (r < 0)
+        return r;
+    for (unsigned n = 0; (r = gone_blocking(&w)) == -EBUSY && n < GONE_PATIENCE_NS / GONE_RETRY_NS;
+         n++)
+        nanosleep(&(struct timespec){.tv_nsec = GONE_RETRY_NS}, NULL);
+    return end_detach(device, r == 0, err);
 }
 
 /* ---- resize ---- */
@@ -294,4 +310,10 @@ int co_loop_resize(const struct loop_device *device, struct hws_error *err)
     struct loop_device copy = *device;
     struct loop_work w = {.device = &copy, .err = err};
     return co_work(resize_blocking, &w);
+}
+
+int loop_resize(const struct loop_device *device, struct hws_error *err)
+{
+    struct loop_device copy = *device;
+    return resize_blocking(&(struct loop_work){.device = &copy, .err = err});
 }

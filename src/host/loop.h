@@ -25,9 +25,9 @@ struct loop_options {
     bool buffered;        /* page cache instead of direct I/O to the file */
     bool scan_partitions; /* make /dev/loopNpM; off, because an image's table is not trusted */
     /**
-     * The kernel takes the device down when its last user closes it. With `ret_fd` open in the
-     * engine that ties the device to the engine's life: nothing is left behind when it is killed.
-     * Without it the device stays until co_loop_detach().
+     * The kernel takes the device down when its last user closes it: whoever holds it open ties it
+     * to its own life. Without it the device stays until co_loop_detach(). The holder must not be
+     * the one that serves the file: its last close waits for dirty pages to be written.
      */
     bool auto_clear;
 };
@@ -57,6 +57,9 @@ HWS_MUST_CHECK int loop_attach(const struct loop_options *options, struct loop_d
  */
 HWS_MUST_CHECK int co_loop_detach(struct loop_device *device, struct hws_error *err);
 
+/** The same for a process without a runtime: blocks. */
+HWS_MUST_CHECK int loop_detach(struct loop_device *device, struct hws_error *err);
+
 /** The number of this use of the device, never given again; 0 before Linux 5.15. */
 uint64_t loop_sequence(const struct loop_device *device);
 /** The same of "/dev/loopN", as sysfs tells it. */
@@ -64,6 +67,8 @@ uint64_t loop_sequence_now(const char *path);
 
 /** Makes the device as large as the file is now. */
 HWS_MUST_CHECK int co_loop_resize(const struct loop_device *device, struct hws_error *err);
+/** The same for a process without a runtime: blocks. */
+HWS_MUST_CHECK int loop_resize(const struct loop_device *device, struct hws_error *err);
 
 /**
  * Opens a device that exists, for detach and resize by name. -ENXIO when it is not set up.

@@ -30,6 +30,8 @@ static int ring_init(struct io_uring *ring, unsigned entries, unsigned flags,
     int result = io_uring_queue_init_params(entries, ring, &params);
     if (result < 0)
         return result;
+    /* A child that has them mapped keeps the ring, and the files registered with it, open. */
+    (void)io_uring_ring_dontfork(ring);
     if (ret_features)
         *ret_features = params.features;
     if ((params.features & FEATURES_NEEDED) == FEATURES_NEEDED)

@@ -275,6 +275,32 @@ def test_the_killed_engine_of_an_idle_device_is_cleaned_up():
     hawser("check", "-r", "leaks", "disk.qcow2")
 
 
+def has_ended(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_the_killed_engine_of_a_device_that_is_dirty_ends():
+    """What is in the device's page cache cannot be written any more; nobody may wait for that."""
+    need_devices()
+    for more in ([], ["--sandbox"]):
+        told = attach(image(), *more)
+        porter = int(subprocess.run(["pgrep", "-P", str(told["pid"])], capture_output=True, check=True, text=True).stdout)
+        with open(told["device"], "r+b", buffering=0) as device:
+            for _ in range(32):
+                device.write(os.urandom(1 << 20))
+        os.kill(told["pid"], signal.SIGKILL)
+        wait_until(lambda: has_ended(told["pid"]) and has_ended(porter))
+        wait_until(lambda: not os.path.exists(f"/sys/block/{os.path.basename(told['device'])}/loop"))
+        hawser("detach", "disk")
+        nothing_left(os.getcwd())
+        hawser("check", "-r", "leaks", "disk.qcow2")
+        os.unlink("disk.qcow2")
+
+
 def test_the_killed_engine_of_a_mounted_device_is_cleaned_up():
     need_devices()
     told = json.loads(hawser("attach", image(), "--mount", "m", "--mkfs", "ext4", "--output=json").out)
