@@ -178,6 +178,8 @@ _hawser_values()
     pool:set:--output) echo human json ;;
     pool:rename:--socket) echo @file ;;
     pool:rename:--output) echo human json ;;
+    pool:take:--socket) echo @file ;;
+    pool:take:--output) echo human json ;;
     pool:delete:--socket) echo @file ;;
     pool:delete:--output) echo human json ;;
     class:list:--socket) echo @file ;;
@@ -458,9 +460,10 @@ _hawser_options()
     list:) echo --stats --names --output= --help ;;
     pool:list) echo --watch --socket= --output= --help ;;
     pool:show) echo --watch --socket= --output= --help ;;
-    pool:create) echo --capacity= --quota= --overcommit= --image-root= --trash-retention= --label= --socket= --output= --help ;;
-    pool:set) echo --capacity= --quota= --overcommit= --image-root= --trash-retention= --label= --no-labels --socket= --output= --help ;;
+    pool:create) echo --capacity= --quota= --overcommit= --image-root= --trash-retention= --shared --label= --socket= --output= --help ;;
+    pool:set) echo --capacity= --quota= --overcommit= --image-root= --trash-retention= --shared --no-shared --label= --no-labels --socket= --output= --help ;;
     pool:rename) echo --socket= --output= --help ;;
+    pool:take) echo --force --socket= --output= --help ;;
     pool:delete) echo --socket= --output= --help ;;
     class:list) echo --watch --socket= --output= --help ;;
     class:show) echo --watch --socket= --output= --help ;;
@@ -533,7 +536,7 @@ _hawser_verbs()
     case $1 in
     snapshot) echo create list show delete revert ;;
     export) echo create list show delete ;;
-    pool) echo list show create set rename delete ;;
+    pool) echo list show create set rename take delete ;;
     class) echo list show create set rename delete ;;
     volume) echo list show create import delete trash restore purge attach detach resize rename set protect unprotect snapshot snapshots delete-snapshot revert ;;
     group) echo list show create set rename delete snapshot snapshots show-snapshot delete-snapshot revert ;;
@@ -581,6 +584,7 @@ _hawser_operands()
     pool:create:2) echo @folder ;;
     pool:set:1) echo @pool ;;
     pool:rename:1) echo @pool ;;
+    pool:take:1) echo @pool ;;
     pool:delete:*) echo @pool ;;
     class:show:1) echo @class ;;
     class:set:1) echo @class ;;

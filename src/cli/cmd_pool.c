@@ -9,7 +9,7 @@ struct pool_options {
     struct control_command control;
     uint64_t capacity, quota, overcommit, trash;
     struct cli_list roots, labels;
-    bool no_labels;
+    bool no_labels, shared, no_shared, force;
 };
 
 static const struct control_column columns[] = {
@@ -26,6 +26,7 @@ static const struct control_column fields[] = {
     {"name", "name"},
     {"id", "id"},
     {"state", "state"},
+    {"lease", "lease"},
     {"path", "path"},
     {"volumes", "volumes", CONTROL_NUMBER},
     {"provisioned", "provisioned", CONTROL_SIZE},
@@ -46,6 +47,8 @@ static const struct cli_verb verbs[] = {
     {"create", "NAME FOLDER", "make a pool of a folder", "POST", "/v1/pools", "name path/", fields},
     {"set", "POOL", "change what the options say", "PATCH", "/v1/pools/%", NULL, fields},
     {"rename", "POOL NAME", "give it another name", "PATCH", "/v1/pools/%", "name"},
+    {"take", "POOL", "use a shared pool that another host has used", "POST", "/v1/pools/%/take",
+     NULL, fields},
     {"delete", "POOL...", "forget pools that have no volumes", "DELETE", "/v1/pools/%"},
     {NULL},
 };
@@ -67,6 +70,14 @@ static const struct cli_option table[] = {
     {"trash-retention", 0, CLI_TIME, offsetof(struct pool_options, trash), "TIME",
      "how long deleted volumes can be restored, such as 7d (not at all if 0)",
      .verbs = "create set", .member = "trash-retention"},
+    {"shared", 0, CLI_FLAG, offsetof(struct pool_options, shared), NULL,
+     "other hosts see the folder, too: one at a time uses it", .verbs = "create set",
+     .member = "shared"},
+    {"no-shared", 0, CLI_FLAG, offsetof(struct pool_options, no_shared), NULL,
+     "no other host uses the folder any more", .verbs = "set", .member = "shared=false"},
+    {"force", 0, CLI_FLAG, offsetof(struct pool_options, force), NULL,
+     "at once: the other host is off, or cut off from the pool", .verbs = "take",
+     .member = "force"},
     CLI_LABEL_OPTION(struct pool_options, labels, "create set"),
     CLI_NO_LABELS_OPTION(struct pool_options, no_labels, "set"),
     CLI_WATCH_OPTION(struct pool_options, "list show"),

@@ -109,8 +109,14 @@ static int prepare(struct control *control, const struct control_options *option
     r = clock_open(control, err);
     if (r < 0)
         return r;
+    r = leases_start(control, options->host, options->lease_s, options->background, err);
+    if (r < 0)
+        return r;
     journal_recover(control);
-    return adopt(control, err);
+    r = adopt(control, err);
+    if (r == 0)
+        leases_adopt(control);
+    return r;
 }
 
 int control_open(const struct control_options *options, struct control **ret, struct hws_error *err)
@@ -151,6 +157,7 @@ void control_close(struct control *control)
     exporter_stop(control);
     merger_stop(control);
     importer_stop(control);
+    leases_stop(control);
     events_stop(control);
     metrics_stop(control);
     vault_close(control->vault);

@@ -34,6 +34,10 @@ struct control_options {
     const struct engine_driver *engines;
     /** Merge the layers of deleted snapshots, by a thread of its own. */
     bool background;
+    /** What shared pools know this host by; NULL: its machine id. */
+    const char *host;
+    /** How long a lease of a shared pool is good, in seconds; 0: 10. */
+    unsigned lease_s;
     /** How master keys of secrets are kept (vault.h); NULL: in a file. */
     const char *master_key;
     /** Events that are remembered; 0: EVENTS_KEPT. */
@@ -67,20 +71,27 @@ struct control_page {
 /* Lists: {"items": [...], "next": TEXT or absent}. */
 
 /** {"name", "path", "capacity", "overcommit-percent", "quota", "labels", "image-roots",
- * "trash-retention"} */
+ * "trash-retention", "shared"} */
 HWS_MUST_CHECK int control_pool_create(struct control *control, const json_t *request, json_t **ret,
                                        struct hws_error *err);
 HWS_MUST_CHECK int control_pool_show(struct control *control, const char *pool, json_t **ret,
                                      struct hws_error *err);
 HWS_MUST_CHECK int control_pool_list(struct control *control, const struct control_page *page,
                                      json_t **ret, struct hws_error *err);
-/** {"name", "capacity", "overcommit-percent", "quota", "labels", "image-roots", "trash-retention"}
- */
+/** {"name", "capacity", "overcommit-percent", "quota", "labels", "image-roots", "trash-retention",
+ * "shared"} */
 HWS_MUST_CHECK int control_pool_change(struct control *control, const char *pool,
                                        const json_t *request, json_t **ret, struct hws_error *err);
 /** -EBUSY while it has volumes. Images that lie in it and are nobody's stay. */
 HWS_MUST_CHECK int control_pool_delete(struct control *control, const char *pool,
                                        struct hws_error *err);
+
+/**
+ * {"force"}: this host uses a shared pool that another one has, or has taken. -EBUSY while that is
+ * being watched; called again it tells, or has it. By force it is taken at once.
+ */
+HWS_MUST_CHECK int control_pool_take(struct control *control, const char *pool,
+                                     const json_t *request, json_t **ret, struct hws_error *err);
 
 /** {"name", "format", "fs", "size", "cluster-size", "labels"}, and what docs/control.md tells of
  * options */

@@ -81,7 +81,7 @@ int doctor_pools(struct doctor *doctor, struct hws_error *err)
         int r = object_parse(&pool_type, value, &pool, err);
         if (r < 0)
             return r;
-        if (pool_check(&pool, &why) < 0) {
+        if (pool_is_there(&pool, &why) < 0 || lease_look(doctor->control, &pool, &why) < 0) {
             json_object_set_new(doctor->away, id, json_true());
             if (!doctor_is_busy(doctor, id))
                 doctor_tell(doctor, "pool-away", id, pool.path, "%s", why.text);

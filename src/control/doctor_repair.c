@@ -75,7 +75,7 @@ static int take_pool(struct control *control, const char *id, struct pool *ret,
                      struct hws_error *err)
 {
     int r = object_get(control, &pool_type, id, ret, err);
-    return r == 0 ? pool_check(ret, err) : r;
+    return r == 0 ? pool_check(control, ret, err) : r;
 }
 
 /* ---- files ---- */

@@ -108,6 +108,9 @@ struct engine_driver {
     int (*find)(const char *id, struct engine_place *ret, struct hws_error *err);
     /** What is not attached is no error. -EBUSY: in use, and as it was. */
     int (*detach)(const char *id, bool force, struct hws_error *err);
+    /** The engine, if there is one, writes nothing any more, and nobody starts it again; what it
+     * leaves is for `detach`. At once. May be NULL. */
+    void (*kill)(const char *id);
     /** Puts a new overlay at @overlay on top of what is attached. */
     int (*snapshot)(const char *id, const char *overlay, struct hws_error *err);
     /**

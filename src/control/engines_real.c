@@ -236,6 +236,15 @@ static int detach(const char *id, bool force, struct hws_error *err)
     return r;
 }
 
+static void kill_engine(const char *id)
+{
+    struct attachment *attachment;
+    if (find_attachment(id, &attachment, NULL) < 0)
+        return;
+    attachment_kill(attachment);
+    attachment_free(attachment);
+}
+
 /* A file system that was made just now is empty, its lost+found too: so Docker takes it. e2fsck
  * makes that again before it is grown. */
 static void tidy_new(const char *mountpoint)
@@ -424,6 +433,7 @@ const struct engine_driver engines_real = {
     .attach = attach,
     .find = find,
     .detach = detach,
+    .kill = kill_engine,
     .snapshot = snapshot,
     .hold = engines_hold,
     .release = engines_release,

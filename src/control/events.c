@@ -116,8 +116,10 @@ static const char *told_as(const char *kind)
 {
     if (!strcmp(kind, "intent"))
         return "job";
-    return !strcmp(kind, "layer") || !strcmp(kind, "clock") || !strcmp(kind, job_type.kind) ? NULL
-                                                                                            : kind;
+    return !strcmp(kind, "layer") || !strcmp(kind, "clock") || !strcmp(kind, "lease") ||
+                   !strcmp(kind, job_type.kind)
+               ? NULL
+               : kind;
 }
 
 static void add(struct events *events, const struct store_change *change)

@@ -27,6 +27,7 @@ struct exporter;
 struct vault;
 struct scheduler;
 struct importer;
+struct leases;
 
 struct control {
     struct store *store;
@@ -44,6 +45,7 @@ struct control {
     struct importer *importer;               /* the same of images */
     struct exporter *exporter;               /* NULL: exports are mended when asked for */
     struct vault *vault;
+    struct leases *leases;       /* of shared pools */
     struct scheduler *scheduler; /* NULL: no snapshots are taken by the clock */
     void (*now)(void *arg, struct control_now *ret);
     uint64_t clock_offset_s, clock_saved_s; /* clock.c; the latter with the model locked */
@@ -124,7 +126,10 @@ HWS_MUST_CHECK int job_note(struct op *op, const char *state, struct batch *batc
 /* ---- op_pool.c ---- */
 
 /** -EIO where the pool's folder is not there, or is another's. */
-HWS_MUST_CHECK int pool_check(const struct pool *pool, struct hws_error *err);
+HWS_MUST_CHECK int pool_is_there(const struct pool *pool, struct hws_error *err);
+/** The same, and lease_need(): whether an operation may change what lies there. */
+HWS_MUST_CHECK int pool_check(struct control *control, const struct pool *pool,
+                              struct hws_error *err);
 
 /** Reads the pool of a volume, and checks it. */
 HWS_MUST_CHECK int pool_of(struct control *control, const struct volume *volume, struct pool *ret,
@@ -145,6 +150,25 @@ bool pool_has_root_of(const struct pool *pool, const char *path);
 /** Whether @path may be taken in place; @ret its real path, free(). */
 HWS_MUST_CHECK int pool_allow_image(const struct pool *pool, const char *path, char **ret,
                                     struct hws_error *err);
+
+/* ---- lease.c, lease_fence.c: of pools that other hosts use, too ---- */
+
+/** The host's id is made of @host, NULL: of its machine id. @lease_s 0: LEASE_SECONDS. */
+HWS_MUST_CHECK int leases_start(struct control *control, const char *host, unsigned lease_s,
+                                bool threads, struct hws_error *err);
+/** At hawserd's start: takes what is in use here, or stops the engines of it. */
+void leases_adopt(struct control *control);
+void leases_stop(struct control *control);
+/** Whether this host may use a pool; takes it where it can be taken at once. -EBUSY: another's. */
+HWS_MUST_CHECK int lease_need(struct control *control, const struct pool *pool,
+                              struct hws_error *err);
+/** The same, without taking anything. */
+HWS_MUST_CHECK int lease_look(struct control *control, const struct pool *pool,
+                              struct hws_error *err);
+/** Whether the pool was used here, and must not be any more: long work on it ends. */
+bool lease_is_gone(struct control *control, const char *pool);
+/** The pool is deleted, or not shared any more. */
+void lease_forget(struct control *control, const char *pool);
 
 /* ---- watcher.c ---- */
 

@@ -166,7 +166,7 @@ int layer_unmake(struct op *op, const char *key, struct hws_error *err)
     auto_pool pool = {0};
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(op->control, &pool, err);
     return r == 0 ? file_unlink(op_text(op, key), err) : r;
 }
 
@@ -181,7 +181,7 @@ static int purge_files(struct op *op, struct hws_error *err)
         return 0;
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(op->control, &pool, err);
     json_array_foreach(json_object_get(op->params, "files"), i, path)
     {
         if (r == 0)

@@ -68,6 +68,8 @@ static const struct record_field pool_fields[] = {
      "folders from which images are taken"},
     TRASH_RETENTION_FIELD(pool, trash_retention_s,
                           "seconds that deleted volumes are kept; 0: they go at once"),
+    {"shared", RECORD_BOOL, offsetof(struct pool, shared),
+     "other hosts see its folder, too: one at a time uses it"},
     COMMON(pool),
     {NULL},
 };

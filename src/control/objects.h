@@ -27,6 +27,7 @@ struct pool {
     json_t *labels;
     json_t *image_roots;        /* folders from which images are taken */
     uint64_t trash_retention_s; /* of volumes that have none of their own */
+    bool shared;                /* other hosts may use the folder: see lease.h */
     uint64_t created, generation;
 };
 

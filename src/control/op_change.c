@@ -19,6 +19,8 @@ const struct record_field request_pool_change[] = {
     {"image-roots", RECORD_LIST, offsetof(struct pool, image_roots), "absolute paths"},
     TRASH_RETENTION_FIELD(pool, trash_retention_s,
                           "seconds that deleted volumes are kept; 0: they go at once"),
+    {"shared", RECORD_BOOL, offsetof(struct pool, shared),
+     "other hosts see its folder, too: one at a time uses it"},
     {"labels", RECORD_LABELS, offsetof(struct pool, labels), "texts of the user's own"},
     {NULL},
 };
@@ -59,6 +61,15 @@ static int change_pool(struct control *control, const char *reference, const jso
     return r == -EEXIST ? hws_fail(err, EEXIST, "there is a pool '%s' already", pool->name) : r;
 }
 
+/* One that another host uses does not begin or cease to be shared. */
+static int check_lease(struct control *control, const char *reference, struct hws_error *err)
+{
+    auto_pool pool = {0};
+    int r = object_find(control, &pool_type, reference, &pool, err);
+    pool.shared = true;
+    return r == 0 ? pool_check(control, &pool, err) : r;
+}
+
 int control_pool_change(struct control *control, const char *reference, const json_t *request,
                         json_t **ret, struct hws_error *err)
 {
@@ -70,9 +81,15 @@ int control_pool_change(struct control *control, const char *reference, const js
         r = pool_resolve_roots(&given, err);
     if (r < 0)
         return r;
+    if (json_object_get(request, "shared"))
+        r = check_lease(control, reference, err);
+    if (r < 0)
+        return r;
     control_lock_model(control);
     r = change_pool(control, reference, request, &given, &pool, err);
     control_unlock_model(control);
+    if (r == 0 && !pool.shared)
+        lease_forget(control, pool.id);
     return r < 0 ? r : control_pool_show(control, pool.id, ret, err);
 }
 

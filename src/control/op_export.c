@@ -44,7 +44,7 @@ static int start_engine(struct op *op, struct hws_error *err)
         return 0;
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(op->control, &pool, err);
     if (r < 0)
         return r;
     char **allow = layer_allow(&pool);

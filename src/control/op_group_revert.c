@@ -21,7 +21,7 @@ static int check_pool(struct op *op, const json_t *member, struct hws_error *err
 {
     auto_pool pool = {0};
     int r = object_get(op->control, &pool_type, text(member, "pool"), &pool, err);
-    return r == 0 ? pool_check(&pool, err) : r;
+    return r == 0 ? pool_check(op->control, &pool, err) : r;
 }
 
 static int make_one(struct op *op, const json_t *member, struct hws_error *err)

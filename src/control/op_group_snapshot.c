@@ -34,7 +34,7 @@ static const json_t *members_of(const struct op *op)
 static int check_pool(struct op *op, const json_t *member, struct pool *ret, struct hws_error *err)
 {
     int r = object_get(op->control, &pool_type, text(member, "pool"), ret, err);
-    return r == 0 ? pool_check(ret, err) : r;
+    return r == 0 ? pool_check(op->control, ret, err) : r;
 }
 
 /* ---- the steps ---- */

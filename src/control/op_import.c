@@ -41,7 +41,8 @@ static bool tell(void *arg, uint64_t done_bytes, uint64_t total_bytes)
     struct op *op = arg;
     json_object_set_new(op->result, "done", json_integer((json_int_t)done_bytes));
     json_object_set_new(op->result, "total", json_integer((json_int_t)total_bytes));
-    if (op->watch && op->watch->progress(op->watch->arg, op->object, done_bytes, total_bytes)) {
+    if (lease_is_gone(op->control, op_text(op, "pool")) ||
+        (op->watch && op->watch->progress(op->watch->arg, op->object, done_bytes, total_bytes))) {
         set_state(op, "paused", NULL);
         return true;
     }
@@ -78,12 +79,12 @@ static int copy_image(struct op *op, struct hws_error *err)
     struct hws_error why = {0};
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, &why);
     if (r == 0)
-        r = pool_check(&pool, &why);
+        r = pool_check(op->control, &pool, &why);
     if (r == 0)
         r = copy_from(op, &pool, &why);
     if (r == 0)
         return 0;
-    if (pool.id && pool_check(&pool, NULL) < 0)
+    if (pool.id && pool_check(op->control, &pool, NULL) < 0)
         set_state(op, "paused", NULL); /* it may come back, with what there is of the copy */
     else if (strcmp(state_of(op), "paused") != 0)
         set_state(op, is_cancelled(op) ? "cancelled" : "failed", why.text);
@@ -95,7 +96,7 @@ static int forget_copy(struct op *op, struct hws_error *err)
     auto_pool pool = {0};
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(op->control, &pool, err);
     if (r == 0)
         r = op->control->engines->forget_copy(op_text(op, "path"), err);
     return r;

@@ -26,6 +26,8 @@
 static bool tell(void *arg, uint64_t done_bytes, uint64_t total_bytes)
 {
     struct op *op = arg;
+    if (lease_is_gone(op->control, op_text(op, "pool")))
+        return true; /* another host may write what this one does */
     /* A merge that had ended when it was to be stopped keeps what it told. */
     if (!total_bytes)
         return op->watch && op->watch->progress(op->watch->arg, op->object, 0, 0);
@@ -44,7 +46,7 @@ static int with_merge(struct op *op,
     struct engine_place place = {0};
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(op->control, &pool, err);
     if (r < 0)
         return r;
     bool used = op->control->engines->find(op->object, &place, NULL) == 0 && place.running;
@@ -334,7 +336,7 @@ static int begin(struct control *control, const struct candidate *c,
     if (r == 0)
         r = object_get(control, &pool_type, c->layer.pool, &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(control, &pool, err);
     if (r == 0 && c->layer.parent)
         r = object_get(control, &layer_type, c->layer.parent, &below, err);
     autofree char *path = r == 0 ? layer_path(&pool, &c->above) : NULL;

@@ -6,6 +6,7 @@
  *
  * SPDX-License-Identifier: Apache-2.0
  */
+#include "base/log.h"
 #include "control/internal.h"
 #include <fcntl.h>
 #include <limits.h>
@@ -38,7 +39,7 @@ static int read_mark(const char *folder, char *id, struct hws_error *err)
     return 0;
 }
 
-int pool_check(const struct pool *pool, struct hws_error *err)
+int pool_is_there(const struct pool *pool, struct hws_error *err)
 {
     char id[ID_BYTES];
     int r = read_mark(pool->path, id, err);
@@ -47,11 +48,17 @@ int pool_check(const struct pool *pool, struct hws_error *err)
     return r < 0 ? hws_wrap(err, -EIO, "pool '%s' is not there", pool->name) : 0;
 }
 
+int pool_check(struct control *control, const struct pool *pool, struct hws_error *err)
+{
+    int r = pool_is_there(pool, err);
+    return r == 0 ? lease_need(control, pool, err) : r;
+}
+
 int pool_of(struct control *control, const struct volume *volume, struct pool *ret,
             struct hws_error *err)
 {
     int r = object_get(control, &pool_type, volume->pool, ret, err);
-    return r == 0 ? pool_check(ret, err) : r;
+    return r == 0 ? pool_check(control, ret, err) : r;
 }
 
 /* ---- limits ---- */
@@ -195,6 +202,7 @@ static int remove_pool(struct op *op, struct hws_error *err)
     if (r < 0)
         return r;
     if (read_mark(folder, there, NULL) == 0 && strcmp(there, op->object) == 0) {
+        lease_forget(op->control, op->object);
         rmdir(images); /* one that holds something stays */
         r = file_unlink(path, err);
     }
@@ -236,6 +244,8 @@ const struct record_field request_pool_create[] = {
     {"image-roots", RECORD_LIST, offsetof(struct pool, image_roots), "absolute paths"},
     TRASH_RETENTION_FIELD(pool, trash_retention_s,
                           "seconds that deleted volumes are kept; 0: they go at once"),
+    {"shared", RECORD_BOOL, offsetof(struct pool, shared),
+     "other hosts see its folder, too: one at a time uses it"},
     {NULL},
 };
 
@@ -324,6 +334,9 @@ int control_pool_create(struct control *control, const json_t *request, json_t *
                                    record_json(pool_type.fields, &pool));
         r = journal_run(control, &pool_create_operation, id, params, &begin, NULL, err);
     }
+    struct hws_error why = {0};
+    if (r == 0 && lease_need(control, &pool, &why) < 0)
+        log_warning("%s", why.text); /* it is there all the same */
     locks_release(&control->locks, id);
     return r < 0 ? r : control_pool_show(control, id, ret, err);
 }
@@ -393,6 +406,9 @@ int control_pool_delete(struct control *control, const char *reference, struct h
         return r;
     auto_pool again = {0};
     r = object_get(control, &pool_type, pool.id, &again, err);
+    /* Its mark and its lease are those of the host that uses it. */
+    if (r == 0 && again.shared && pool_is_there(&again, NULL) == 0)
+        r = lease_need(control, &again, err);
     if (r == 0)
         r = delete_taken(control, &again, err);
     locks_release(&control->locks, pool.id);
@@ -411,9 +427,16 @@ static int describe(struct control *control, json_t *item, struct hws_error *err
         r = provisioned(control, &pool, &bytes, &count, err);
     if (r < 0)
         return r;
-    bool there = pool_check(&pool, NULL) == 0;
+    struct hws_error why = {0};
+    bool there = pool_is_there(&pool, NULL) == 0;
+    bool ours = there && lease_look(control, &pool, &why) == 0;
     capacity = capacity_of(&pool, &free_bytes);
-    json_object_set_new(item, "state", json_string(there ? "available" : "away"));
+    json_object_set_new(item, "state",
+                        json_string(ours    ? "available"
+                                    : there ? "not held"
+                                            : "away"));
+    if (there && !ours)
+        json_object_set_new(item, "lease", json_string(why.text));
     json_object_set_new(item, "volumes", json_integer(count));
     json_object_set_new(item, "provisioned", json_integer((json_int_t)bytes));
     if (there) {

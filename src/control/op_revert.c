@@ -12,7 +12,7 @@ static int make_layer(struct op *op, struct hws_error *err)
     auto_pool pool = {0};
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(op->control, &pool, err);
     struct engine_image image = {
         .path = op_text(op, "path"),
         .format = "qcow2",

@@ -43,7 +43,7 @@ static enum op_direction look_what_is(struct op *op)
     if (snapshot_engine_top(op->control, op->object, &top))
         return top && !strcmp(top, path) ? OP_FORWARD : OP_BACK;
     if (object_get(op->control, &pool_type, op_text(op, "pool"), &pool, NULL) < 0 ||
-        pool_check(&pool, NULL) < 0)
+        pool_check(op->control, &pool, NULL) < 0)
         return OP_FORWARD; /* not now: it is tried again when the pool is there */
     return snapshot_is_whole(op->control, &pool, path) ? OP_FORWARD : OP_BACK;
 }
@@ -55,7 +55,7 @@ static int make_overlay(struct op *op, struct hws_error *err)
     auto_pool pool = {0};
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(op->control, &pool, err);
     if (r < 0)
         return r;
     if (json_is_true(json_object_get(op->params, "online"))) {
@@ -93,7 +93,7 @@ static int make_clone(struct op *op, struct hws_error *err)
         return 0;
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(op->control, &pool, err);
     struct engine_image image = {
         .path = op_text(op, "clone-path"),
         .format = "qcow2",

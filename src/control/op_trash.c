@@ -85,7 +85,7 @@ static int discard_taken(struct control *control, struct volume *volume,
     uint64_t retention_s = request->retention_s;
     int r = object_get(control, &pool_type, volume->pool, &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(control, &pool, err);
     if (r == 0 && volume->protected)
         r = hws_fail(err, EPERM, "volume '%s' is protected from deletion", volume->name);
     if (r < 0)
@@ -288,7 +288,7 @@ static int empty_taken(struct control *control, const struct volume *volume, jso
     auto_pool pool = {0};
     int r = object_get(control, &pool_type, volume->pool, &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(control, &pool, err);
     if (r < 0)
         return r;
     control_lock_model(control);

@@ -56,7 +56,7 @@ static int make_image(struct op *op, struct hws_error *err)
     auto_pool pool = {0};
     int r = object_get(op->control, &pool_type, op_text(op, "pool"), &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(op->control, &pool, err);
     if (r < 0)
         return r;
     struct engine_image image = {
@@ -378,7 +378,7 @@ static int create_here(struct control *control, struct request *request, const s
     bool more = false;
     int r = find_pool(control, request->pool, &pool, err);
     if (r == 0)
-        r = pool_check(&pool, err);
+        r = pool_check(control, &pool, err);
     if (r == 0)
         r = request->import  ? check_import(control, &pool, request, &more, err)
             : request->image ? check_in_place(control, &pool, request, err)
@@ -454,7 +454,7 @@ static int find_below(struct control *control, const char *id, struct layer *par
     int r = object_get(control, &layer_type, id, parent, err);
     if (r == 0)
         r = object_get(control, &pool_type, parent->pool, pool, err);
-    return r == 0 ? pool_check(pool, err) : r;
+    return r == 0 ? pool_check(control, pool, err) : r;
 }
 
 static int clone_snapshot(struct control *control, struct request *request,

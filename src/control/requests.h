@@ -13,6 +13,7 @@
 
 extern const struct record_field request_pool_create[];
 extern const struct record_field request_pool_change[];
+extern const struct record_field request_pool_take[];
 extern const struct record_field request_class_create[];
 extern const struct record_field request_class_change[];
 extern const struct record_field request_volume_create[];

@@ -22,6 +22,8 @@ struct settings {
     json_t *roles;
     uint64_t workers;
     uint64_t events;    /* that are remembered */
+    char *host;         /* what shared pools know this host by; NULL: its machine id */
+    uint64_t lease_s;   /* 0: the usual */
     uint64_t request_s; /* for a client to send a request */
 };
 

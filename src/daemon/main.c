@@ -145,6 +145,8 @@ static int start(struct daemon *daemon, struct hws_error *err)
     struct control_options options = {.folder = daemon->settings.state,
                                       .background = true,
                                       .master_key = daemon->settings.master_key,
+                                      .host = daemon->settings.host,
+                                      .lease_s = (unsigned)daemon->settings.lease_s,
                                       .events = (unsigned)daemon->settings.events};
     crash_points(&options);
     engines_use_program(daemon->settings.program);

@@ -307,6 +307,12 @@ void attachment_mark_ending(const struct attachment *attachment)
         close(fd);
 }
 
+bool attachment_is_ending(const struct attachment *attachment)
+{
+    autofree char *path = attachment_path(attachment, "ending");
+    return path && access(path, F_OK) == 0;
+}
+
 /* One for each volume, where there are several. */
 static void remove_keeps(const struct attachment *attachment)
 {

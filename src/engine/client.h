@@ -178,6 +178,12 @@ HWS_MUST_CHECK int attach_start(const struct attach_options *options, struct att
  */
 HWS_MUST_CHECK int attach_stop(struct attachment *attachment, bool force, struct hws_error *err);
 
+/**
+ * Ends the engine at once, before anything more is written, and for good: no keeper starts it
+ * again, nor does attach_stop() by force, which removes the traces.
+ */
+void attachment_kill(const struct attachment *attachment);
+
 /* ---- control groups ---- */
 
 /**

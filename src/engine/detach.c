@@ -377,6 +377,14 @@ static int stop_starting(const struct attachment *attachment, bool force, struct
     return r;
 }
 
+void attachment_kill(const struct attachment *attachment)
+{
+    attachment_mark_ending(attachment);
+    pid_t pid = attachment->running ? attachment_engine_pid(attachment) : 0;
+    if (pid > 1)
+        kill(pid, SIGKILL);
+}
+
 int attachment_clear(const struct attachment *attachment, bool force, struct hws_error *err)
 {
     int r = clean_dead(attachment, force, err);
@@ -400,6 +408,8 @@ static int serve_again(struct attachment *attachment, bool force, bool *ret_runn
     struct hws_error why = {0};
     autofd int lock = -1;
     *ret_running = false;
+    if (force && attachment_is_ending(attachment))
+        return 0; /* it was killed so that it writes no more */
     if (!attachment_outlived(attachment) || attachment_lock(attachment, &lock, NULL) < 0)
         return 0;
     int r = attachment_revive(attachment, lock, &why);

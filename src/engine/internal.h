@@ -58,6 +58,7 @@ bool attachment_outlived(const struct attachment *attachment);
 
 /** From now on no keeper starts its engine again. */
 void attachment_mark_ending(const struct attachment *attachment);
+bool attachment_is_ending(const struct attachment *attachment);
 
 /** Writes @value as a file of the attachment, in one step. Takes over the reference. */
 HWS_MUST_CHECK int attachment_store(const struct attachment *attachment, const char *file,

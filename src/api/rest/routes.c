@@ -27,6 +27,11 @@ CALL(pool_change)
     return control_pool_change(c->control, c->argument[0], c->body, ret, err);
 }
 
+CALL(pool_take)
+{
+    return control_pool_take(c->control, c->argument[0], c->body, ret, err);
+}
+
 CALL(pool_delete)
 {
     return control_pool_delete(c->control, c->argument[0], err);
@@ -408,6 +413,9 @@ const struct rest_route rest_routes[] = {
      .role = ROLE_ADMIN},
     {"GET", "/v1/pools/*", 200, pool_show, "A pool.", SHOWS("Pool")},
     {"PATCH", "/v1/pools/*", 200, pool_change, "Changes what is given.", TAKES(pool_change, "Pool"),
+     .role = ROLE_ADMIN},
+    {"POST", "/v1/pools/*/take", 200, pool_take,
+     "Takes a shared pool for this host that another one used.", TAKES(pool_take, "Pool"),
      .role = ROLE_ADMIN},
     {"DELETE", "/v1/pools/*", 204, pool_delete, "Gives up a pool that has no volumes.", NO_BODY,
      .role = ROLE_ADMIN},

@@ -6,7 +6,8 @@
 #include "api/rest/internal.h"
 
 static const struct rest_member pool_more[] = {
-    {"state", "string", "available or away"},
+    {"state", "string", "available, not held (shared, and not used by this host) or away"},
+    {"lease", "string", "why it is not held"},
     {"volumes", "integer", "how many it has"},
     {"provisioned", "integer", "bytes of its volumes' sizes"},
     {"free", "integer", "bytes that are left"},
