@@ -116,7 +116,7 @@ static pid_t parent_of(const char *pid)
 /* This process, @except, or the porter of either. */
 static bool is_own(const char *pid, pid_t except)
 {
-    pid_t number = (pid_t)atol(pid), parent;
+    pid_t number = (pid_t)strtol(pid, NULL, 10), parent;
     if (number == getpid() || number == except)
         return true;
     parent = parent_of(pid);
