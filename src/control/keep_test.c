@@ -321,6 +321,21 @@ static void groups_are_whole_or_nothing(void **state)
     control_close(control);
 }
 
+/* The file system may have been smaller at the snapshot than its volume is. */
+static void groups_go_back_as_volumes_do(void **state)
+{
+    clean();
+    struct control *control = open_at(NULL);
+    json_t *volume = NULL;
+    need_detached_group(control);
+    must(run_group_revert(control));
+    must(control_volume_show(control, "v", &volume, &error));
+    assert_true(json_is_true(json_object_get(volume, "formatted")));
+    assert_true(json_is_true(json_object_get(volume, "grow")));
+    json_decref(volume);
+    control_close(control);
+}
+
 /* What one volume's engine cannot do, none does; the layers that are left over are merged. */
 static void what_is_taken_back_leaves_no_layers(void **state)
 {
@@ -694,6 +709,7 @@ int main(void)
         cmocka_unit_test(no_start_of_the_host_makes_it_older),
         cmocka_unit_test(classes_and_pools_say_how_long),
         cmocka_unit_test(groups_are_whole_or_nothing),
+        cmocka_unit_test(groups_go_back_as_volumes_do),
         cmocka_unit_test(what_is_taken_back_leaves_no_layers),
         cmocka_unit_test(what_cannot_be_taken_back_waits),
         cmocka_unit_test(what_was_missed_is_taken_once),

@@ -6,6 +6,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "control/group.h"
+#include "control/overlays.h"
 
 static const char *text(const json_t *member, const char *name)
 {
@@ -17,33 +18,13 @@ static const json_t *members_of(const struct op *op)
     return json_object_get(op->params, "members");
 }
 
-static int check_pool(struct op *op, const json_t *member, struct hws_error *err)
-{
-    auto_pool pool = {0};
-    int r = object_get(op->control, &pool_type, text(member, "pool"), &pool, err);
-    return r == 0 ? pool_check(op->control, &pool, err) : r;
-}
-
-static int make_one(struct op *op, const json_t *member, struct hws_error *err)
-{
-    int r = check_pool(op, member, err);
-    struct engine_image image = {
-        .path = text(member, "path"),
-        .format = "qcow2",
-        .size_bytes = (uint64_t)json_integer_value(json_object_get(member, "size")),
-        .cluster_bytes = (uint64_t)json_integer_value(json_object_get(member, "cluster-size")),
-        .backing = text(member, "backing"),
-        .backing_format = text(member, "backing-format"),
-    };
-    return r == 0 ? op->control->engines->create(&image, err) : r;
-}
-
 static int make_layers(struct op *op, struct hws_error *err)
 {
     size_t i;
     json_t *member;
     int r = 0;
-    json_array_foreach(members_of(op), i, member) r = r == 0 ? make_one(op, member, err) : r;
+    json_array_foreach(members_of(op), i, member) r =
+        r == 0 ? overlay_make(op->control, member, err) : r;
     return r;
 }
 
@@ -52,41 +33,18 @@ static int remove_layers(struct op *op, struct hws_error *err)
     size_t i;
     json_t *member;
     int r = 0;
-    json_array_foreach(members_of(op), i, member)
-    {
-        if (r == 0)
-            r = check_pool(op, member, err);
-        if (r == 0)
-            r = file_unlink(text(member, "path"), err);
-    }
+    json_array_foreach(members_of(op), i, member) r =
+        r == 0 ? overlay_unmake(op->control, member, err) : r;
     return r;
 }
 
 static int end_one(struct op *op, const json_t *member, struct batch *batch, struct hws_error *err)
 {
-    struct control *control = op->control;
     auto_volume volume = {0};
-    auto_layer layer = {0};
-    auto_snapshot snapshot = {0};
-    int r = object_get(control, &volume_type, text(member, "volume"), &volume, err);
+    int r = object_get(op->control, &volume_type, text(member, "volume"), &volume, err);
     if (r == 0)
-        r = object_get(control, &layer_type, text(member, "layer"), &layer, err);
-    if (r == 0)
-        r = object_get(control, &snapshot_type, text(member, "snapshot"), &snapshot, err);
-    if (r == 0)
-        r = layer_unname(control, volume.layer, batch, err);
-    if (r < 0)
-        return r;
-    volume.size_bytes = snapshot.size_bytes;
-    volume.formatted = snapshot.formatted;
-    volume.grow = false;
-    if (record_set_text(&layer.volume, volume.id) < 0 ||
-        record_set_text(&volume.layer, layer.id) < 0 ||
-        record_set_text(&volume.format, layer.format) < 0)
-        return hws_fail(err, ENOMEM, "out of memory");
-    batch_put(batch, &layer_type, &layer);
-    batch_put(batch, &volume_type, &volume);
-    return 0;
+        r = layer_unname(op->control, volume.layer, batch, err);
+    return r == 0 ? overlay_revert(op->control, &volume, member, batch, err) : r;
 }
 
 static int revert_end(struct op *op, struct batch *batch, struct hws_error *err)
@@ -124,6 +82,7 @@ static int add_member(struct control *control, const struct volume *volume, cons
     auto_layer below = {0}, layer = {0};
     auto_pool pool = {0};
     auto_attachment attachment = {0};
+    json_t *params = NULL;
     bool attached;
     int r = object_get(control, &snapshot_type, snapshot_id, &snapshot, err);
     if (r == 0)
@@ -136,16 +95,13 @@ static int add_member(struct control *control, const struct volume *volume, cons
         r = object_get(control, &pool_type, volume->pool, &pool, err);
     if (r == 0)
         r = layer_make(&pool, &below, "qcow2", snapshot.size_bytes, &layer, err);
+    if (r == 0)
+        r = overlay_params(volume, &pool, &layer, &below, &params, err);
     if (r < 0)
         return r;
-    autofree char *path = layer_path(&pool, &layer), *backing = layer_path(&pool, &below);
-    json_t *params = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I}", "volume", volume->id, "pool", pool.id,
-        "layer", layer.id, "snapshot", snapshot.id, "path", path ? path : "", "backing",
-        backing ? backing : "", "backing-format", below.format, "size",
-        (json_int_t)snapshot.size_bytes, "cluster-size", (json_int_t)volume->cluster_bytes);
-    if (!path || !backing || json_array_append_new(members, params) < 0)
-        return hws_fail(err, ENOMEM, "out of memory");
+    json_object_set_new(params, "volume", json_string(volume->id));
+    json_object_set_new(params, "snapshot", json_string(snapshot.id));
+    json_array_append_new(members, params);
     batch_add(begin, &layer_type, &layer);
     return 0;
 }

@@ -15,6 +15,7 @@
  */
 #include "control/exports.h"
 #include "control/group.h"
+#include "control/overlays.h"
 
 static const char *text(const json_t *member, const char *name)
 {
@@ -39,28 +40,13 @@ static int check_pool(struct op *op, const json_t *member, struct pool *ret, str
 
 /* ---- the steps ---- */
 
-static int make_one(struct op *op, const json_t *member, struct hws_error *err)
-{
-    auto_pool pool = {0};
-    int r = check_pool(op, member, &pool, err);
-    struct engine_image image = {
-        .path = text(member, "path"),
-        .format = "qcow2",
-        .size_bytes = (uint64_t)json_integer_value(json_object_get(member, "size")),
-        .cluster_bytes = (uint64_t)json_integer_value(json_object_get(member, "cluster-size")),
-        .backing = text(member, "backing"),
-        .backing_format = text(member, "backing-format"),
-    };
-    return r == 0 ? op->control->engines->create(&image, err) : r;
-}
-
 static int make_overlays(struct op *op, struct hws_error *err)
 {
     size_t i;
     json_t *member;
     json_array_foreach(members_of(op), i, member)
     {
-        int r = is_online(member) ? 0 : make_one(op, member, err);
+        int r = is_online(member) ? 0 : overlay_make(op->control, member, err);
         if (r < 0)
             return r;
     }

@@ -8,6 +8,7 @@
  * SPDX-License-Identifier: Apache-2.0
  */
 #include "control/exports.h"
+#include "control/overlays.h"
 
 bool snapshot_engine_top(struct control *control, const char *volume, char **ret)
 {
@@ -72,17 +73,7 @@ static int make_overlay(struct op *op, struct hws_error *err)
             r = op->control->engines->sync(op_text(op, "mountpoint"), err);
         return r == 0 ? op->control->engines->snapshot(op->object, path, err) : r;
     }
-    struct engine_image image = {
-        .path = path,
-        .format = "qcow2",
-        .size_bytes = op_number(op, "size"),
-        .cluster_bytes = op_number(op, "cluster-size"),
-        .lazy_refcounts = op_text(op, "lazy-refcounts"),
-        .extended_l2 = op_text(op, "extended-l2"),
-        .backing = op_text(op, "backing"),
-        .backing_format = op_text(op, "backing-format"),
-    };
-    return op->control->engines->create(&image, err);
+    return overlay_make(op->control, op->params, err);
 }
 
 /* The volume that is cloned off: an image over the same layer. */
@@ -231,16 +222,14 @@ int snapshot_params(struct control *control, const struct volume *volume, struct
         r = hws_fail(err, EBUSY, "volume '%s' is attached read-only", volume->name);
     if (r == 0)
         r = layer_make(&pool, &old, "qcow2", volume->size_bytes, layer, err);
+    if (r == 0)
+        r = overlay_params(volume, &pool, layer, &old, ret, err);
     if (r < 0)
         return r;
-    autofree char *path = layer_path(&pool, layer), *below = layer_path(&pool, &old);
-    *ret = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:b, s:s*, s:s*, s:s*}", "pool", pool.id,
-                     "layer", layer->id, "path", path ? path : "", "backing", below ? below : "",
-                     "backing-format", old.format, "size", (json_int_t)volume->size_bytes,
-                     "cluster-size", (json_int_t)volume->cluster_bytes, "online", attached,
-                     "mountpoint", attached ? attachment.mountpoint : NULL, "lazy-refcounts",
-                     volume->making.lazy_refcounts, "extended-l2", volume->making.extended_l2);
-    return *ret ? 0 : hws_fail(err, ENOMEM, "out of memory");
+    json_object_set_new(*ret, "online", json_boolean(attached));
+    if (attached && attachment.mountpoint)
+        json_object_set_new(*ret, "mountpoint", json_string(attachment.mountpoint));
+    return 0;
 }
 
 static int create_taken(struct control *control, const struct volume *volume,
