@@ -7,8 +7,8 @@
 #include <time.h>
 
 #define DAY_S 86400
-/** The longest time without a 29th of February is 8 years. */
-#define DAYS_AHEAD (9 * 366)
+/** The longest time without a 29th of February that is a certain day of the week is 40 years. */
+#define DAYS_AHEAD (41 * 366)
 
 /* ---- every ---- */
 

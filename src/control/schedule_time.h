@@ -35,7 +35,7 @@ HWS_MUST_CHECK int moments_parse_every(const char *text, struct moments *ret,
  */
 HWS_MUST_CHECK int moments_parse_cron(const char *text, struct moments *ret, struct hws_error *err);
 
-/** The first moment after @after_s, seconds since 1970; UINT64_MAX: none in the next 9 years. */
+/** The first moment after @after_s, seconds since 1970; UINT64_MAX: none in the next 41 years. */
 uint64_t moments_next(const struct moments *moments, uint64_t after_s);
 
 #endif
