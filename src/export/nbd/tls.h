@@ -41,12 +41,6 @@ struct nbd_tls_options {
 HWS_MUST_CHECK int co_nbd_tls_load(const struct nbd_tls_options *options, struct nbd_tls **ret,
                                    struct hws_error *err);
 
-/**
- * Loads the TLS library now, so that co_nbd_tls_load() works where nothing can be loaded any more.
- * -ENOENT where it is not installed. Blocks; any thread.
- */
-HWS_MUST_CHECK int nbd_tls_prepare(struct hws_error *err);
-
 /** Another reference to @tls, so that several servers may have it. @return @tls. */
 struct nbd_tls *nbd_tls_share(struct nbd_tls *tls);
 

@@ -429,11 +429,6 @@ int co_nbd_tls_load(const struct nbd_tls_options *options, struct nbd_tls **ret,
     return r;
 }
 
-int nbd_tls_prepare(struct hws_error *err)
-{
-    return nbd_openssl_load(err);
-}
-
 struct nbd_tls *nbd_tls_share(struct nbd_tls *tls)
 {
     atomic_fetch_add(&tls->references, 1);
